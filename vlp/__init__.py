@@ -1,0 +1,3 @@
+"""vlp: CLIP-style vision-language pretraining, trustworthy evaluation, and retrieval."""
+
+__version__ = "0.1.0"

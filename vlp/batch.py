@@ -1,0 +1,50 @@
+"""The only things that pass between data, model and loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B image-text pairs, as the stream hands them over."""
+
+    image: Tensor  # [B, 3, H, W], uint8 (the model normalises on its device) or normalised float
+    text: Tensor  # [B, L] token ids, padded with 0 and trimmed to the longest of the batch
+    keys: tuple[str, ...]  # (B,) names of the samples, for logs and ledgers
+    ids: Tensor | None = None  # [B] int64; pairs with equal ids are positives of each other
+    weights: Tensor | None = None  # [B] float32, weight of each pair in the loss; None means 1
+
+    def __len__(self) -> int:
+        return self.text.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; copies from pinned memory do not block."""
+        move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True),
+            text=self.text.to(device, non_blocking=True),
+            ids=move(self.ids),
+            weights=move(self.weights),
+        )
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """The pairs of `rows`, as a batch of their own (views, no copies)."""
+        cut = lambda t: None if t is None else t[rows]  # noqa: E731
+        return Batch(self.image[rows], self.text[rows], self.keys[rows], cut(self.ids), cut(self.weights))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What the towers say of a batch, and all that a loss may see."""
+
+    image: Tensor  # [B, D], unit norm
+    text: Tensor  # [B, D], unit norm
+    scale: Tensor  # [] the logit scale, 1 / temperature (already exponentiated)
+    bias: Tensor  # [] the logit bias, 0 where the objective has none
+    ids: Tensor | None = None  # [B] int64, as in Batch
+    weights: Tensor | None = None  # [B] float32, as in Batch

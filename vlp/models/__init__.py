@@ -1,0 +1,58 @@
+"""Towers and dual encoders. `Model`, `ImageTower` and `TextTower` are the bases that presets choose from by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from vlp.models.dual_encoder import DualEncoder
+    from vlp.models.image_transform import ImageTransform
+    from vlp.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ImageTower:
+    """Configuration of an image tower."""
+
+    component_package: ClassVar[str] = "vlp.models.image"
+
+    def build(self, width: int, size: int) -> nn.Module:
+        """A module from normalised pictures [B, 3, size, size] to features [B, width], not normalised."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """Configuration of a text tower."""
+
+    component_package: ClassVar[str] = "vlp.models.text"
+
+    def build(self, width: int, vocab: int, context: int) -> nn.Module:
+        """A module from token ids [B, L] (0 = padding, L <= context) to features [B, width], not normalised."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Model:
+    """Configuration of a dual encoder with its tokenizer and its picture preparation."""
+
+    component_package: ClassVar[str] = "vlp.models.kinds"
+
+    def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
+        """The tokenizer, trained on `captions` where the model has none of its own."""
+        raise NotImplementedError
+
+    def transform(self) -> ImageTransform:
+        """What turns a picture into the model's input at evaluation."""
+        raise NotImplementedError
+
+    def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
+        """A dual encoder for a vocabulary of `vocab` tokens.
+
+        `weights=False` leaves pretrained weights out: the caller loads its own right after.
+        """
+        raise NotImplementedError

@@ -1,0 +1,62 @@
+"""`vlp COMMAND ...`: a table of commands, each imported only when it is used (so `vlp --help` needs no torch)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from vlp import __version__
+from vlp.config import did_you_mean, run_main
+from vlp.errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("eval.demo:main", "the whole road on the bundled data: train, evaluate, index, search, report"),
+    "shards build": ("data_pipelines.build:main", "any source of image-text pairs -> tar shards with a manifest"),
+    "shards verify": ("data_pipelines.verify:main", "check sums, counts and every picture of a shard set"),
+    "shards show": ("data_pipelines.sheet:main", "a contact sheet of a shard set, to look at"),
+    "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
+    "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
+    "embed": ("eval.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
+    "index build": ("eval.index.build:main", "a FAISS index over the pictures of a shard set"),
+    "search": ("eval.search:main", "ask an index by text or by picture"),
+    "plan": ("vlp.distributed.plan:main", "what a run will cost per strategy: bytes, memory, time"),
+}
+
+
+def usage() -> str:
+    """The text of `vlp --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    head = "usage: vlp COMMAND [arguments]      (vlp COMMAND --help tells more; vlp --version)\n\ncommands:\n"
+    return head + "\n".join(lines) + "\n\nstart with:  vlp demo"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Find the command that `argv` names and run it."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] in ("--version", "-V"):
+        print(f"vlp {__version__}")
+        return 0
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if len(argv) >= words and name in COMMANDS:
+            module, _, function = COMMANDS[name][0].partition(":")
+            return int(getattr(importlib.import_module(module), function)(list(argv[words:])) or 0)
+    group = [c for c in COMMANDS if c.split()[0] == argv[0]]
+    if group and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print("\n".join(f"vlp {c:<16} {COMMANDS[c][1]}" for c in group))
+        return 0
+    asked = " ".join(argv[:2]) if group else argv[0]
+    raise UserError(f'no command is called "{asked}"{did_you_mean(asked, list(COMMANDS))}')
+
+
+def main() -> int:
+    """The console command `vlp`."""
+    return run_main(run, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Presets (TOML) and flags -> frozen dataclasses, and back: the record of a run.
+
+A field whose type is a component base class (it has the attribute `component_package`) is chosen by name, and the name
+is that of a file: `loss.name = "siglip"` is the one Loss that `vlp/losses/siglip.py` defines. A dotted name is a module
+of anybody's (`"my_lab.focal"`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vlp.errors import UserError
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+PRESETS = Path(__file__).parent / "presets"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """'; did you mean "x"?' when one of `known` is close to `word`, else the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(sorted(known))}"
+
+
+def component(base: type, name: str) -> type:
+    """The one subclass of `base` that the module called `name` defines.
+
+    Raises UserError for an unknown name, with the nearest known one, and for a module that does not define exactly one.
+    """
+    package = importlib.import_module(base.component_package)  # type: ignore[attr-defined]
+    known = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    path = name if "." in name else f"{package.__name__}.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):
+            raise
+        raise UserError(f'no {base.__name__.lower()} is called "{name}"{did_you_mean(name, known)}') from None
+    found = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == path
+    ]
+    if len(found) != 1:
+        raise UserError(f"{path} should define exactly one {base.__name__}, but it defines {len(found)}")
+    return found[0]
+
+
+def component_name(instance: object, base: type) -> str:
+    """The name under which `component` finds the class of `instance`."""
+    package, _, name = type(instance).__module__.rpartition(".")
+    return name if package == base.component_package else type(instance).__module__  # type: ignore[attr-defined]
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """`base` overlaid by `over`, deeply; a table that names another component replaces the old one as a whole."""
+    if over.get("name", base.get("name")) != base.get("name") and "name" in base:
+        return over
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def read_preset(name: str) -> Tree:
+    """The tree of a bundled preset (`demo`) or of a file (`my/preset.toml`).
+
+    Raises UserError if there is none, or if it is not TOML.
+    """
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.toml"))
+        what = f'no preset file "{name}"' if name.endswith(".toml") else f'no preset is called "{name}"'
+        raise UserError(what + did_you_mean(name, known))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def build(kind: type[T], tree: Mapping[str, Any], where: str = "") -> T:
+    """An instance of the dataclass (or component base) `kind` from `tree`.
+
+    Raises UserError for unknown keys and values of the wrong type, naming the key by its full path.
+    """
+    tree = dict(tree)
+    cls: type = kind
+    if hasattr(kind, "component_package") and "component_package" in vars(kind):
+        if "name" not in tree:
+            raise UserError(f'"{where or kind.__name__}" needs a name: the file that defines it, such as name = "..."')
+        cls = component(kind, str(tree.pop("name")))
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    values: Tree = {}
+    for key, value in tree.items():
+        path = f"{where}.{key}" if where else key
+        if key not in fields:
+            raise UserError(f'unknown key "{path}"{did_you_mean(key, list(fields))}')
+        values[key] = _convert(hints[key], value, path)
+    missing = [n for n, f in fields.items() if n not in values and _required(f)]
+    if missing:
+        raise UserError(f'"{where + "." if where else ""}{missing[0]}" is missing; set it in a preset or by a flag')
+    return typing.cast(T, cls(**values))
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`, or a UserError that names `path`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _convert(args[0], value, path)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(args, value, path)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise UserError(f'"{path}" is {value!r}{did_you_mean(str(value), [str(a) for a in args])}')
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "component_package")):
+        return value if isinstance(value, hint) else build(hint, _table(value, path), path)
+    if origin is tuple:
+        items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+        inner = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(items):
+            return tuple(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, items, strict=True)))
+    elif origin in (dict, Mapping):
+        return {k: _convert(args[1], v, f"{path}.{k}") for k, v in _table(value, path).items()}
+    elif hint is Any or (hint is float and isinstance(value, int) and not isinstance(value, bool)):
+        return value if hint is Any else float(value)
+    elif hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f'"{path}" is {value!r}, but it should be {getattr(hint, "__name__", hint)}')
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value in (None, "none") and type(None) in args:
+        return None
+    problem: UserError | None = None
+    for option in args:
+        if option is not type(None):
+            try:
+                return _convert(option, value, path)
+            except UserError as error:
+                problem = problem or error
+    raise problem or UserError(f'"{path}" cannot be {value!r}')
+
+
+def _table(value: Any, path: str) -> Tree:
+    if not isinstance(value, Mapping):
+        raise UserError(f'"{path}" is {value!r}, but it should be a table of keys')
+    return dict(value)
+
+
+def to_tree(instance: Any) -> Tree:
+    """The tree that `build` would turn into `instance` again."""
+    out: Tree = {}
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value, hint = getattr(instance, field.name), hints[field.name]
+        plain = _plain(value)
+        if value is not None and isinstance(hint, type) and hasattr(hint, "component_package"):
+            plain = {"name": component_name(value, hint), **plain}
+        out[field.name] = plain
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_tree(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return "none" if value is None else value
+
+
+def dump(instance: Any, base: type | None = None) -> str:
+    """`instance` as TOML text; with `base`, as a component of that base (the name is written too)."""
+    import tomli_w
+
+    tree = to_tree(instance)
+    return tomli_w.dumps({"name": component_name(instance, base), **tree} if base else tree)
+
+
+def parse(cls: type[T], argv: Sequence[str], prog: str, description: str) -> T:
+    """Dataclass defaults < presets in order < flags, as an instance of `cls`.
+
+    `argv` is preset names (or .toml files) and then flags; `--loss.name siglip` swaps a component. Raises UserError for
+    a bad preset; a bad flag ends the program with a message and status 2, `--help` with status 0.
+    """
+    import tyro
+
+    argv = list(argv)
+    split = next((i for i, a in enumerate(argv) if a.startswith("-")), len(argv))
+    tree: Tree = {}
+    for name in argv[:split]:
+        tree = merge(tree, read_preset(name))
+    flags, names = _component_flags(argv[split:])
+    for path, name in names:
+        over: Tree = {"name": name}
+        for key in reversed(path):
+            over = {key: over}
+        tree = merge(tree, over)
+    default = build(cls, tree)
+    return tyro.cli(cls, args=flags, default=default, prog=prog, description=description)
+
+
+def _component_flags(flags: list[str]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Flags without the `--a.b.name value` ones, and those as (path, value)."""
+    rest: list[str] = []
+    names: list[tuple[list[str], str]] = []
+    it = iter(flags)
+    for flag in it:
+        key, eq, value = flag.partition("=")
+        if key.startswith("--") and key.endswith(".name"):
+            names.append((key[2:-5].replace("-", "_").split("."), value if eq else next(it, "")))
+        else:
+            rest.append(flag)
+    return rest, names
+
+
+def run_main(main: Any, argv: Sequence[str] | None = None) -> int:
+    """The exit status of `main(argv)`: a UserError becomes one line on stderr and status 2."""
+    try:
+        return int(main(list(sys.argv[1:] if argv is None else argv)) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130

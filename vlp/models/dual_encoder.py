@@ -1,0 +1,75 @@
+"""Two towers, a logit scale and a logit bias: what every objective here trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlp.batch import Embeddings
+
+MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound (2103.00020, section 2.5): logits are never scaled by more than 100
+
+
+class DualEncoder(nn.Module):
+    """An image tower and a text tower into one space of unit vectors.
+
+    `logit_scale` is kept as a logarithm, as CLIP's and SigLIP's checkpoints do; `logit_bias` starts at 0 unless given.
+    """
+
+    def __init__(
+        self,
+        image_tower: nn.Module,
+        text_tower: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        scale: float = 1 / 0.07,
+        bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.locked: tuple[nn.Module, ...] = ()
+
+    def lock(self, tower: nn.Module) -> None:
+        """Freeze `tower`: no gradients, and its norms keep their running statistics (LiT, 2111.07991)."""
+        tower.requires_grad_(False)
+        self.locked = (*self.locked, tower)
+        tower.eval()
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        """As nn.Module.train, but locked towers stay in evaluation mode."""
+        super().train(mode)
+        for tower in self.locked:
+            tower.eval()
+        return self
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 pictures [B, 3, H, W] as the tower's normalised floats; floats pass through."""
+        if image.dtype != torch.uint8:
+            return image
+        pixels = image.to(self.logit_scale.dtype)
+        return (pixels - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float."""
+        return F.normalize(self.image_tower(self.normalise(image)).float(), dim=-1)
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Unit vectors [B, D] of token ids [B, L]."""
+        return F.normalize(self.text_tower(text).float(), dim=-1)
+
+    def forward(self, image: Tensor, text: Tensor) -> Embeddings:
+        """Embeddings of B pictures and B texts, with the scale and bias that go with them."""
+        return Embeddings(
+            self.encode_image(image), self.encode_text(text), self.logit_scale.exp(), self.logit_bias * 1.0
+        )

@@ -1,0 +1,55 @@
+"""Any image model of timm, with a linear head into the shared space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlp.errors import UserError
+from vlp.models import ImageTower
+
+
+@dataclass(frozen=True)
+class Timm(ImageTower):
+    """An image model of timm by name."""
+
+    architecture: str = "vit_tiny_patch16_224"
+    """timm's name of the model"""
+    pretrained: bool = False
+    """start from timm's pretrained weights (fetched from the hub)"""
+    drop_path: float = 0.0
+    """stochastic depth rate"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """further arguments of the architecture, such as embed_dim or depth"""
+    channels_last: bool = False
+    """keep pictures and weights channels last: faster for convolutions on CPUs and tensor cores"""
+
+    def build(self, width: int, size: int) -> nn.Module:
+        """A module [B, 3, size, size] -> [B, width]. Raises UserError for a name timm does not know."""
+        import timm
+
+        options = dict(self.options)
+        if self.drop_path:
+            options["drop_path_rate"] = self.drop_path
+        if "vit" in self.architecture:
+            options["img_size"] = size
+        try:
+            model = timm.create_model(self.architecture, pretrained=self.pretrained, num_classes=width, **options)
+        except RuntimeError as error:
+            if "Unknown model" not in str(error):
+                raise
+            near = timm.list_models(f"*{self.architecture[:6]}*")[:5]
+            raise UserError(f'timm has no model "{self.architecture}"; near names: {", ".join(near) or "none"}') from None
+        return _ChannelsLast(model) if self.channels_last else model
+
+
+class _ChannelsLast(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.model(image.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Ways to put two towers together, one a file."""

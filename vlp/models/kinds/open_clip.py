@@ -1,0 +1,81 @@
+"""Any model of open_clip, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vlp.errors import UserError
+from vlp.models import Model
+from vlp.models.dual_encoder import DualEncoder
+from vlp.models.image_transform import ImageTransform
+from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class OpenClip(Model):
+    """A model of open_clip: architecture, tokenizer and preprocessing as open_clip pairs them."""
+
+    architecture: str = "ViT-B-32"
+    """open_clip's name of the model"""
+    pretrained: str = ""
+    """open_clip's tag of the weights, or a checkpoint file; empty: random weights"""
+    image_size: int = 0
+    """side of the pictures, pixels; 0: the architecture's own"""
+
+    def _config(self) -> dict[str, object]:
+        import open_clip
+
+        known = open_clip.list_models()
+        if self.architecture not in known and not self.architecture.startswith(("hf-hub:", "local-dir:")):
+            from vlp.config import did_you_mean
+
+            raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
+        return open_clip.get_model_config(self.architecture) or {}
+
+    def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
+        """open_clip's tokenizer of the architecture; `captions` are not read."""
+        self._config()
+        return OpenClipTokenizer(self.architecture)
+
+    def transform(self) -> ImageTransform:
+        """open_clip's evaluation preprocessing."""
+        vision = self._config().get("vision_cfg", {})
+        size = self.image_size or (vision.get("image_size", 224) if isinstance(vision, dict) else 224)
+        squash = "SigLIP" in self.architecture
+        return ImageTransform(size[0] if isinstance(size, tuple | list) else size, "squash" if squash else "shortest")
+
+    def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
+        """The dual encoder, with `pretrained` weights if `weights`.
+
+        Raises UserError for an unknown architecture, and if the named weights cannot be had.
+        """
+        import logging
+
+        import open_clip
+
+        self._config()
+        logging.getLogger().setLevel(logging.ERROR)
+        try:
+            model = open_clip.create_model(
+                self.architecture,
+                self.pretrained if weights and self.pretrained else None,
+                load_weights=bool(weights and self.pretrained),
+                force_custom_text=True,
+                force_image_size=self.image_size or None,
+                require_pretrained=bool(weights and self.pretrained),
+            )
+        except (RuntimeError, OSError) as error:
+            what = f'the weights "{self.pretrained}" of "{self.architecture}"'
+            raise UserError(f"{what} cannot be had: {str(error).splitlines()[0]}") from error
+        seen = open_clip.get_model_preprocess_cfg(model)
+        bias = model.logit_bias
+        out = DualEncoder(
+            model.visual,
+            model.text,
+            mean=seen["mean"],
+            std=seen["std"],
+            scale=float(model.logit_scale.detach().exp()),
+            bias=float(bias.detach()) if bias is not None else 0.0,
+        )
+        return out

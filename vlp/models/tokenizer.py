@@ -1,0 +1,111 @@
+"""Text to token ids: a byte-level BPE trained on the captions, or open_clip's own tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+PAD, UNKNOWN, START, END = range(4)
+SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
+
+
+class Tokenizer(Protocol):
+    """What the stream, the towers and evaluation ask of a tokenizer."""
+
+    vocab: int
+    context: int
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, L], int64, padded with 0."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer to `path` (JSON)."""
+        ...
+
+
+class BpeTokenizer:
+    """A `tokenizers` BPE: NFKC, lower case, bytes as alphabet; rows trimmed to the longest text of the call."""
+
+    def __init__(self, json: str, context: int) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        self._fast = Fast.from_str(json)
+        self._fast.enable_truncation(context)
+        self._fast.enable_padding(pad_id=PAD, pad_token=SPECIAL[PAD])
+        self.vocab = self._fast.get_vocab_size()
+        self.context = context
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, L], int64, padded with 0; L is that of the longest text, at most `context`."""
+        rows = [e.ids for e in self._fast.encode_batch(list(texts))]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer to `path` in the `tokenizers` JSON format."""
+        path.write_text(self._fast.to_str(), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Bpe:
+    """Configuration of a BPE trained on the captions."""
+
+    vocab: int = 8192
+    """size of the vocabulary, special tokens included"""
+    context: int = 32
+    """most tokens a text may have; longer ones are cut"""
+
+    def train(self, captions: Iterable[str]) -> BpeTokenizer:
+        """A tokenizer trained on `captions`; the same captions in the same order give the same tokenizer."""
+        from tokenizers import Tokenizer as Fast
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+        fast = Fast(models.BPE(unk_token=SPECIAL[UNKNOWN]))
+        fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        fast.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        fast.train_from_iterator(captions, trainer)
+        fast.post_processor = processors.TemplateProcessing(
+            single=f"{SPECIAL[START]} $A {SPECIAL[END]}", special_tokens=[(SPECIAL[START], START), (SPECIAL[END], END)]
+        )
+        return BpeTokenizer(fast.to_str(), self.context)
+
+
+class OpenClipTokenizer:
+    """The tokenizer that open_clip pairs with a model name; rows are padded to the model's context."""
+
+    def __init__(self, architecture: str) -> None:
+        import open_clip
+
+        self.architecture = architecture
+        self._encode: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(architecture)
+        self.context = int(self._encode.context_length)  # type: ignore[attr-defined]
+        self.vocab = int(getattr(self._encode, "vocab_size", 0))
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, context], int64."""
+        return self._encode(list(texts))
+
+    def save(self, path: Path) -> None:
+        """Write the name by which open_clip finds the tokenizer again."""
+        path.write_text(f'{{"open_clip": "{self.architecture}"}}\n', encoding="utf-8")
+
+
+def load_tokenizer(path: Path, context: int) -> Tokenizer:
+    """The tokenizer that `save` wrote to `path`."""
+    import json
+
+    text = path.read_text(encoding="utf-8")
+    name = json.loads(text).get("open_clip")
+    return OpenClipTokenizer(name) if name else BpeTokenizer(text, context)

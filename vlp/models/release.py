@@ -107,7 +107,9 @@ def load(name: str | Path, device: str = "cpu") -> Release:
     if (folder / "model.toml").is_file():
         return _load_folder(folder, device)
     if folder.exists():
-        raise UserError(f"{folder} is not a model folder: it has no model.toml (a finished training run writes RUN/model)")
+        raise UserError(
+            f"{folder} is not a model folder: it has no model.toml (a finished training run writes RUN/model)"
+        )
     from vlp.models.kinds.open_clip import OpenClip
 
     architecture, _, pretrained = str(name).partition(":")

@@ -42,7 +42,9 @@ class Timm(ImageTower):
             if "Unknown model" not in str(error):
                 raise
             near = timm.list_models(f"*{self.architecture[:6]}*")[:5]
-            raise UserError(f'timm has no model "{self.architecture}"; near names: {", ".join(near) or "none"}') from None
+            raise UserError(
+                f'timm has no model "{self.architecture}"; near names: {", ".join(near) or "none"}'
+            ) from None
         return _ChannelsLast(model) if self.channels_last else model
 
 

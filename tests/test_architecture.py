@@ -1,0 +1,72 @@
+"""The house rules that a machine can check: which way imports run, and how big and how named a file may be."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("vlp", "data_pipelines", "eval")
+FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")) + [ROOT / "train.py"]
+
+# module prefix -> the only files that may import it
+ONLY = {
+    "faiss": ("eval/index/",),
+    "webdataset": ("data_pipelines/",),
+    "wandb": ("vlp/training/progress.py",),
+    "tensorboard": ("vlp/training/progress.py",),
+    "torch.utils.tensorboard": ("vlp/training/progress.py",),
+}
+# room -> what it must never import
+NEVER = {
+    "vlp/": ("eval", "data_pipelines", "train"),
+    "data_pipelines/": ("eval", "train", "vlp.models", "vlp.losses", "vlp.training", "vlp.distributed"),
+    "vlp/models/": ("torch.distributed", "vlp.training", "vlp.losses", "vlp.distributed"),
+    "vlp/losses/": ("torch.distributed", "vlp.training", "vlp.models", "vlp.distributed"),
+    "vlp/distributed/": ("vlp.training",),
+    "vlp/training/": ("torch.distributed",),
+    "vlp/config.py": ("vlp.models", "vlp.losses", "vlp.training", "vlp.distributed", "torch"),
+    "vlp/cli.py": ("torch", "vlp.models", "vlp.losses", "vlp.training", "vlp.distributed"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module name that `path` imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def inside(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downhill(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    found = imports(path)
+    for room, forbidden in NEVER.items():
+        if name.startswith(room):
+            assert not [m for m in found for f in forbidden if inside(m, f)], f"{name} imports uphill"
+    for module, rooms in ONLY.items():
+        if any(inside(m, module) for m in found):
+            assert name.startswith(rooms), f"{name} imports {module}, which only {rooms} may"
+    if not name.startswith(("vlp/distributed/", "train.py")):
+        assert not [m for m in found if inside(m, "torch.distributed")], f"{name} touches process groups"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
+    text = path.read_text()
+    assert text.count("\n") <= 350, f"{path} has {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            size = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert size <= 50, f"{path}:{node.lineno} {node.name} has {size} lines"

@@ -23,7 +23,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; copies from pinned memory do not block."""
-        move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return replace(
             self,
             image=self.image.to(device, non_blocking=True),
@@ -34,7 +37,10 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """The pairs of `rows`, as a batch of their own (views, no copies)."""
-        cut = lambda t: None if t is None else t[rows]  # noqa: E731
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
         return Batch(self.image[rows], self.text[rows], self.keys[rows], cut(self.ids), cut(self.weights))
 
 

@@ -1,4 +1,4 @@
-"""Towers and dual encoders. `Model`, `ImageTower` and `TextTower` are the bases that presets choose from by file name."""
+"""Towers and dual encoders: `Model`, `ImageTower` and `TextTower` are the bases that presets choose from."""
 
 from __future__ import annotations
 

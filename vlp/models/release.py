@@ -48,7 +48,9 @@ class Release:
     def embed_pixels(self, image: Tensor, batch: int = 256) -> Tensor:
         """Unit vectors [N, D], float32 on the CPU, of uint8 pictures [N, 3, H, W] that went through `transform`."""
         device = self.encoder.logit_scale.device
-        return torch.cat([self.encoder.encode_image(part.to(device)).float().cpu() for part in image.split(batch)])
+        return torch.cat(
+            [self.encoder.encode_image(part.to(device)).float().cpu() for part in torch.split(image, batch)]
+        )
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], batch: int = 512) -> Tensor:

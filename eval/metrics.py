@@ -1,8 +1,8 @@
 """Pure metric functions. Every fast path has a slow, readable reference in this file.
 
-Ties are broken **pessimistically**: among candidates of equal score, those that do not answer the query come first. A
-collapsed model, which gives every candidate the same score, therefore scores 0 and not 1. Scores that are not finite are
-refused for the same reason: every comparison with NaN is false, which would count as a perfect rank.
+Ties are broken **pessimistically**: among candidates of equal score, those that do not answer the query come first.
+A collapsed model, which gives every candidate the same score, therefore scores 0 and not 1. Scores that are not finite
+are refused for the same reason: every comparison with NaN is false, which would count as a perfect rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCORES_IN_MEMORY = 2**24  # float32 scores held at once: 64 MiB however many que
 
 @dataclass(frozen=True)
 class Relevant:
-    """Which candidates answer which query: those of query q are `ids[offsets[q] : offsets[q + 1]]`, at least one each."""
+    """Which candidates answer which query: `ids[offsets[q] : offsets[q + 1]]` answer query q, at least one each."""
 
     offsets: Ints  # [Q + 1]
     ids: Ints  # [P] candidate of each relevant pair, grouped by query

@@ -1,0 +1,165 @@
+"""Nearest-neighbour indexes: one FAISS kind a file, all over unit vectors with inner product (cosine) as score.
+
+`Index` is the configuration of a kind; `Index.empty` makes the `Vectors` that hold the data. `flat` compares with every
+vector: it is the oracle of the approximate kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.errors import UserError
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+NOTHING = -1  # the id that FAISS gives where it found fewer than K
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The K best vectors of each query, best first; a place that nothing was found for has id -1 and score -inf."""
+
+    scores: Floats  # [Q, K] cosine
+    ids: Ints  # [Q, K]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Base of all kinds."""
+
+    component_package: ClassVar[str] = "eval.index"
+
+    def empty(self, dim: int) -> Vectors:
+        """An index of this kind for vectors of width `dim`, with nothing in it."""
+        return Vectors(kind=self, dim=dim, faiss_index=self.create(dim))
+
+    def create(self, dim: int) -> Any:
+        """FAISS's index of this kind, untrained, ready for `add_with_ids`. Raises UserError if `dim` does not fit."""
+        raise NotImplementedError
+
+    def search_parameters(self, selector: Any) -> Any:
+        """FAISS's search parameters: what trades speed for recall, and `selector` of ids (None: all)."""
+        import faiss
+
+        return faiss.SearchParameters(sel=selector)
+
+    def vectors_to_train(self) -> int:
+        """The fewest vectors that training takes; 0 where there is nothing to learn."""
+        return 0
+
+    def can_remove(self) -> bool:
+        """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
+        return True
+
+
+def with_ids(faiss_index: Any) -> Any:
+    """A kind that numbers its vectors itself, made to keep the caller's ids.
+
+    Not for IVF: it keeps ids on its own, and behind an id map its removals shift the ids of all that come after.
+    """
+    import faiss
+
+    return faiss.IndexIDMap2(faiss_index)
+
+
+@dataclass
+class Vectors:
+    """An index with its vectors. Ids are the caller's."""
+
+    kind: Index
+    dim: int
+    faiss_index: Any
+    removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
+
+    def __len__(self) -> int:
+        return int(self.faiss_index.ntotal) - len(self.removed)
+
+    def _checked(self, vectors: NDArray[Any]) -> Floats:
+        """Contiguous float32 [N, D]. Raises UserError for another width or values that are not finite."""
+        checked = np.ascontiguousarray(vectors, np.float32)
+        if checked.ndim != 2 or checked.shape[1] != self.dim:
+            raise UserError(f"the index holds vectors of width {self.dim}, but was given an array of {checked.shape}")
+        if not np.isfinite(checked).all():
+            raise UserError("vectors for an index must be finite, but some hold NaN or infinity: the model is broken")
+        return checked
+
+    def train(self, vectors: NDArray[Any]) -> None:
+        """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few."""
+        if len(vectors) < self.kind.vectors_to_train():
+            raise UserError(
+                f"an index of kind {type(self.kind).__name__} needs at least {self.kind.vectors_to_train():,} vectors "
+                f"to train on, but there are {len(vectors):,}; use --kind flat, or make it coarser"
+            )
+        if not self.faiss_index.is_trained:
+            self.faiss_index.train(self._checked(vectors))
+
+    def add(self, vectors: NDArray[Any], ids: NDArray[Any]) -> None:
+        """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken."""
+        ids = np.ascontiguousarray(ids, np.int64)
+        taken = np.intersect1d(ids, self.stored_ids())
+        if len(taken) or len(np.unique(ids)) != len(ids):
+            state = "removed but still stored" if taken.tolist() and int(taken[0]) in self.removed else "there already"
+            which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
+            raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
+        self.faiss_index.add_with_ids(self._checked(vectors), ids)
+
+    def stored_ids(self) -> Ints:
+        """Every id that FAISS holds, those that are only left out of the hits among them."""
+        import faiss
+
+        if hasattr(self.faiss_index, "id_map"):
+            return np.asarray(faiss.vector_to_array(self.faiss_index.id_map))
+        lists = self.faiss_index.invlists
+        cells = [(lists.get_ids(c), lists.list_size(c)) for c in range(lists.nlist)]
+        parts = [faiss.rev_swig_ptr(pointer, size).copy() for pointer, size in cells if size]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def remove(self, ids: NDArray[Any]) -> int:
+        """Take the vectors of these ids out; gives back how many there were."""
+        present = np.setdiff1d(np.intersect1d(np.asarray(ids, np.int64), self.stored_ids()), sorted(self.removed))
+        if self.kind.can_remove():
+            self.faiss_index.remove_ids(present)
+        else:
+            self.removed |= set(present.tolist())
+        return len(present)
+
+    def search(self, queries: NDArray[Any], k: int) -> Hits:
+        """The K nearest of each query [Q, D]."""
+        import faiss
+
+        gone = np.array(sorted(self.removed), np.int64)
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
+        scores, ids = self.faiss_index.search(self._checked(queries), k, params=self.kind.search_parameters(selector))
+        scores[ids == NOTHING] = -np.inf
+        return Hits(scores, ids)
+
+    def save(self, path: Path) -> None:
+        """Write FAISS's file, and beside it PATH.removed.npy if ids are only left out."""
+        import faiss
+
+        faiss.write_index(self.faiss_index, str(path))
+        if self.removed:
+            np.save(removed_file(path), np.array(sorted(self.removed), np.int64))
+
+    @classmethod
+    def load(cls, path: Path, kind: Index) -> Vectors:
+        """What `save` wrote. Raises UserError if FAISS cannot read it."""
+        import faiss
+
+        try:
+            faiss_index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise UserError(f"{path} is not an index that FAISS can read ({error}); build it again") from None
+        gone = removed_file(path)
+        removed = set(np.load(gone).tolist()) if gone.is_file() else set()
+        return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
+
+
+def removed_file(path: Path) -> Path:
+    """Where `Vectors.save` writes the ids that are left out of the hits."""
+    return path.with_name(path.name + ".removed.npy")

@@ -1,0 +1,38 @@
+"""A graph of neighbours that a query walks greedily (Malkov and Yashunin 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eval.index import Index, with_ids
+
+
+@dataclass(frozen=True)
+class Hnsw(Index):
+    """Fast at high recall, large in memory, slow to build; removed vectors stay in the graph, out of the hits."""
+
+    links: int = 32
+    """neighbours a vector is linked to; each costs 4 to 8 bytes"""
+    build_effort: int = 200
+    """candidates kept while a vector is inserted (efConstruction)"""
+    search_effort: int = 128
+    """candidates kept while a query walks (efSearch): more find more and take longer"""
+
+    def create(self, dim: int) -> Any:
+        """IndexHNSWFlat with inner product."""
+        import faiss
+
+        made = faiss.IndexHNSWFlat(dim, self.links, faiss.METRIC_INNER_PRODUCT)
+        made.hnsw.efConstruction = self.build_effort
+        return with_ids(made)
+
+    def search_parameters(self, selector: Any) -> Any:
+        """The effort of the walk."""
+        import faiss
+
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=self.search_effort)
+
+    def can_remove(self) -> bool:
+        """A vector taken out would tear the graph."""
+        return False

@@ -1,0 +1,39 @@
+"""Vectors as short codes: each piece of a vector is the number of its nearest centre (Jégou et al. 2011)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eval.index import Index, with_ids
+from vlp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pq(Index):
+    """Product quantisation: least memory, approximate scores, every code compared with every query."""
+
+    pieces: int = 32
+    """bytes a vector takes; the width of the vectors must be a multiple of it"""
+
+    def create(self, dim: int) -> Any:
+        """IndexPQ with 8 bits a piece. Raises UserError if the pieces do not divide `dim`."""
+        import faiss
+
+        if dim % self.pieces:
+            raise UserError(
+                f"index.pieces = {self.pieces} does not divide the width {dim} of the vectors; choose one that does"
+            )
+        made = faiss.IndexPQ(dim, self.pieces, 8, faiss.METRIC_INNER_PRODUCT)
+        made.pq.cp.min_points_per_centroid = 1
+        return with_ids(made)
+
+    def search_parameters(self, selector: Any) -> Any:
+        """Nothing to trade: every code is compared."""
+        import faiss
+
+        return faiss.SearchParametersPQ(sel=selector)
+
+    def vectors_to_train(self) -> int:
+        """One for each of the 256 centres of a piece."""
+        return 256

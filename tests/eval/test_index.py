@@ -1,0 +1,131 @@
+"""Every kind of index, found by listing the folder, against the exact search of numpy."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval.index as package
+from eval.index import NOTHING, Index, Vectors
+from eval.index.flat import Flat
+from vlp.config import component
+from vlp.errors import UserError
+
+KINDS = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+N, DIM = 600, 32
+
+
+def unit(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Unit vectors around 20 centres: data with the structure that approximate kinds rely on."""
+    centres = rng.normal(size=(20, DIM))
+    x = centres[rng.integers(0, 20, n)] + 0.5 * rng.normal(size=(n, DIM))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Index:
+    return component(Index, request.param)()
+
+
+@pytest.fixture
+def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors, their ids (neither sorted nor from 0), queries."""
+    rng = np.random.default_rng(0)
+    return unit(rng, N), rng.permutation(N).astype(np.int64) * 7 + 3, unit(rng, 40)
+
+
+def filled(kind: Index, vectors: np.ndarray, ids: np.ndarray) -> Vectors:
+    made = kind.empty(DIM)
+    made.train(vectors)
+    made.add(vectors, ids)
+    return made
+
+
+def exact(queries: np.ndarray, vectors: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+    return ids[np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]]
+
+
+def overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
+
+
+def test_flat_is_exact(data: tuple) -> None:
+    vectors, ids, queries = data
+    hits = filled(Flat(), vectors, ids).search(queries, 10)
+    truth = exact(queries, vectors, ids, 10)
+    assert (hits.ids == truth).mean() > 0.99  # rounding may swap near-equal neighbours
+    assert hits.scores == pytest.approx(-np.sort(-(queries @ vectors.T), axis=1)[:, :10], abs=1e-5)
+
+
+def test_a_kind_finds_most_of_what_flat_finds(kind: Index, data: tuple) -> None:
+    vectors, ids, queries = data
+    assert overlap(filled(kind, vectors, ids).search(queries, 10).ids, exact(queries, vectors, ids, 10)) > 0.8
+
+
+def test_removed_vectors_are_gone_and_the_others_keep_their_ids(kind: Index, data: tuple) -> None:
+    vectors, ids, queries = data
+    index = filled(kind, vectors, ids)
+    gone = exact(queries, vectors, ids, 2).ravel()
+    assert index.remove(np.append(gone, 10**9)) == len(set(gone))
+    assert index.remove(gone) == 0
+    kept = ~np.isin(ids, gone)
+    assert len(index) == kept.sum()
+    found = index.search(queries, 10).ids
+    assert not np.isin(found, gone).any()
+    assert overlap(found, exact(queries, vectors[kept], ids[kept], 10)) > 0.8
+
+
+def test_loading_gives_what_was_saved(kind: Index, data: tuple, tmp_path: Path) -> None:
+    vectors, ids, queries = data
+    index = filled(kind, vectors, ids)
+    index.remove(ids[:5])
+    index.save(tmp_path / "index.faiss")
+    again = Vectors.load(tmp_path / "index.faiss", kind)
+    assert (again.search(queries, 5).ids == index.search(queries, 5).ids).all()
+    assert (len(again), again.dim) == (len(index), DIM)
+    more = unit(np.random.default_rng(1), 10)
+    again.add(more, np.arange(10) + 10**6)
+    assert 10**6 in again.search(more[:1], 5).ids
+
+
+def test_asking_for_more_than_there_is_gives_empty_places(kind: Index, data: tuple) -> None:
+    vectors, ids, queries = data
+    index = filled(kind, vectors, ids)
+    index.remove(ids[3:])
+    hits = index.search(queries[:1], 8)
+    assert set(hits.ids[0]) <= {*ids[:3], NOTHING}
+    assert (hits.scores[hits.ids == NOTHING] == -np.inf).all()
+
+
+def test_bad_vectors_and_ids_are_refused(kind: Index, data: tuple) -> None:
+    vectors, ids, queries = data
+    index = filled(kind, vectors, ids)
+    with pytest.raises(UserError, match="width 32"):
+        index.search(queries[:, :8], 3)
+    with pytest.raises(UserError, match="NaN"):
+        index.search(np.full((1, DIM), np.nan), 3)
+    with pytest.raises(UserError, match="there already"):
+        index.add(queries[:1], ids[:1])
+    with pytest.raises(UserError, match="given twice"):
+        index.add(queries[:2], np.array([1, 1]))
+    index.remove(ids[:1])
+    if not kind.can_remove():
+        with pytest.raises(UserError, match="still stored"):
+            index.add(queries[:1], ids[:1])
+    if kind.vectors_to_train():
+        with pytest.raises(UserError, match="needs at least"):
+            kind.empty(DIM).train(vectors[:10])
+
+
+def test_pq_says_which_widths_it_can_take() -> None:
+    with pytest.raises(UserError, match="does not divide"):
+        component(Index, "pq")().empty(30)
+
+
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.faiss").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="not an index"):
+        Vectors.load(tmp_path / "index.faiss", Flat())

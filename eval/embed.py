@@ -13,7 +13,6 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,20 +32,19 @@ if TYPE_CHECKING:
 
 FORMAT = "vlp-embeddings-1"
 PICTURES_AT_ONCE = 256
+MOST_PIXELS = 2**27  # a picture that says it is larger is taken for a bomb
 log = logging.getLogger("vlp.eval")
 
 
-def decode(sample: Sample) -> Image | None:
+def picture_of(sample: Sample) -> Image | None:
     """The picture of a sample, or None, with a line in the log, when it cannot be decoded."""
-    from PIL import Image as pil
+    from data_pipelines.decode import TooLarge, Undecodable, decode
 
     try:
-        picture = pil.open(BytesIO(sample.image))
-        picture.load()
-    except (OSError, ValueError, SyntaxError) as error:
+        return decode(sample.image, most_pixels=MOST_PIXELS)
+    except (Undecodable, TooLarge) as error:
         log.warning("skipped %s: its picture cannot be decoded (%s)", sample.key, error)
         return None
-    return picture
 
 
 def embedded_pictures(
@@ -61,7 +59,7 @@ def embedded_pictures(
             held: list[tuple[Sample, Image]] = []
             for sample in read_samples(url):
                 advance(1)
-                picture = decode(sample)
+                picture = picture_of(sample)
                 if picture is not None:
                     held.append((sample, picture))
                 if len(held) == PICTURES_AT_ONCE:

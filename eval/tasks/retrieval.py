@@ -11,18 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipelines.captions import found as captions_at
+from data_pipelines.captions import normalised
 from eval.metrics import Relevant, first_relevant_rank
 from eval.tasks import EmbeddedSplit, Measured, Task, measure_recall
 from vlp.errors import UserError
-
-
-def same_caption(text: str) -> str:
-    """The form in which two captions are compared: case and spacing do not matter.
-
-    >>> same_caption(" Grinning  Face")
-    'grinning face'
-    """
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Captions:
         pairs: list[tuple[int, int]] = []
         for picture, own in enumerate(captions):
             for text in own:
-                form = same_caption(text)
+                form = normalised(text)
                 if form not in number:
                     number[form] = len(texts)
                     texts.append(text)
@@ -59,7 +52,7 @@ class Retrieval(Task):
     """Recall@K from picture to caption and from caption to picture."""
 
     languages: tuple[str, ...] = ()
-    """languages of captions to evaluate; none means every language that the data have"""
+    """languages of captions to evaluate (or fields, such as tags.en); none means every language that the data have"""
     ks: tuple[int, ...] = (1, 5, 10)
     """the K of Recall@K"""
 
@@ -75,7 +68,7 @@ class Retrieval(Task):
         """
         found: dict[str, Measured] = {}
         for language in self.languages or split.languages:
-            own = ([s.captions[language]] if s.captions.get(language, "").strip() else [] for s in split.samples)
+            own = (captions_at({"captions": s.captions, **s.metadata}, language) for s in split.samples)
             captions = Captions.gather(own)
             if not captions.texts:
                 have = ", ".join(split.languages) or "none"

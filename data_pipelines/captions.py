@@ -1,0 +1,70 @@
+"""Which caption of a sample is said this time, and which samples say the same."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+MOST_TAGS = 4
+
+
+def found(record: Mapping[str, Any], path: str) -> list[str]:
+    """The texts at `path` of a sample's record: "en" is captions.en, "txt" the .txt file, "tags.zh" a list of tags.
+
+    Several captions of one picture (a list) are all returned; so are tags, one text each. Empty ones are left out.
+    """
+    captions = record.get("captions")
+    value: Any = captions.get(path) if isinstance(captions, Mapping) else None
+    if value is None:
+        value = record
+        for step in path.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+    values = value if isinstance(value, list) else [value]
+    return [v.strip() for v in values if isinstance(v, str) and v.strip()]
+
+
+def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.Random) -> str | None:
+    """One caption, drawn by `weights` among those that the sample has; None if it has none of them.
+
+    A path that starts with "tags" says one to four of the tags, in random order, joined by commas.
+    """
+    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := found(record, path))]
+    if not options:
+        return None
+    if len(options) == 1:
+        path, texts, _ = options[0]
+    else:
+        (path, texts, _) = rng.choices(options, [w for _, _, w in options])[0]
+    if path.split(".")[0] == "tags":
+        return ", ".join(rng.sample(texts, rng.randint(1, min(MOST_TAGS, len(texts)))))
+    return texts[0] if len(texts) == 1 else rng.choice(texts)
+
+
+def normalised(caption: str) -> str:
+    """The caption without differences of case, width, spacing and final stops.
+
+    >>> normalised(" A  Red Ball. ")
+    'a red ball'
+    """
+    return " ".join(unicodedata.normalize("NFKC", caption).casefold().split()).rstrip(".!。！ ")
+
+
+def identity(record: Mapping[str, Any], field: str) -> int:
+    """A stable 63-bit number of the concept: of the text in `field`, else of the first caption, normalised."""
+    value = record.get(field)
+    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        named = f"{field}={value}"
+    else:
+        named = f"caption={normalised(first(record))}"
+    digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def first(record: Mapping[str, Any]) -> str:
+    """The caption that stands for the sample: its .txt, else the first in its record, else ""."""
+    captions = record.get("captions")
+    names = ["txt", *(captions if isinstance(captions, Mapping) else ()), "caption"]
+    return next((texts[0] for name in names if (texts := found(record, name))), "")

@@ -1,0 +1,107 @@
+"""What was not delivered: counted by reason and shard, held to a budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlp.errors import UserError
+
+FILTERED = "filtered"
+REASONS = (
+    "unreadable shard",
+    "corrupt tar",
+    "truncated tail",
+    "duplicate key",
+    "unsafe name",
+    "missing picture",
+    "missing caption",
+    "undecodable picture",
+    "bomb-sized picture",
+    FILTERED,
+)
+"""Every reason for which a sample is not delivered; `filtered` alone is meant, so it is not held to the budget."""
+
+
+class DropBudgetExceeded(UserError):
+    """More samples were lost than the drop budget allows; the text is the table of losses."""
+
+
+@dataclass
+class Ledger:
+    """Counts of what was delivered and of what was not, by reason and shard."""
+
+    delivered: int = 0
+    drops: Counter[tuple[str, str]] = field(default_factory=Counter)
+    restarts: int = 0
+    """worker processes that died and were started again"""
+
+    def drop(self, reason: str, shard: str, count: int = 1) -> None:
+        """Count `count` samples of `shard` that were not delivered, and why (one of REASONS)."""
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}; known: {REASONS}")
+        self.drops[reason, shard] += count
+
+    @property
+    def dropped(self) -> int:
+        """Samples not delivered for any reason."""
+        return sum(self.drops.values())
+
+    @property
+    def lost(self) -> int:
+        """Samples not delivered although nobody asked for that: what the budget is about."""
+        return sum(n for (reason, _), n in self.drops.items() if reason != FILTERED)
+
+    def by_reason(self) -> dict[str, int]:
+        """Count for each reason that occurred, in the order of REASONS."""
+        total: Counter[str] = Counter()
+        for (reason, _), n in self.drops.items():
+            total[reason] += n
+        return {r: total[r] for r in REASONS if total[r]}
+
+    def merge(self, other: Ledger) -> None:
+        """Add the counts of `other`."""
+        self.delivered += other.delivered
+        self.restarts += other.restarts
+        self.drops.update(other.drops)
+
+    def state(self) -> dict[str, Any]:
+        """The ledger as plain JSON values."""
+        rows = [[reason, shard, n] for (reason, shard), n in sorted(self.drops.items())]
+        return {"delivered": self.delivered, "restarts": self.restarts, "drops": rows}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Ledger:
+        """The ledger whose `state()` is given."""
+        drops = Counter({(reason, shard): n for reason, shard, n in state["drops"]})
+        return cls(state["delivered"], drops, state.get("restarts", 0))
+
+    def table(self, shards: int = 10) -> str:
+        """A table for the screen: losses by reason, and the `shards` worst shards."""
+        tried = self.delivered + self.dropped
+        lines = [f"{self.dropped:,} of {tried:,} samples were not delivered"]
+        lines += [f"  {n:>10,}  {reason}" for reason, n in self.by_reason().items()]
+        worst: Counter[str] = Counter()
+        for (_, shard), n in self.drops.items():
+            worst[shard] += n
+        for shard, n in worst.most_common(shards):
+            reasons = ", ".join(sorted(r for r, s in self.drops if s == shard))
+            lines.append(f"  {n:>10,}  in {shard} ({reasons})")
+        if len(worst) > shards:
+            lines.append(f"              and in {len(worst) - shards} more shards")
+        return "\n".join(lines)
+
+    def check(self, budget: float, *, patience: int) -> None:
+        """Raise DropBudgetExceeded, with the table, once `patience` samples were tried and too many of them are missing."""
+        tried = self.delivered + self.dropped
+        if self.delivered == 0 and tried >= min(patience, 100) and self.drops:
+            raise DropBudgetExceeded(
+                f"nothing at all was delivered out of the first {tried:,} samples "
+                f"(look at the filters, the captions asked for, and the shards)\n{self.table()}"
+            )
+        if tried >= patience and self.lost > budget * tried:
+            raise DropBudgetExceeded(
+                f"{self.lost / tried:.2%} of the samples were lost, but drop_budget allows {budget:.2%}: "
+                f"repair the shards, or raise drop_budget if the loss is meant\n{self.table()}"
+            )

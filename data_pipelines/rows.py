@@ -1,0 +1,162 @@
+"""Rows of batches: what one process (a worker, or the trainer itself) reads, decodes and tokenizes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from data_pipelines import decode
+from data_pipelines.captions import choose, identity
+from data_pipelines.fetch import Unreadable
+from data_pipelines.lanes import Order, Place, mix
+from data_pipelines.ledger import FILTERED, Ledger
+from data_pipelines.shelf import RawSample, Shelf
+
+HELD_RECORD_BYTES = 2048  # about what a record and its keys take beside the pixels
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How samples become rows; the same in every process."""
+
+    captions: Mapping[str, float]
+    ids: str
+    min_chars: int
+    min_side: int
+    most_pixels: int
+    cache_bytes: int
+    drop_budget: float
+
+
+@dataclass
+class Rows:
+    """What a process made of its rows of one batch."""
+
+    image: Tensor  # [n, 3, H, W]
+    text: Tensor  # [n, L]
+    keys: tuple[str, ...]
+    ids: list[int]
+    dropped: list[tuple[int, str, str]] = field(
+        default_factory=list
+    )  # row, reason, shard of each sample skipped on the way
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A decoded picture and its record, kept in memory."""
+
+    key: str
+    pixels: decode.Pixels
+    record: Mapping[str, object]
+
+
+class _Drop(Exception):
+    """This sample is not delivered, for one of the ledger's reasons."""
+
+
+class RowReader:
+    """Makes the rows it owns, batch after batch. A sample that cannot be delivered is replaced by the row's next one."""
+
+    def __init__(
+        self,
+        order: Order,
+        shelves: Sequence[Shelf],
+        rows: range,
+        recipe: Recipe,
+        *,
+        transform: decode.Transform,
+        tokenizer: Tokenizer,
+        seed: int,
+    ) -> None:
+        self.order, self.shelves, self.rows, self.recipe = order, shelves, rows, recipe
+        self._transform, self._tokenizer, self._seed = transform, tokenizer, seed
+        self.ledger = Ledger()
+        self.epoch = 0
+        self.shifts: dict[int, int] = {}  # row -> samples it skipped in this epoch
+        self._rng = random.Random()
+        self._cache: dict[tuple[int, int, int], _Held] = {}
+        self._cache_left = recipe.cache_bytes
+        share = len(rows) / order.global_batch
+        self._patience = max(1, min(1000, int(order.samples * share)))
+
+    def read(self, epoch: int, batch: int, image: Tensor | None = None) -> Rows:
+        """The rows of one batch; pictures are written into `image` [n, 3, H, W] if it is given.
+
+        Raises DropBudgetExceeded when too much is lost.
+        """
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.shifts.clear()
+        made = Rows(image if image is not None else torch.empty(0), torch.empty(0), (), [])
+        texts, keys = [], []
+        for i, row in enumerate(self.rows):
+            picture, text, key, concept = self._deliver(row, batch, made)
+            if i == 0 and image is None:
+                made.image = torch.empty((len(self.rows), *picture.shape), dtype=picture.dtype)
+            made.image[i] = picture
+            texts.append(text)
+            keys.append(key)
+            made.ids.append(concept)
+        made.text, made.keys = self._tokenizer(texts), tuple(keys)
+        self.ledger.delivered += len(self.rows)
+        return made
+
+    def _deliver(self, row: int, batch: int, made: Rows) -> tuple[Tensor, str, str, int]:
+        """The next sample of `row` that can be delivered; those that cannot are counted and skipped for good."""
+        while True:
+            turn = batch + self.shifts.get(row, 0)
+            place = self.order.place(self.epoch, row, turn)
+            try:
+                return self._sample(place, mix(self._seed, 4, self.epoch, row, turn))
+            except _Drop as drop:
+                shard = self.shelves[place.source].urls[place.shard]
+                self.shifts[row] = self.shifts.get(row, 0) + 1
+                self.ledger.drop(str(drop), shard)
+                made.dropped.append((row, str(drop), shard))
+                self.ledger.check(self.recipe.drop_budget, patience=self._patience)
+
+    def _sample(self, place: Place, chance: int) -> tuple[Tensor, str, str, int]:
+        """(picture, caption, key, concept) of the sample at `place`; raises _Drop if it cannot be delivered."""
+        rng = self._rng
+        rng.seed(chance)
+        known = (place.source, place.shard, place.sample)
+        held = self._cache.get(known)
+        raw = None if held is not None else self._raw(place)
+        record = held.record if held is not None else raw.record  # type: ignore[union-attr]
+        caption = choose(record, self.recipe.captions, rng)
+        if caption is None:
+            raise _Drop("missing caption")
+        if len(caption) < self.recipe.min_chars:
+            raise _Drop(FILTERED)
+        if raw is not None:
+            key, picture = raw.key, self._picture(known, raw, rng)
+        else:
+            assert held is not None
+            key, picture = held.key, decode.of_pixels(held.pixels, self._transform, rng)
+        return picture, caption, key, identity(record, self.recipe.ids) if self.recipe.ids else 0
+
+    def _raw(self, place: Place) -> RawSample:
+        try:
+            shard = self.shelves[place.source][place.shard]
+            if place.sample >= len(shard):  # the manifest promised more than the tar holds
+                raise _Drop(max(shard.index.lost, key=shard.index.lost.__getitem__, default="truncated tail"))
+            return shard.sample(place.sample)
+        except Unreadable:
+            raise _Drop("unreadable shard") from None
+
+    def _picture(self, known: tuple[int, int, int], raw: RawSample, rng: random.Random) -> Tensor:
+        limits = decode.Limits(self.recipe.most_pixels, self.recipe.min_side)
+        try:
+            if self._cache_left <= 0:
+                return decode.transformed(raw.image, self._transform, rng, limits)
+            full = decode.pixels(raw.image, limits)
+        except decode.Refused as refusal:
+            raise _Drop(str(refusal)) from None
+        self._cache[known] = _Held(raw.key, full, raw.record)
+        self._cache_left -= full.nbytes + HELD_RECORD_BYTES
+        return decode.of_pixels(full, self._transform, rng)

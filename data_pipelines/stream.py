@@ -1,0 +1,278 @@
+"""Shards to batches: an order fixed by (seed, epoch) alone, exact resume on any layout, nothing lost in silence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from data_pipelines.captions import found
+from data_pipelines.decode import Transform
+from data_pipelines.fetch import Unreadable
+from data_pipelines.lanes import Last, Order, Source
+from data_pipelines.ledger import Ledger
+from data_pipelines.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.rows import Recipe, RowReader, Tokenizer
+from data_pipelines.sample import Sample
+from data_pipelines.shard_set import UNKNOWN, ShardSet
+from data_pipelines.shelf import Shelf
+from vlp.batch import Batch
+from vlp.errors import UserError
+
+STATE_FORMAT = "vlp-stream-1"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What to read and how; `open` gives the batches."""
+
+    shards: str = ""
+    """folder with a manifest, glob, brace range or URL of tars; several joined by `::`; or bundled:emoji/train"""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """instead of `shards`: specification -> its part of the epoch"""
+    mixture_by: Literal["weight", "factor"] = "weight"
+    """weight: exact shares of the epoch; factor: how often each source is passed through in an epoch"""
+    epoch_samples: int = 0
+    """samples of an epoch of a mixture by weight; 0: as many as the sources hold together"""
+    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
+    """which caption is said, drawn by these weights among those a sample has: txt, en, zh, tags.en, any path in .json"""
+    ids: str = "concept"
+    """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
+    lanes: int = 64
+    """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
+    window: int = 512
+    """samples a lane shuffles among; lanes x window is the whole buffer"""
+    last: Last = "wrap"
+    """the last, incomplete batch: wrap fills it with samples of the same epoch again, drop leaves it out"""
+    cache_bytes: int = 0
+    """memory for decoded pictures, bytes in each process; 0: none are kept"""
+    workers: int = 0
+    """processes that decode; 0: this one does"""
+    min_chars: int = 0
+    """captions shorter than this are filtered out"""
+    min_side: int = 0
+    """pictures whose shorter side has fewer pixels are filtered out"""
+    most_pixels: int = 64_000_000
+    """pictures that claim more pixels are refused before they are decoded"""
+    drop_budget: float = 0.01
+    """largest share of samples that may be lost (filtered ones apart) before the run is stopped with a table"""
+    index_cache: str = ""
+    """folder of the tars' indexes that cannot lie beside them; empty: $VLP_CACHE/index"""
+
+    def open(
+        self,
+        *,
+        transform: Transform,
+        tokenizer: Tokenizer,
+        global_batch: int,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
+        state: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> Loader:
+        """The batches of rank `rank` of `size`, from the beginning or from a `state`.
+
+        transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
+        `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
+        Raises UserError for shards that cannot be found, a batch that ranks cannot share, and a state of another stream.
+        """
+        if not 0 <= rank < size or global_batch % size:
+            raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
+        index_cache = Path(self.index_cache) if self.index_cache else None
+        shelves, sources, lost = _sources(self, index_cache)
+        order = Order(sources, global_batch, seed, self.lanes, self.window, self.last)
+        recipe = Recipe(
+            self.captions, self.ids, self.min_chars, self.min_side, self.most_pixels, self.cache_bytes, self.drop_budget
+        )
+        own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
+        reader = RowReader(order, shelves, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
+        loader = Loader(reader, _fingerprint(order, shelves))
+        if rank == 0:
+            loader.ledger.merge(lost)
+        if state is not None:
+            loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
+        return loader
+
+
+def _sources(stream: Stream, index_cache: Path | None) -> tuple[list[Shelf], tuple[Source, ...], Ledger]:
+    """The shelf of each source, how many samples an epoch draws from it, and what its indexes say is lost."""
+    if bool(stream.shards) == bool(stream.mixture):
+        raise UserError("a stream needs either `shards` or `mixture`" + (", not both" if stream.shards else ""))
+    shelves, counts, lost = [], [], Ledger()
+    for spec in stream.mixture or {stream.shards: 1.0}:
+        shards = ShardSet.open(spec)
+        shelf = Shelf(shards.urls, index_cache=index_cache)
+        shelves.append(shelf)
+        counts.append(np.array(_counted(shards, shelf, lost), np.int64))
+    sizes = [int(c.sum()) for c in counts]
+    if stream.mixture_by == "weight" and stream.mixture:
+        draws = draws_by_weight(sizes, list(stream.mixture.values()), stream.epoch_samples or sum(sizes))
+    else:
+        draws = draws_by_factor(sizes, list(stream.mixture.values()) or [1.0])
+    return shelves, tuple(Source(c, d) for c, d in zip(counts, draws, strict=True)), lost
+
+
+def _counted(shards: ShardSet, shelf: Shelf, lost: Ledger) -> list[int]:
+    """Samples of each shard, from the manifest or from the shard's index; what the index lost goes to the ledger."""
+    counts = []
+    for i, count in enumerate(shards.counts):
+        if count == UNKNOWN:
+            try:
+                index = shelf[i].index
+            except Unreadable as error:
+                raise UserError(f"{shards.urls[i]} cannot be read, and no manifest tells its size: {error}") from None
+            count = len(index)
+            for reason, n in index.lost.items():
+                lost.drop(reason, shards.urls[i], n)
+        counts.append(count)
+    return counts
+
+
+def _fingerprint(order: Order, shelves: Sequence[Shelf]) -> dict[str, Any]:
+    """What the order of batches depends on, part by part."""
+    parts = [
+        [[u.rsplit("/", 1)[-1] for u in shelf.urls], source.counts.tolist(), source.draws]
+        for shelf, source in zip(shelves, order.sources, strict=True)
+    ]
+    return {
+        "seed": order.seed,
+        "global_batch": order.global_batch,
+        "lanes": order.lanes,
+        "window": order.window,
+        "last": order.last,
+        "shards": hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
+    }
+
+
+def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One state out of the `state_dict` of every rank; raises UserError if they are not of the same step."""
+    held = list(states)
+    if not held:
+        raise UserError("no stream state was given to resume from")
+    base = held[0]
+    ledger, shifts, rows = Ledger(), {}, []
+    for s in held:
+        for name in ("format", "order", "epoch", "batch"):
+            if s[name] != base[name]:
+                raise UserError(f"the stream states of different ranks disagree on {name}: {s[name]} and {base[name]}")
+        ledger.merge(Ledger.of(s["ledger"]))
+        shifts.update(dict(s["shifts"]))
+        rows += s["rows"]
+    return {**base, "ledger": ledger.state(), "shifts": sorted(shifts.items()), "rows": sorted(rows)}
+
+
+class Loader:
+    """The batches of one rank, for ever; epoch follows epoch."""
+
+    def __init__(self, reader: RowReader, fingerprint: Mapping[str, Any]) -> None:
+        self._reader = reader
+        self._fingerprint = dict(fingerprint)
+        self.epoch, self.batch = 0, 0  # of the next batch
+        self.samples_per_epoch = reader.order.samples
+        self.batches_per_epoch = reader.order.batches
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this rank delivered and what it could not."""
+        return self._reader.ledger
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position on; [B / ranks] rows each. Raises DropBudgetExceeded."""
+        while True:
+            yield self._next()
+
+    def _next(self) -> Batch:
+        rows = self._reader.read(self.epoch, self.batch)
+        self.batch += 1
+        if self.batch == self.batches_per_epoch:
+            self.epoch, self.batch = self.epoch + 1, 0
+        ids = torch.tensor(rows.ids, dtype=torch.int64) if self._reader.recipe.ids else None
+        return Batch(rows.image, rows.text, rows.keys, ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as plain JSON values; collect those of all ranks to resume."""
+        shifts = sorted(self._reader.shifts.items()) if self.batch else []
+        own = self._reader.rows
+        return {
+            "format": STATE_FORMAT,
+            "order": self._fingerprint,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "shifts": [list(s) for s in shifts],
+            "rows": [[own.start, own.stop]],
+            "ledger": self.ledger.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], *, first: bool) -> None:
+        """Go to the position of a merged state; the earlier ledger is carried on by the `first` rank.
+
+        Raises UserError if the state is of another stream, or lacks the rows of this rank.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise UserError(f"the stream state has format {state.get('format')!r}, expected {STATE_FORMAT!r}")
+        for name, now in self._fingerprint.items():
+            then = state["order"].get(name)
+            if then != now:
+                raise UserError(
+                    f"the stream cannot resume: its {name} was {then} and is {now}, which changes the order of samples; "
+                    "restore it, or start without the stream's state"
+                )
+        covered = {row for start, stop in state["rows"] for row in range(start, stop)}
+        if not covered.issuperset(self._reader.rows):
+            raise UserError(
+                "the stream state lacks rows of this rank: collect state_dict() of every rank when saving, "
+                "and give the list (or merge_states of it) when opening"
+            )
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self._reader.epoch = self.epoch
+        self._reader.shifts = {row: n for row, n in state["shifts"] if row in self._reader.rows}
+        if first:
+            self._reader.ledger = Ledger.of(state["ledger"])
+
+
+def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
+    """Every sample of `spec` once, in the order of the tars: for evaluation, embedding and looking.
+
+    What cannot be read is counted in `skip`; without one it raises UserError, so that nothing is lost unseen.
+    """
+    shards = ShardSet.open(spec)
+    shelf = Shelf(shards.urls)
+    for i, url in enumerate(shards.urls):
+        try:
+            shard = shelf[i]
+            lost = dict(shard.index.lost)
+            missing = shards.counts[i] - len(shard) if shards.counts[i] != UNKNOWN else 0
+            if missing > sum(lost.values()):
+                lost["truncated tail"] = lost.get("truncated tail", 0) + missing - sum(lost.values())
+            for reason, n in lost.items():
+                _lose(skip, reason, url, n)
+            for j in range(len(shard)):
+                raw = shard.sample(j)
+                record = dict(raw.record)
+                captions = _captions(record)
+                if skip is not None:
+                    skip.delivered += 1
+                yield Sample(raw.key, raw.image, raw.image_format, captions, record)
+        except Unreadable as error:
+            _lose(skip, "unreadable shard", f"{url} ({error})", max(1, shards.counts[i]))
+
+
+def _captions(record: dict[str, Any]) -> dict[str, str]:
+    """language -> its first caption; takes them out of `record`."""
+    held = record.get("captions")
+    named = {lang: texts[0] for lang in held if (texts := found(record, lang))} if isinstance(held, Mapping) else {}
+    text = record.pop("txt", "")
+    if isinstance(held, Mapping):
+        record.pop("captions")
+    return named or ({"en": text} if text else {})
+
+
+def _lose(skip: Ledger | None, reason: str, shard: str, count: int) -> None:
+    if skip is None:
+        raise UserError(f"{shard}: {count} samples cannot be delivered ({reason}); check it with `vlp shards verify`")
+    skip.drop(reason, shard, count)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_run import Tiny, pairs
+from torch import Tensor, nn
+
+from vlp.batch import Batch
+from vlp.losses.infonce import InfoNCE
+from vlp.losses.siglip import SigLIP
+from vlp.training.gradient import Objective, cached, whole_batch
+from vlp.training.memory import saved_bytes
+
+
+def gradients(model: nn.Module, step: Callable[[nn.Module], Tensor]) -> tuple[Tensor, dict[str, Tensor | None]]:
+    model = copy.deepcopy(model)
+    loss = step(model)
+    return loss, {k: p.grad for k, p in model.named_parameters()} | dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("objective", [InfoNCE().reference, SigLIP().reference], ids=["infonce", "siglip"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 12, 50])
+def test_chunks_change_neither_gradient_nor_running_statistics(objective: Objective, rows: int) -> None:
+    model, batch = Tiny(dropout=0.3, norm=rows > 1).double(), pairs(5, 17)
+    expected = gradients(model, lambda m: whole_batch(m, objective, batch, seed=7, rows=rows))
+    found = gradients(model, lambda m: cached(m, objective, batch, seed=7, rows=rows))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_whole_batch_step_is_plain_autograd() -> None:
+    model, batch = Tiny(dropout=0.0).double(), pairs(0, 9)
+    plain = copy.deepcopy(model)
+    InfoNCE().reference(plain(batch.image, batch.text)).backward()
+    _, found = gradients(model, lambda m: whole_batch(m, InfoNCE().reference, batch, seed=1))
+    for name, p in plain.named_parameters():
+        expected = torch.zeros_like(p) if p.grad is None else p.grad  # the bias, which InfoNCE does not use
+        torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_locked_tower_gets_no_gradient_and_the_other_one_the_same_as_before() -> None:
+    model, batch = Tiny().double(), pairs(0, 8)
+    locked = copy.deepcopy(model)
+    for part in (locked.image, locked.image_head):
+        part.requires_grad_(False)
+    _, free = gradients(model, lambda m: whole_batch(m, InfoNCE().reference, batch, seed=3, rows=4))
+    _, found = gradients(locked, lambda m: cached(m, InfoNCE().reference, batch, seed=3, rows=4))
+    assert found["image_head.weight"] is None
+    torch.testing.assert_close(found["text_head.0.weight"], free["text_head.0.weight"])
+
+
+def test_the_graph_held_by_the_cached_step_is_that_of_one_chunk() -> None:
+    class Wide(Tiny):
+        """Counts what autograd holds at once, over the forward passes with a graph."""
+
+        held: list[int] = []  # noqa: RUF012
+
+        def forward(self, image: Tensor, text: Tensor):  # type: ignore[no-untyped-def]
+            if torch.is_grad_enabled():
+                self.held.append(len(image))
+            return super().forward(image, text)
+
+    model = Wide()
+    for n in (8, 64):
+        model.held.clear()
+        cached(model, InfoNCE().reference, pairs(0, n), seed=0, rows=4)
+        assert set(model.held) == {4}
+        assert len(model.held) == n // 4
+
+
+def test_saved_bytes_grow_with_the_batch_and_leave_out_the_weights() -> None:
+    def take(n: int) -> Batch:
+        return pairs(0, n)
+
+    model = Tiny(dropout=0.0, norm=False)
+    two, four, eight = (saved_bytes(model, take(n)) for n in (2, 4, 8))
+    assert eight - four == pytest.approx(2 * (four - two), rel=0.1)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import Tiny, TinyStream, pairs, trainer
+from torch import Generator, Tensor
+
+from vlp.batch import Batch
+from vlp.errors import UserError
+from vlp.losses.siglip import SigLIP
+from vlp.training.optimizers.muon import Muon
+from vlp.training.trainer import Training
+
+BASE = Training(samples=12 * 16, batch=16, log_every=3, ema=0.9, tensorboard=False, checkpoint_every=1e9)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in found]
+
+
+def brighter(image: Tensor, generator: Generator) -> Tensor:
+    return image + torch.rand(len(image), 1, 1, 1, generator=generator) * 20
+
+
+class Stop(Exception):
+    pass
+
+
+class BreaksAfter(TinyStream):
+    """A stream whose machine fails when it is asked for one batch too many."""
+
+    def __init__(self, state: Any, *, batches: int, batch: int) -> None:
+        super().__init__(state, batch=batch)
+        self.left = batches
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for batch in super().__iter__():
+            if self.left == 0:
+                raise Stop
+            self.left -= 1
+            yield batch
+
+
+def test_the_loss_falls_and_everything_is_written(tmp_path: Path) -> None:
+    training = replace(BASE, samples=2000, tensorboard=True)
+    evals = {"val": lambda model: {"pairs": float(model.training)}}
+    fitted = trainer(tmp_path, replace(training, eval_every=50), evals=evals).fit()
+    found = rows(tmp_path)
+    assert found[-2]["loss"] < 0.7 * found[0]["loss"]
+    assert fitted.steps == training.steps == 125
+    assert fitted.samples == found[-1]["samples"] == 2000
+    assert fitted.metrics == {"val/pairs": 0.0}  # models are evaluated in evaluation mode
+    assert [r["step"] for r in found if "val/pairs" in r] == [50, 100, 125]
+    assert [r["step"] for r in found if "loss" in r] == [*range(3, 125, 3), 125]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert not fitted.model.training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"chunk": 4}, {"optimizer": Muon(), "ema": 0.0}],
+    ids=["whole", "cached", "muon"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    training = replace(BASE, **changes)
+    whole = trainer(tmp_path / "whole", training, augment=brighter).fit()
+
+    broken = replace(training, checkpoint_every=0.0, log_every=2)  # neither changes the result
+    first = trainer(tmp_path / "parts", broken, augment=brighter)
+    stream = lambda state: BreaksAfter(state, batches=7, batch=16)  # noqa: E731
+    with pytest.raises(Stop):
+        replace(first, open_stream=stream).fit()
+    # the second part begins with another model and other random numbers about
+    again = trainer(tmp_path / "parts", broken, model=Tiny(seed=5), augment=brighter).fit()
+
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert again.steps == whole.steps
+    straight = trainer(tmp_path / "straight", replace(broken, keep=1), augment=brighter)
+    straight.fit()
+    assert rows(tmp_path / "parts") == rows(tmp_path / "straight")
+
+
+def test_rows_after_the_checkpoint_are_not_written_twice(tmp_path: Path) -> None:
+    late = replace(BASE, checkpoint_every=1e9, log_every=1)
+    stream = lambda state: BreaksAfter(state, batches=7, batch=16)  # noqa: E731
+    with pytest.raises(Stop):
+        replace(trainer(tmp_path, late), open_stream=stream).fit()
+    assert [r["step"] for r in rows(tmp_path)] == list(range(1, 8))
+    trainer(tmp_path, late).fit()
+    assert [r["step"] for r in rows(tmp_path)] == list(range(1, 13))
+
+
+def test_a_finished_run_is_given_back_as_it_is(tmp_path: Path) -> None:
+    first = trainer(tmp_path, BASE).fit()
+    again = trainer(tmp_path, BASE, model=Tiny(seed=9)).fit()
+    assert again.steps == first.steps
+    assert again.seconds == first.seconds
+    assert torch.equal(first.model.text.weight, again.model.text.weight)
+
+
+def test_resume_false_starts_over(tmp_path: Path) -> None:
+    trainer(tmp_path, BASE).fit()
+    shorter = replace(BASE, samples=48, resume=False)
+    assert trainer(tmp_path, shorter).fit().steps == 3
+    assert [r["step"] for r in rows(tmp_path)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "named"),
+    [
+        ({"seed": 1}, {}, "training.seed is 0, here it is 1"),
+        ({"optimizer": Muon()}, {}, "training.optimizer"),
+        ({}, {"loss": SigLIP()}, "loss.kind"),
+        ({}, {"identity": {"data": {"spec": "other"}}}, "data.spec is nothing, here it is other"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, changes: dict[str, Any], parts: dict[str, Any], named: str
+) -> None:
+    trainer(tmp_path, BASE).fit()
+    with pytest.raises(UserError, match=named):
+        trainer(tmp_path, replace(BASE, **changes), **parts).fit()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, BASE).fit()
+    model = Tiny()
+    model.text = torch.nn.Embedding(50, 16)
+    with pytest.raises(UserError, match=r"weight.text.weight is \(40, 16\), here it is \(50, 16\)"):
+        trainer(tmp_path, BASE, model=model).fit()
+
+
+class Poisoned(TinyStream):
+    """Some of its batches are NaN."""
+
+    bad: range = range(4, 6)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for batch in super().__iter__():
+            image = batch.image.float() * (float("nan") if self.step in self.bad else 1.0)
+            yield replace(batch, image=image)
+
+
+def test_a_bad_batch_leaves_no_trace(tmp_path: Path) -> None:
+    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Poisoned(state, batch=16))
+    fitted = run.fit()
+    assert fitted.refused == 2
+    assert all(v.isfinite().all() for v in fitted.model.state_dict().values())  # running statistics too
+    assert all(r["loss"] is not None for r in rows(tmp_path))
+
+
+def test_nothing_but_bad_batches_end_the_run_with_a_sentence(tmp_path: Path) -> None:
+    class Endless(Poisoned):
+        bad = range(4, 10**6)
+
+    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Endless(state, batch=16))
+    with pytest.raises(UserError, match=r"not finite .*lower training.optimizer.lr"):
+        replace(run, training=replace(BASE, samples=10_000)).fit()
+
+
+def test_the_scale_stays_in_its_bounds(tmp_path: Path) -> None:
+    model = Tiny()
+    model.logit_scale.data.fill_(6.0)
+    fitted = trainer(tmp_path, replace(BASE, max_scale=50.0, ema=0.0), model=model).fit()
+    assert fitted.model.logit_scale.exp().item() <= 50.001
+
+
+def test_too_large_a_batch_is_refused_before_data_are_opened(tmp_path: Path) -> None:
+    def never(state: Any) -> TinyStream:
+        raise AssertionError("the stream was opened")
+
+    example: Batch = pairs(0, 4)
+    huge = replace(trainer(tmp_path, replace(BASE, batch=2**28, samples=2**30), example=example), open_stream=never)
+    with pytest.raises(UserError, match=r"needs about .* GiB per process .* are free"):
+        huge.fit()
+    trainer(tmp_path, BASE, example=example).fit()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"samples": 0}, "training.samples"), ({"ema": 1.0}, "training.ema"), ({"clip": -1.0}, "training.clip")],
+)
+def test_impossible_settings_are_named(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        replace(BASE, **changes)

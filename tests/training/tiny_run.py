@@ -1,0 +1,123 @@
+"""The smallest real run: two little towers with dropout and a batch norm, and a stream that can be resumed.
+
+As a script it trains in FOLDER, for the tests that need processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlp.batch import Batch, Embeddings
+from vlp.distributed.world import World
+from vlp.errors import UserError
+from vlp.losses.infonce import InfoNCE
+from vlp.training.trainer import Trainer, Training
+
+
+class Tiny(nn.Module):
+    """A dual encoder of some thousand weights."""
+
+    def __init__(self, *, dropout: float = 0.1, norm: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        middle = nn.BatchNorm2d(8) if norm else nn.GroupNorm(2, 8)
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2), middle, nn.GELU(), nn.Dropout(dropout), nn.Flatten())
+        self.image_head = nn.Linear(8 * 9, 16)
+        self.text = nn.Embedding(40, 16)
+        self.text_head = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(dropout), nn.Linear(32, 16))
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+        self.logit_bias = nn.Parameter(torch.tensor(0.0))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        return F.normalize(self.image_head(self.image(image.to(self.logit_scale.dtype) / 128 - 1)), dim=-1)
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        return F.normalize(self.text_head(self.text(text).mean(1)), dim=-1)
+
+    def forward(self, image: Tensor, text: Tensor) -> Embeddings:
+        return Embeddings(
+            self.encode_image(image), self.encode_text(text), self.logit_scale.exp(), self.logit_bias * 1.0
+        )
+
+
+def pairs(start: int, stop: int) -> Batch:
+    """Pairs `start` to `stop` of an endless corpus; the text of each can be read off its picture."""
+    rows = torch.arange(start, stop)
+    text = torch.stack([rows % 37 + 1, rows * 7 % 37 + 1, rows * 3 % 5 + 1], 1)
+    generator = torch.Generator().manual_seed(start)
+    image = text.float().mul(6)[:, :, None, None] + torch.rand(len(rows), 3, 8, 8, generator=generator) * 20
+    return Batch(image.to(torch.uint8), text, tuple(map(str, rows.tolist())))
+
+
+class TinyStream:
+    """Rank r of n has every n-th slice of the global batch."""
+
+    def __init__(self, state: Any, *, batch: int, rank: int = 0, size: int = 1, pause: float = 0.0) -> None:
+        self.step = 0 if state is None else int(state["step"])
+        self.batch, self.rank, self.size, self.pause = batch, rank, size, pause
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            time.sleep(self.pause)
+            self.step += 1
+            rows = self.batch // self.size
+            yield pairs(self.step * self.batch, (self.step + 1) * self.batch)[self.rank * rows : (self.rank + 1) * rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+
+def trainer(folder: Path, training: Training, world: World | None = None, pause: float = 0.0, **parts: Any) -> Trainer:
+    """A run in `folder`, with what `parts` replace."""
+    world = world or World.alone()
+    parts = {"model": Tiny(), "loss": InfoNCE(), **parts}
+    stream = {"batch": training.batch, "rank": world.rank, "size": world.size, "pause": pause}
+    return Trainer(training, folder=folder, world=world, open_stream=lambda state: TinyStream(state, **stream), **parts)
+
+
+def main(argv: list[str]) -> int:
+    """Train in a process of its own; print the norm of the weights."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--ema", type=float, default=0.9)
+    parser.add_argument("--plain", action="store_true", help="no dropout, no batch norm: what ranks can share exactly")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    training = Training(
+        samples=options.steps * 16,
+        batch=16,
+        chunk=options.chunk,
+        checkpoint_every=0.0,
+        log_every=1,
+        ema=options.ema,
+        tensorboard=False,
+    )
+    from vlp.distributed.world import connect
+
+    world = connect() if "RANK" in os.environ else World.alone()
+    model = Tiny(dropout=0.0, norm=False) if options.plain else Tiny()
+    try:
+        fitted = trainer(options.folder, training, world, options.pause, model=model).fit()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if world.rank == 0:
+        torch.save(fitted.model.state_dict(), options.folder / "final.pt")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The optimizer step: gradients, schedules, checkpoints, and the loop that joins them."""

@@ -1,0 +1,31 @@
+"""AdamW (1711.05101), torch's fused kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vlp.training.optimizers import Optimizer, groups
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, which norms, biases and the logit scale are spared."""
+
+    lr: float = 1e-3
+    """peak learning rate"""
+    weight_decay: float = 0.1
+    """share of a matrix that decays per step, times the learning rate"""
+    beta1: float = 0.9
+    """memory of the mean gradient"""
+    beta2: float = 0.98
+    """memory of the mean squared gradient"""
+    eps: float = 1e-6
+    """what keeps the division safe"""
+
+    def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+        """One fused AdamW over all weights."""
+        parameters = groups(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return (torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True),)

@@ -1,0 +1,121 @@
+"""Muon (Jordan, 2024, kellerjordan.github.io/posts/muon): matrices step along their orthogonalised momentum.
+
+torch.optim.Muon takes plain matrices only and iterates in bfloat16, which a CPU without bf16 units multiplies some
+hundred times slower than float32. This one takes convolution kernels and fused query-key-value matrices too, treats
+equal shapes as one batch, and iterates in bfloat16 only where that is fast.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlp.training.optimizers import Optimizer, groups
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
+FUSED = ("in_proj_weight", "qkv.weight")  # three matrices in one parameter
+
+
+@dataclass(frozen=True)
+class Muon(Optimizer):
+    """Muon for the matrices and kernels inside the towers; AdamW, with its own lr, for everything else."""
+
+    lr: float = 2e-3
+    """peak learning rate of the matrices; a step has the root mean square of an AdamW step at this rate (2502.16982)"""
+    adamw_lr: float = 1e-3
+    """peak learning rate of embeddings, norms, biases and the logit scale"""
+    weight_decay: float = 0.1
+    """share of a matrix that decays per step, times the learning rate"""
+    momentum: float = 0.95
+    """memory of the gradient (Nesterov)"""
+    iterations: int = 5
+    """Newton-Schulz iterations of the orthogonalisation"""
+    beta1: float = 0.9
+    """AdamW: memory of the mean gradient"""
+    beta2: float = 0.98
+    """AdamW: memory of the mean squared gradient"""
+    eps: float = 1e-6
+    """AdamW: what keeps the division safe"""
+
+    def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+        """Orthogonal momentum for the matrices of `model`, and a fused AdamW for the rest."""
+        chosen = dict(matrices(model))
+        rest = [p for p in model.parameters() if id(p) not in {id(q) for q in chosen.values()}]
+        adamw = torch.optim.AdamW(
+            groups(rest, lr=self.adamw_lr, weight_decay=self.weight_decay),
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            fused=True,
+        )
+        if not chosen:
+            return (adamw,)
+        whole = [p for name, p in chosen.items() if not name.endswith(FUSED)]
+        fused = [p for name, p in chosen.items() if name.endswith(FUSED)]
+        shared = {"lr": self.lr, "peak": self.lr, "weight_decay": self.weight_decay}
+        parts = [{"params": p, "parts": n, **shared} for p, n in ((whole, 1), (fused, 3)) if p]
+        return (OrthogonalMomentum(parts, momentum=self.momentum, iterations=self.iterations), adamw)
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, weight) of linear layers, attention projections and convolutions: no embeddings, nothing depthwise.
+
+    A kernel with one input channel per group has no second axis to be orthogonal in.
+    """
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        for name, p in module.named_parameters(prefix, recurse=False):
+            if not p.requires_grad or p.ndim < 2 or not name.endswith(("weight", "proj")):
+                continue
+            if min(p.shape[0], p[0].numel()) > 1 and not (isinstance(module, nn.Conv2d) and module.groups > 1):
+                yield name, p
+
+
+class OrthogonalMomentum(torch.optim.Optimizer):
+    """m ← μ m + (1 − μ) g;  w ← (1 − lr·λ) w − lr·0.2·√max(rows, columns)·orthogonal((1 − μ) g + μ m)."""
+
+    def __init__(self, parameters: list[dict[str, Any]], *, momentum: float, iterations: int) -> None:
+        super().__init__(parameters, {"momentum": momentum, "iterations": iterations})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient; matrices of one shape are orthogonalised together."""
+        for group in self.param_groups:
+            shapes: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes[tuple(p.shape)].append(p)
+            for parameters in shapes.values():
+                self._step_together(parameters, group)
+
+    def _step_together(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        mu, parts = group["momentum"], group["parts"]
+        directions = []
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+            momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - mu)
+            directions.append(torch.lerp(p.grad, momentum, mu).reshape(parts, p.shape[0] // parts, -1))
+        together = orthogonal(torch.cat(directions), group["iterations"])  # [matrices, rows, columns]
+        size = 0.2 * max(together.shape[1:]) ** 0.5
+        for p, direction in zip(parameters, together.split(parts), strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.sub_(direction.reshape(p.shape), alpha=group["lr"] * size)
+
+
+def orthogonal(matrices: Tensor, iterations: int) -> Tensor:
+    """U Vᵀ, about, of each matrix U S Vᵀ in [N, rows, columns], by Newton-Schulz iteration."""
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)

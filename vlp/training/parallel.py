@@ -1,0 +1,75 @@
+"""One model on any number of processes and in either precision, through accelerate; and what ranks agree on."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+
+from vlp.distributed.world import World
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def resolve(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """What `auto` means on `device`: bf16 where it has units for it, else fp32.
+
+    A CPU without AMX or AVX512_BF16 multiplies bf16 some hundred times slower than fp32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has = torch.cpu.get_capabilities()
+    return "bf16" if has.get("amx_bf16") or has.get("amx_tile") or has.get("avx512_bf16") else "fp32"
+
+
+class Parallel:
+    """accelerate's wrapping of the model, and the few things that all ranks must do together."""
+
+    def __init__(self, world: World, precision: Precision) -> None:
+        self.world = world
+        if world.size > 1:  # accelerate reads torchrun's variables, which srun alone does not set
+            for key, value in (
+                ("RANK", world.rank),
+                ("WORLD_SIZE", world.size),
+                ("LOCAL_RANK", world.local_rank),
+                ("LOCAL_WORLD_SIZE", world.local_size),
+            ):
+                os.environ.setdefault(key, str(value))
+        self.accelerator = Accelerator(
+            cpu=world.device.type == "cpu",
+            mixed_precision="bf16" if resolve(precision, world.device) == "bf16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """`model` with mixed precision in its forward, inside DDP if there are several ranks (all participate)."""
+        wrapped: nn.Module = self.accelerator.prepare_model(model)
+        return wrapped
+
+    def release(self, model: nn.Module) -> None:
+        """Take the mixed precision out of the forward of `model` again."""
+        self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+    def unsynced(self, model: nn.Module) -> AbstractContextManager[object]:
+        """A context in which a backward leaves gradients unsynchronised."""
+        context: AbstractContextManager[object] = self.accelerator.no_sync(model)
+        return context
+
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any rank (all ranks participate)."""
+        if self.world.size == 1:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32, device=self.world.device)
+        return [bool(v) for v in self.accelerator.reduce(votes, reduction="sum").tolist()]
+
+    def everyones(self, value: Any) -> list[Any]:
+        """`value` of every rank, in order of rank (all ranks participate)."""
+        return [value] if self.world.size == 1 else list(gather_object([value]))

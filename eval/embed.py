@@ -26,40 +26,46 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
+    from data_pipelines.ledger import Ledger
     from data_pipelines.sample import Sample
     from data_pipelines.shard_set import ShardSet
     from vlp.models.release import Release
 
 FORMAT = "vlp-embeddings-1"
 PICTURES_AT_ONCE = 256
-MOST_PIXELS = 2**27  # a picture that says it is larger is taken for a bomb
+DAMAGE = ("unreadable shard", "corrupt tar", "truncated tail")
 log = logging.getLogger("vlp.eval")
 
 
-def picture_of(sample: Sample) -> Image | None:
-    """The picture of a sample, or None, with a line in the log, when it cannot be decoded."""
-    from data_pipelines.decode import TooLarge, Undecodable, decode
+def picture_of(sample: Sample, url: str, skip: Ledger) -> Image | None:
+    """The picture of a sample in RGB; or None, counted in `skip` and named in the log, when it cannot be decoded."""
+    from data_pipelines.decode import Limits, Refused, decode
 
     try:
-        return decode(sample.image, most_pixels=MOST_PIXELS)
-    except (Undecodable, TooLarge) as error:
-        log.warning("skipped %s: its picture cannot be decoded (%s)", sample.key, error)
+        return decode(sample.image, Limits())
+    except Refused as error:
+        skip.drop(str(error), url)
+        log.warning("skipped %s of %s: %s", sample.key, url, error)
         return None
 
 
 def embedded_pictures(
-    release: Release, shards: ShardSet, *, what: str = ""
+    release: Release, shards: ShardSet, skip: Ledger, *, what: str = "embedding pictures"
 ) -> Iterator[tuple[list[Sample], NDArray[np.float32]]]:
-    """Samples, some at a time, with the unit vectors [n, D] of their pictures; undecodable pictures are left out."""
+    """Samples, some at a time, with the unit vectors [n, D] of their pictures.
+
+    Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
+    or cut short: numbers over an unknown part of the data would mean nothing.
+    """
     from data_pipelines.stream import read_samples
 
     total = sum(shards.counts) if min(shards.counts) >= 0 else None
-    with progress_bar(what or "embedding pictures", total) as advance:
+    with progress_bar(what, total) as advance:
         for url in shards.urls:
             held: list[tuple[Sample, Image]] = []
-            for sample in read_samples(url):
+            for sample in read_samples(url, skip=skip):
                 advance(1)
-                picture = picture_of(sample)
+                picture = picture_of(sample, url, skip)
                 if picture is not None:
                     held.append((sample, picture))
                 if len(held) == PICTURES_AT_ONCE:
@@ -67,6 +73,13 @@ def embedded_pictures(
                     held = []
             if held:
                 yield _embed(release, held)
+            _refuse_damage(skip, url)
+
+
+def _refuse_damage(skip: Ledger, url: str) -> None:
+    for reason, shard in skip.drops:
+        if reason in DAMAGE and shard.startswith(url):
+            raise UserError(f"{shard} cannot be read to its end ({reason}); find out with: vlp shards verify {url}")
 
 
 def _embed(release: Release, held: list[tuple[Sample, Image]]) -> tuple[list[Sample], NDArray[np.float32]]:
@@ -199,11 +212,12 @@ def _write_part(release: Release, shard: str, out: Path, *, part: str, dtype: st
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from data_pipelines.ledger import Ledger
     from data_pipelines.shard_set import ShardSet
 
     samples: list[Sample] = []
     vectors: list[NDArray[np.float32]] = []
-    for some, embedded in embedded_pictures(release, ShardSet.open(shard), what=f"part {part}"):
+    for some, embedded in embedded_pictures(release, ShardSet.open(shard), Ledger(), what=f"part {part}"):
         samples += some
         vectors.append(embedded)
     if not samples:

@@ -46,14 +46,16 @@ class EmbeddedSplit:
     """The pictures of a shard set as one model sees them; embedded once, however many tasks ask."""
 
     def __init__(self, release: Release, spec: str) -> None:
+        from data_pipelines.ledger import Ledger
         from data_pipelines.shard_set import ShardSet
 
         self.release = release
         self.spec = spec
         self.shards: ShardSet = ShardSet.open(spec)
         self.samples: list[Sample] = []
+        self.skipped = Ledger()
         parts: list[NDArray[np.float32]] = []
-        for samples, vectors in embedded_pictures(release, self.shards):
+        for samples, vectors in embedded_pictures(release, self.shards, self.skipped, what=f"embedding {spec}"):
             self.samples += samples
             parts.append(vectors)
         if not parts:

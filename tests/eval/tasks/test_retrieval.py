@@ -1,0 +1,62 @@
+"""Retrieval, against a brute-force count over the same embeddings."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.tasks import EmbeddedSplit
+from eval.tasks import retrieval as module
+from eval.tasks.retrieval import Captions, Retrieval
+from vlp.errors import UserError
+from vlp.models.release import Release
+
+
+@pytest.fixture(scope="module")
+def split(release: Release, shards: Path) -> EmbeddedSplit:
+    return EmbeddedSplit(release, str(shards))
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_recall_equals_a_count_by_hand(split: EmbeddedSplit) -> None:
+    found = Retrieval(ks=(1, 3)).measure(split)
+    for language in ("en", "zh"):
+        own = [sample.captions[language] for sample in split.samples]
+        texts = sorted(set(own))
+        scores = split.image @ np.asarray(split.release.embed_texts(texts)).T
+        for k in (1, 3):
+            to_text = [own[i] in [texts[t] for t in np.argsort(-scores[i])[:k]] for i in range(len(own))]
+            to_image = [any(own[i] == texts[t] for i in np.argsort(-scores[:, t])[:k]) for t in range(len(texts))]
+            assert found[f"{language}/image_to_text/recall@{k}"].value == pytest.approx(np.mean(to_text))
+            assert found[f"{language}/text_to_image/recall@{k}"].value == pytest.approx(np.mean(to_image))
+
+
+def test_conditions_of_a_measurement(split: EmbeddedSplit) -> None:
+    found = Retrieval().measure(split)
+    to_text, to_image = found["en/image_to_text/recall@1"], found["en/text_to_image/recall@1"]
+    assert (to_text.queries, to_text.candidates) == (24, 12)  # two pictures of each of twelve captions
+    assert (to_image.queries, to_image.candidates) == (12, 24)
+    assert to_text.chance == pytest.approx(1 / 12)
+    assert to_image.chance == pytest.approx(2 / 24)
+    for measured in found.values():
+        assert measured.interval[0] <= measured.value <= measured.interval[1]
+
+
+def test_a_task_gives_the_values_of_its_measurements(release: Release, shards: Path, split: EmbeddedSplit) -> None:
+    task = Retrieval(data=str(shards), languages=("zh",))
+    values = task(release)
+    assert values == {name: m.value for name, m in task.measure(split).items()}
+    assert task.primary in values
+
+
+def test_pictures_without_a_caption_in_the_language_take_no_part(split: EmbeddedSplit) -> None:
+    captions = Captions.gather([[], ["b"], [], ["a", "b"]])
+    assert captions == Captions(("b", "a"), (1, 3, 3), (0, 1, 0))
+    with pytest.raises(UserError, match="no captions in language"):
+        Retrieval(languages=("fr",)).measure(split)

@@ -1,0 +1,181 @@
+"""Train a dual encoder: read the configuration, connect the ranks, build the parts, fit.
+
+python train.py demo                                     one process
+torchrun --nproc-per-node 2 train.py demo                two
+accelerate launch --num-processes 2 train.py demo        two
+vlp train demo --training.samples 10000                  the same program as a command
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_pipelines.ledger import Ledger
+from data_pipelines.shard_set import ShardSet
+from data_pipelines.stream import Loader, Stream, read_samples
+from eval.tasks import Task
+from eval.tasks.retrieval import Retrieval
+from vlp.augment import Augment
+from vlp.augment.none import Unchanged
+from vlp.config import dump, parse, run_main, to_tree
+from vlp.distributed.world import World, connect
+from vlp.losses import Loss
+from vlp.losses.infonce import InfoNCE
+from vlp.models import Model, release
+from vlp.models.dual_encoder import DualEncoder
+from vlp.models.image_transform import ImageTransform, RandomCrop
+from vlp.models.kinds.two_towers import TwoTowers
+from vlp.models.tokenizer import Tokenizer
+from vlp.training.interruption import Interrupted
+from vlp.training.settings import Training
+from vlp.training.trainer import Evaluation, Fitted, Trainer
+
+TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
+VERSIONS = ("torch", "open_clip_torch", "transformers", "timm", "webdataset", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything about one training run: data, model, objective, optimizer step, and where it goes."""
+
+    out: Path = Path("runs/train")
+    """folder of the run: checkpoints, metrics.jsonl, config.toml, and in the end the model folder"""
+    data: Stream = field(default_factory=Stream)
+    """what is read, in which order, which caption is said"""
+    model: Model = field(default_factory=TwoTowers)
+    """towers, tokenizer, picture size"""
+    crop: tuple[float, float] = (1.0, 1.0)
+    """random resized crops: their least and greatest share of the picture; 1, 1: the evaluation's crop"""
+    augment: Augment = field(default_factory=Unchanged)
+    """what else happens to pictures, batch by batch"""
+    loss: Loss = field(default_factory=InfoNCE)
+    """the objective"""
+    training: Training = field(default_factory=Training)
+    """optimizer step, budget, checkpoints"""
+    validation: str = ""
+    """shard set on which retrieval is measured every training.eval_every steps"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
+    run = parse(Run, argv, "vlp train", (__doc__ or "").replace("\n", "\n\n"))
+    with connect() as world:
+        try:
+            train(run, world)
+        except Interrupted as stop:
+            return 128 + stop.signum
+    return 0
+
+
+def train(run: Run, world: World) -> None:
+    """Train, and leave the model folder in RUN/model. All ranks participate."""
+    torch.manual_seed(run.training.seed)
+    tokenizer = run.model.tokenizer(captions(run.data))
+    encoder = run.model.build(tokenizer.vocab)
+    if world.rank == 0:
+        run.out.mkdir(parents=True, exist_ok=True)
+        (run.out / "config.toml").write_text(dump(run), encoding="utf-8")
+    fitted = Trainer(
+        training=run.training,
+        model=encoder,
+        loss=run.loss,
+        open_stream=lambda state: open_stream(run, tokenizer, world, state),
+        folder=run.out,
+        world=world,
+        evals=evaluations(run, tokenizer),
+        augment=run.augment,
+        identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
+        example=next(iter(open_stream(run, tokenizer, World.alone(), None)))[slice(0, 8)],
+    ).fit()
+    if world.rank == 0:
+        finish(run, fitted, tokenizer)
+
+
+def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any) -> Loader:
+    """The batches of this rank."""
+    evaluation = run.model.transform()
+    transform: RandomCrop | ImageTransform = evaluation
+    if run.crop != (1.0, 1.0):
+        transform = RandomCrop(evaluation.size, run.crop)
+    return run.data.open(
+        transform=transform,
+        tokenizer=tokenizer,
+        global_batch=run.training.batch,
+        rank=world.rank,
+        size=world.size,
+        seed=run.training.seed,
+        state=state,
+    )
+
+
+def captions(data: Stream) -> Iterator[str]:
+    """Every caption and tag of the training data, for the tokenizer; up to 500,000 pairs are read."""
+    samples = (s for spec in data.mixture or (data.shards,) for s in read_samples(spec, skip=Ledger()))
+    for sample in islice(samples, TOKENIZER_SAMPLES):
+        yield from sample.captions.values()
+        for tags in dict(sample.metadata.get("tags") or {}).values():
+            yield from tags
+
+
+def data_identity(run: Run) -> Mapping[str, Any]:
+    """What a resumed run must share of the data; where and how fast it is read may differ."""
+    free = ("workers", "cache_bytes", "index_cache")
+    return {"crop": list(run.crop), **{k: v for k, v in to_tree(run.data).items() if k not in free}}
+
+
+def evaluations(run: Run, tokenizer: Tokenizer) -> dict[str, Evaluation]:
+    """Retrieval on the validation shards, if there are any."""
+    if not run.validation:
+        return {}
+    task: Task = Retrieval(data=run.validation)
+
+    def retrieval(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, DualEncoder)
+        return task(release.Release(model, tokenizer, run.model.transform(), "", str(run.out)))
+
+    return {"val": retrieval}
+
+
+def finish(run: Run, fitted: Fitted, tokenizer: Tokenizer) -> None:
+    """Write RUN/model and RUN/train.json, on rank 0."""
+    shards = [ShardSet.open(spec) for spec in run.data.mixture or (run.data.shards,)]
+    notes = {
+        "seed": str(run.training.seed),
+        "samples": str(fitted.samples),
+        "data": ", ".join(run.data.mixture or (run.data.shards,)),
+        "data_sha256": hashlib.sha256("".join(h for s in shards for h in s.sha256).encode()).hexdigest(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+    }
+    assert isinstance(fitted.model, DualEncoder)
+    id = release.save(run.out / "model", config=run.model, encoder=fitted.model, tokenizer=tokenizer, notes=notes)
+    record = {
+        "model_id": id,
+        "steps": fitted.steps,
+        "samples": fitted.samples,
+        "seconds": round(fitted.seconds, 2),
+        "samples_per_second": round(fitted.samples_per_second, 2),
+        "refused_steps": fitted.refused,
+        "seed": run.training.seed,
+    }
+    (run.out / "train.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    rate = f"{fitted.samples_per_second:.0f} pairs/s"
+    print(
+        f"trained on {fitted.samples:,} pairs in {fitted.seconds:.0f} s ({rate}); the model is in {run.out / 'model'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

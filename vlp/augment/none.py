@@ -1,0 +1,18 @@
+"""No augmentation beyond what the stream's crops do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from vlp.augment import Augment
+
+
+@dataclass(frozen=True)
+class Unchanged(Augment):
+    """Pictures as they come."""
+
+    def __call__(self, image: Tensor, generator: Generator) -> Tensor:
+        """The batch itself."""
+        return image

@@ -54,3 +54,5 @@ class Embeddings:
     bias: Tensor  # [] the logit bias, 0 where the objective has none
     ids: Tensor | None = None  # [B] int64, as in Batch
     weights: Tensor | None = None  # [B] float32, as in Batch
+    negatives: Tensor | None = None  # [B, K, D], unit norm: captions that are negatives of their own image only
+    negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions

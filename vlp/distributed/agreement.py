@@ -1,0 +1,72 @@
+"""Do all ranks bring the same kind of batch? Asked before any feature travels, so that a wrong batch is an error, not a hang."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vlp.batch import Embeddings
+from vlp.distributed.world import World
+from vlp.errors import UserError
+
+ASPECTS = (
+    "pairs in the batch",
+    "width of the features",
+    "bytes per element of the features",
+    "negative captions per image",
+    "ids given",
+    "weights given",
+    "masks of the negative captions given",
+    "gradient of the images wanted",
+    "gradient of the captions wanted",
+    "any gradient wanted",
+)
+
+
+def described(e: Embeddings) -> list[int]:
+    """The ASPECTS of a batch, as numbers."""
+    grads = torch.is_grad_enabled()
+    tensors = (e.image, e.text, e.scale, e.bias, e.negatives)
+    return [
+        len(e.image),
+        e.image.shape[-1],
+        e.image.element_size(),
+        0 if e.negatives is None else e.negatives.shape[1],
+        e.ids is not None,
+        e.weights is not None,
+        e.negatives_keep is not None,
+        grads and e.image.requires_grad,
+        grads and e.text.requires_grad,
+        grads and any(t is not None and t.requires_grad for t in tensors),
+    ]
+
+
+def agree(facts: list[int], names: tuple[str, ...], world: World, device: torch.device) -> None:
+    """Raises UserError on every rank if `facts` differ between ranks (all ranks take part: one all-reduce, two if they differ)."""
+    if world.size == 1:
+        return
+    own = torch.tensor(facts, dtype=torch.int64, device=device)
+    extremes = torch.cat([own, -own])
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    most, least = extremes.view(2, -1).tolist()
+    differing = [k for k in range(len(facts)) if most[k] != -least[k]]
+    if not differing:
+        return
+    every = own.new_zeros(world.size, len(facts))
+    every[world.rank] = own
+    dist.all_reduce(every)
+    aspect = differing[0]
+    raise UserError(
+        f"the ranks disagree on the {names[aspect]}: {told(every[:, aspect])}; expected the same on every rank"
+    )
+
+
+def told(values: Tensor) -> str:
+    """'8 on rank 0, 7 on rank 1 and 8 on the 6 others', in words: the commonest value last and summed up."""
+    found: dict[int, list[int]] = {}
+    for rank, value in enumerate(values.tolist()):
+        found.setdefault(value, []).append(rank)
+    *rare, (common, others) = sorted(found.items(), key=lambda item: len(item[1]))
+    odd = [f"{value} on rank {', '.join(map(str, ranks[:8]))}{' ...' * (len(ranks) > 8)}" for value, ranks in rare]
+    return f"{'; '.join(odd)}; {common} on the other {len(others)}"

@@ -1,0 +1,132 @@
+"""Who takes part in a run: this process's rank, the number of ranks, its device, and which ranks share a node."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+
+from vlp.distributed.lifeline import Hub, Lifeline
+from vlp.errors import UserError
+
+TIMEOUT_S = 600.0
+"""How long a collective waits for a rank that is alive but does not come; a dead one is noticed at once (lifeline)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of a run. As a context manager it tells the others why this rank failed, if it does."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    nodes: tuple[int, ...] = (0,)  # the node of each rank
+    lifeline: Lifeline | None = field(default=None, repr=False, compare=False)
+
+    @staticmethod
+    def alone(device: torch.device | str | None = None) -> World:
+        """The world of a single process; its device is the first GPU if there is one."""
+        return World(0, 1, 0, 1, torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        fault = error is not None and not (isinstance(error, SystemExit) and not error.code)
+        if self.lifeline is not None:
+            self.lifeline.close(error if fault else None)
+        if dist.is_initialized() and not fault:
+            dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a launcher says of one process."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    node: str
+    address: str
+    port: int
+
+
+def seat(env: dict[str, str]) -> Seat | None:
+    """What torchrun, accelerate launch or srun put into the environment; None for a plain process.
+
+    Raises UserError where a launcher's variables are incomplete.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        size = int(env["WORLD_SIZE"])
+        local = int(env.get("LOCAL_RANK", 0))
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if size > 1 and name not in env:
+                raise UserError(
+                    f"WORLD_SIZE is {size} and {name} is not set; start the run with torchrun or accelerate"
+                )
+        node = env.get("GROUP_RANK", socket.gethostname())
+        address, port = env.get("MASTER_ADDR", "127.0.0.1"), int(env.get("MASTER_PORT", 0))
+        return Seat(int(env["RANK"]), size, local, int(env.get("LOCAL_WORLD_SIZE", size)), node, address, port)
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun only: a batch script itself is a plain process
+        local_size = int(env.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
+        address = env.get("MASTER_ADDR") or first_host(env["SLURM_STEP_NODELIST"])
+        port = int(env.get("MASTER_PORT", 20000 + int(env.get("SLURM_JOB_ID", 0)) % 20000))
+        rank, size = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])
+        return Seat(rank, size, int(env["SLURM_LOCALID"]), local_size, env["SLURM_NODEID"], address, port)
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list."""
+    if not any(mark in nodes for mark in "[,"):
+        return nodes
+    return subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+
+
+def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) -> World:
+    """The world the launcher describes, its process group up and its lifeline tied (all ranks take part).
+
+    gloo on CPUs; nccl beside gloo on GPUs. An existing process group, accelerate's for one, is used as it is. Raises
+    UserError for an incomplete launcher environment.
+    """
+    env = dict(os.environ) if env is None else env
+    place = seat(env)
+    if place is None and not dist.is_initialized():
+        return World.alone()
+    gpu = torch.cuda.is_available()
+    local_rank = place.local_rank if place else 0
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        assert place is not None
+        if place.size == 1:
+            return World.alone(device)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            init_method=f"tcp://{place.address}:{place.port}" if "MASTER_ADDR" not in env else "env://",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    rank, size = dist.get_rank(), dist.get_world_size()
+    hub = Hub() if rank == 0 else None
+    told: list[tuple[str, int]] = [("", 0)] * size
+    dist.all_gather_object(told, (place.node if place else socket.gethostname(), hub.port if hub else 0))
+    names = [name for name, _ in told]
+    nodes = tuple(list(dict.fromkeys(names)).index(name) for name in names)
+    local_size = place.local_size if place else nodes.count(nodes[rank])
+    host = place.address if place else "127.0.0.1"
+    lifeline = Lifeline.tie(rank, size, host=host, hub=hub, port=told[0][1])
+    return World(rank, size, local_rank, local_size, device, nodes, lifeline)

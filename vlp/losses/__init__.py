@@ -1,0 +1,118 @@
+"""Contrastive objectives, one per file; each is written once for one tile of logits and once as its whole-matrix definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlp.batch import Embeddings
+from vlp.losses.tile import Matrix, Side, Term, Tile
+
+__all__ = ["Loss", "Matrix", "Side", "Softmax", "Term", "Tile"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """An objective: the mean over pairs (weighted by `Embeddings.weights`) of half its row loss plus half its column loss.
+
+    A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
+    the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how `tiles.contrast` computes it
+    without ever holding the matrix. The column loss is the same function of the transposed logits.
+    """
+
+    component_package: ClassVar[str] = "vlp.losses"
+    uses_bias: ClassVar[bool] = False  # softmax objectives are blind to a constant added to every logit
+    uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
+    linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
+    least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
+
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all captions (all images, the other way round), 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"loss.label_smoothing is {self.label_smoothing}; expected a value from 0 to below 1")
+
+    # The tile form -----------------------------------------------------------------------------------------------
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """Each p for which the objective needs log sum exp(p * logit) of its rows and columns."""
+        return ()
+
+    @property
+    def term_count(self) -> int:
+        """Length of what `terms` returns."""
+        return 0
+
+    def terms(self, tile: Tile) -> tuple[Term, ...]:
+        """The functions of a tile's logits whose sums along rows and columns the objective needs."""
+        return ()
+
+    def denominator(self, tile: Tile) -> Tensor:
+        """The tile's logits [r, c], -inf where a pair stays out of the log-sum-exps; may be written in place."""
+        return tile.logits
+
+    def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair in one direction, differentiable in every field of `side`."""
+        raise NotImplementedError
+
+    # The definition ----------------------------------------------------------------------------------------------
+
+    def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair in one direction, from the whole matrix."""
+        raise NotImplementedError
+
+    def reference(self, e: Embeddings) -> Tensor:
+        """The loss [] by its definition, through autograd: B x B memory, for tests and for reading."""
+        logits = e.scale * e.image @ e.text.T
+        local = e.image.new_zeros(len(e.image), 0)
+        if e.negatives is not None:
+            local = e.scale * (e.image[:, None] * e.negatives).sum(-1)
+        if self.uses_bias:
+            logits, local = logits + e.bias, local + e.bias
+        if e.negatives_keep is not None:
+            local = local.masked_fill(~e.negatives_keep, -torch.inf)
+        same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        if self.uses_ids and e.ids is not None:
+            same = e.ids[:, None] == e.ids[None, :]
+        rows = self.definition(Matrix(logits, local, same))
+        columns = self.definition(Matrix(logits.T, local[:, :0], same.T))
+        weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)
+        return (weights * (rows + columns)).sum() / (2 * weights.sum())
+
+    def __call__(self, e: Embeddings) -> Tensor:
+        """The loss [] of one process's pairs, tile by tile: memory flat in B, gradients computed in the forward pass."""
+        from vlp.losses.contrast import contrast
+
+        return contrast(self, e)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Loss):
+    """A loss whose target is the pair's own logit, or with label smoothing e: (1 - e) own + e mean over the row."""
+
+    @property
+    def term_count(self) -> int:
+        return 1 if self.label_smoothing else 0
+
+    def terms(self, tile: Tile) -> tuple[Term, ...]:
+        """The sum of the row's logits, for the smoothed target; negative captions are never a target."""
+        if not self.label_smoothing:
+            return ()
+        if tile.local:
+            return (Term(tile.logits.new_zeros(()).expand_as(tile.logits), None),)
+        return (Term(tile.logits, tile.logits.new_ones(()).expand_as(tile.logits)),)
+
+    def target(self, side: Side) -> Tensor:
+        """[n] the target logit of each pair."""
+        if not self.label_smoothing:
+            return side.positive
+        return self.smoothed(side.positive, side.total[0] / side.size)
+
+    def smoothed(self, positive: Tensor, mean: Tensor) -> Tensor:
+        """[n] (1 - e) positive + e mean."""
+        return (1 - self.label_smoothing) * positive + self.label_smoothing * mean

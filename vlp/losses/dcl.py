@@ -1,0 +1,34 @@
+"""Decoupled contrastive learning: the positive leaves the denominator (Yeh et al. 2021, arXiv 2110.06848, equation 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlp.losses import Softmax
+from vlp.losses.tile import Matrix, Side, Tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCL(Softmax):
+    """-s_ii + log sum_{j != i} exp(s_ij): InfoNCE without its negative-positive coupling, kinder to small batches."""
+
+    least_pairs: ClassVar[int] = 2
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    def denominator(self, tile: Tile) -> Tensor:
+        tile.own(tile.logits).fill_(-torch.inf)
+        return tile.logits
+
+    def each(self, side: Side) -> Tensor:
+        return side.lse[0] - self.target(side)
+
+    def definition(self, matrix: Matrix) -> Tensor:
+        negatives = matrix.logits.masked_fill(matrix.own(), -torch.inf)
+        return matrix.log_sum_exp(negatives) - self.smoothed(matrix.positive(), matrix.logits.mean(1))

@@ -1,0 +1,61 @@
+"""Hard-negative NCE of DiHT (Radenovic et al. 2023, arXiv 2301.02280, equations 3 to 5)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlp.losses import Softmax
+from vlp.losses.tile import Matrix, Side, Tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class HNNCE(Softmax):
+    """-s_ii + log(alpha exp(s_ii) + sum_{j != i} w_ij exp(s_ij)), w_ij = n exp(beta s_ij) / sum_{k != i} exp(beta s_ik).
+
+    n is the number of negatives, so that alpha = 1 and beta = 0 is InfoNCE. The weighted sum is
+    n exp(lse((1 + beta) s) - lse(beta s)): two log-sum-exps (and the count) are all it needs of a row. As in the
+    definition, gradients flow through the weights.
+    """
+
+    least_pairs: ClassVar[int] = 2
+
+    alpha: float = 1.0
+    """Weight of the positive in the denominator; 1 in InfoNCE, less lets go of pairs that are close already."""
+    beta: float = 0.25
+    """Sharpness of the weights on hard negatives; 0 weights them all alike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0 or self.beta < 0:
+            raise ValueError(f"loss.alpha is {self.alpha} and loss.beta is {self.beta}; expected both to be at least 0")
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        return (1.0 + self.beta, self.beta, 0.0)
+
+    def denominator(self, tile: Tile) -> Tensor:
+        tile.own(tile.logits).fill_(-torch.inf)
+        return tile.logits
+
+    def each(self, side: Side) -> Tensor:
+        hard, weight, count = side.lse
+        return self.joined(side.positive, count + hard - weight) - self.target(side)
+
+    def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[n] log(alpha exp(positive) + exp(negative))."""
+        if self.alpha == 0:
+            return negative
+        return torch.logaddexp(positive + math.log(self.alpha), negative)
+
+    def definition(self, matrix: Matrix) -> Tensor:
+        negatives = torch.cat([matrix.logits.masked_fill(matrix.own(), -torch.inf), matrix.local], dim=1)
+        present = negatives.isfinite()
+        sharpened = torch.where(present, self.beta * negatives, -torch.inf)
+        log_weights = present.sum(1, keepdim=True).to(negatives.dtype).log() + sharpened.log_softmax(1)
+        negative = (log_weights + negatives).logsumexp(1)
+        return self.joined(matrix.positive(), negative) - self.smoothed(matrix.positive(), matrix.logits.mean(1))

@@ -1,0 +1,57 @@
+"""Those who share a matrix of logits, as the mathematics sees them; process groups implement this in vlp.distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+Pending: TypeAlias = Callable[[], Tensor]
+"""A result on its way: calling it waits for it."""
+
+
+class Peers(Protocol):
+    """`size` holders of b rows each, of whom this is number `rank`. All of them must make the same calls in the same order."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    def gather(self, rows: Tensor) -> Pending:
+        """Everyone's rows [size * b, ...] in order of rank."""
+        ...
+
+    def scatter_sum(self, rows: Tensor) -> Pending:
+        """From [size * b, ...] everywhere: the sum over peers of my own b rows."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over peers."""
+        ...
+
+    def max(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over peers."""
+        ...
+
+
+class Alone:
+    """No peers: one process that holds everything."""
+
+    size = 1
+    rank = 0
+
+    def gather(self, rows: Tensor) -> Pending:
+        return lambda: rows
+
+    def scatter_sum(self, rows: Tensor) -> Pending:
+        return lambda: rows
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
+        return values
+
+
+ALONE = Alone()

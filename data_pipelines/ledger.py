@@ -93,7 +93,7 @@ class Ledger:
         return "\n".join(lines)
 
     def check(self, budget: float, *, patience: int) -> None:
-        """Raise DropBudgetExceeded, with the table, once `patience` samples were tried and too many of them are missing."""
+        """Raise DropBudgetExceeded, with the table, if too many of at least `patience` samples are missing."""
         tried = self.delivered + self.dropped
         if self.delivered == 0 and tried >= min(patience, 100) and self.drops:
             raise DropBudgetExceeded(

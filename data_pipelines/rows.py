@@ -60,7 +60,7 @@ class _Drop(Exception):
 
 
 class RowReader:
-    """Makes the rows it owns, batch after batch. A sample that cannot be delivered is replaced by the row's next one."""
+    """Makes the rows it owns, batch after batch. A sample that cannot be delivered gives way to the row's next."""
 
     def __init__(
         self,
@@ -82,7 +82,27 @@ class RowReader:
         self._cache: dict[tuple[int, int, int], _Held] = {}
         self._cache_left = recipe.cache_bytes
         share = len(rows) / order.global_batch
-        self._patience = max(1, min(1000, int(order.samples * share)))
+        self.patience = max(1, min(1000, int(order.samples * share)))
+
+    def part(self, rows: range) -> RowReader:
+        """A reader of some of these rows, at the same position."""
+        part = RowReader(
+            self.order,
+            self.shelves,
+            rows,
+            self.recipe,
+            transform=self._transform,
+            tokenizer=self._tokenizer,
+            seed=self._seed,
+        )
+        part.epoch, part.shifts = self.epoch, {row: n for row, n in self.shifts.items() if row in rows}
+        return part
+
+    def probe(self) -> Tensor:
+        """A picture as the transform makes them [3, H, W], to learn their size and type."""
+        from PIL import Image as pil
+
+        return self._transform(pil.new("RGB", (256, 256)), random.Random(0))
 
     def read(self, epoch: int, batch: int, image: Tensor | None = None) -> Rows:
         """The rows of one batch; pictures are written into `image` [n, 3, H, W] if it is given.
@@ -118,7 +138,7 @@ class RowReader:
                 self.shifts[row] = self.shifts.get(row, 0) + 1
                 self.ledger.drop(str(drop), shard)
                 made.dropped.append((row, str(drop), shard))
-                self.ledger.check(self.recipe.drop_budget, patience=self._patience)
+                self.ledger.check(self.recipe.drop_budget, patience=self.patience)
 
     def _sample(self, place: Place, chance: int) -> tuple[Tensor, str, str, int]:
         """(picture, caption, key, concept) of the sample at `place`; raises _Drop if it cannot be delivered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> dict[st
         record["txt"] = txt.decode("utf-8", "replace").strip()
     if label is not None and label.strip().isdigit():
         record["cls"] = int(label)
-    return record
+    return dict(record)
 
 
 def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
@@ -79,13 +80,11 @@ def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
             index = TarIndex.load(path.read_bytes())
         except (OSError, ValueError, KeyError):
             continue
-        if index.bytes == source.size:
+        if index.tar_bytes == source.size:
             return index
     index = tar_index.build(source)
-    try:
+    with contextlib.suppress(OSError):  # a read-only or full cache costs time at the next start, nothing else
         index.save(cached)
-    except OSError:
-        pass  # a read-only or full cache costs time at the next start, nothing else
     return index
 
 
@@ -106,3 +105,6 @@ class Shelf:
         else:
             self._open.move_to_end(shard)
         return held
+
+    def __getstate__(self) -> dict[str, Any]:  # open files stay in the process that opened them
+        return {**self.__dict__, "_open": OrderedDict()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from data_pipelines.rows import Recipe, RowReader, Tokenizer
 from data_pipelines.sample import Sample
 from data_pipelines.shard_set import UNKNOWN, ShardSet
 from data_pipelines.shelf import Shelf
+from data_pipelines.workers import Pool
 from vlp.batch import Batch
 from vlp.errors import UserError
 
@@ -40,7 +42,7 @@ class Stream:
     epoch_samples: int = 0
     """samples of an epoch of a mixture by weight; 0: as many as the sources hold together"""
     captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
-    """which caption is said, drawn by these weights among those a sample has: txt, en, zh, tags.en, any path in .json"""
+    """which caption is said, drawn by these weights among those a sample has: txt, en, zh, tags.en, any .json path"""
     ids: str = "concept"
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
     lanes: int = 64
@@ -53,6 +55,12 @@ class Stream:
     """memory for decoded pictures, bytes in each process; 0: none are kept"""
     workers: int = 0
     """processes that decode; 0: this one does"""
+    prefetch: int = 3
+    """batches that workers make ahead"""
+    start_method: Literal["forkserver", "spawn", "fork"] = "forkserver"
+    """how workers are started; fork is quickest, and unsafe beside threads"""
+    pin: bool = False
+    """put batches into pinned memory, from which copies to the GPU do not block"""
     min_chars: int = 0
     """captions shorter than this are filtered out"""
     min_side: int = 0
@@ -79,7 +87,7 @@ class Stream:
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        Raises UserError for shards that cannot be found, a batch that ranks cannot share, and a state of another stream.
+        Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
@@ -91,9 +99,10 @@ class Stream:
         )
         own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
         reader = RowReader(order, shelves, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
-        loader = Loader(reader, _fingerprint(order, shelves))
+        loader = Loader(reader, _fingerprint(order, shelves), self)
         if rank == 0:
             loader.ledger.merge(lost)
+            loader.ledger.check(self.drop_budget, patience=1000)
         if state is not None:
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
@@ -169,17 +178,16 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 class Loader:
     """The batches of one rank, for ever; epoch follows epoch."""
 
-    def __init__(self, reader: RowReader, fingerprint: Mapping[str, Any]) -> None:
-        self._reader = reader
+    def __init__(self, reader: RowReader, fingerprint: Mapping[str, Any], stream: Stream) -> None:
+        self._reader, self._stream = reader, stream
         self._fingerprint = dict(fingerprint)
+        self._pool: Pool | None = None
+        self._shifts: dict[int, int] = {}  # of the last batch handed out
         self.epoch, self.batch = 0, 0  # of the next batch
         self.samples_per_epoch = reader.order.samples
         self.batches_per_epoch = reader.order.batches
-
-    @property
-    def ledger(self) -> Ledger:
-        """What this rank delivered and what it could not."""
-        return self._reader.ledger
+        self.ledger = Ledger()
+        """what this rank delivered and what it could not"""
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present position on; [B / ranks] rows each. Raises DropBudgetExceeded."""
@@ -187,24 +195,53 @@ class Loader:
             yield self._next()
 
     def _next(self) -> Batch:
-        rows = self._reader.read(self.epoch, self.batch)
+        if self._stream.workers:
+            rows, self._shifts = self._workers().next()
+            self.ledger.restarts += self._workers().died()
+        else:
+            rows = self._reader.read(self.epoch, self.batch)
+            self._shifts = dict(self._reader.shifts)
+        self.ledger.delivered += len(rows.keys)
+        for _, reason, shard in rows.dropped:
+            self.ledger.drop(reason, shard)
+        self.ledger.check(self._stream.drop_budget, patience=self._reader.patience)
         self.batch += 1
         if self.batch == self.batches_per_epoch:
-            self.epoch, self.batch = self.epoch + 1, 0
-        ids = torch.tensor(rows.ids, dtype=torch.int64) if self._reader.recipe.ids else None
+            self.epoch, self.batch, self._shifts = self.epoch + 1, 0, {}
+        ids = torch.tensor(rows.ids, dtype=torch.int64) if self._stream.ids else None
+        if self._stream.pin:
+            return Batch(rows.image.pin_memory(), rows.text.pin_memory(), rows.keys, ids)
         return Batch(rows.image, rows.text, rows.keys, ids)
+
+    def _workers(self) -> Pool:
+        if self._pool is None:
+            rows, n = self._reader.rows, min(self._stream.workers, len(self._reader.rows))
+            cuts = [rows.start + w * len(rows) // n for w in range(n + 1)]
+            parts = [self._reader.part(range(a, b)) for a, b in pairwise(cuts)]
+            self._pool = Pool(
+                parts,
+                start=(self.epoch, self.batch),
+                prefetch=max(1, self._stream.prefetch),
+                method=self._stream.start_method,
+            )
+        return self._pool
+
+    def close(self) -> None:
+        """Stop the workers, if there are any; the position stays, and iterating starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+            self._reader.epoch, self._reader.shifts = self.epoch, dict(self._shifts)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as plain JSON values; collect those of all ranks to resume."""
-        shifts = sorted(self._reader.shifts.items()) if self.batch else []
-        own = self._reader.rows
         return {
             "format": STATE_FORMAT,
             "order": self._fingerprint,
             "epoch": self.epoch,
             "batch": self.batch,
-            "shifts": [list(s) for s in shifts],
-            "rows": [[own.start, own.stop]],
+            "shifts": [list(s) for s in sorted(self._shifts.items())],
+            "rows": [[self._reader.rows.start, self._reader.rows.stop]],
             "ledger": self.ledger.state(),
         }
 
@@ -219,7 +256,7 @@ class Loader:
             then = state["order"].get(name)
             if then != now:
                 raise UserError(
-                    f"the stream cannot resume: its {name} was {then} and is {now}, which changes the order of samples; "
+                    f"the stream cannot resume: its {name} was {then} and is {now}, which changes the order; "
                     "restore it, or start without the stream's state"
                 )
         covered = {row for start, stop in state["rows"] for row in range(start, stop)}
@@ -229,10 +266,10 @@ class Loader:
                 "and give the list (or merge_states of it) when opening"
             )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
-        self._reader.epoch = self.epoch
-        self._reader.shifts = {row: n for row, n in state["shifts"] if row in self._reader.rows}
+        self._shifts = {row: n for row, n in state["shifts"] if row in self._reader.rows}
+        self._reader.epoch, self._reader.shifts = self.epoch, dict(self._shifts)
         if first:
-            self._reader.ledger = Ledger.of(state["ledger"])
+            self.ledger = Ledger.of(state["ledger"])
 
 
 def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:

@@ -52,7 +52,7 @@ class TarIndex:
     keys: tuple[str, ...]
     formats: NDArray[np.uint8]  # [n] index into FORMATS
     spans: NDArray[np.int64]  # [n, 4, 2] offset and size of each of MEMBERS; size -1 where there is none
-    bytes: int  # size of the tar that was read
+    tar_bytes: int  # size of the tar that was read
     lost: dict[str, int] = field(default_factory=dict)  # reason -> samples that cannot be delivered
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class TarIndex:
     def save(self, path: Path) -> None:
         """Write the index to `path`, all or nothing."""
         buffer = io.BytesIO()
-        head = json.dumps({"bytes": self.bytes, "lost": self.lost}).encode()
+        head = json.dumps({"bytes": self.tar_bytes, "lost": self.lost}).encode()
         np.savez(
             buffer,
             keys=np.frombuffer("\n".join(self.keys).encode(), np.uint8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from vlp.errors import UserError
 
 FORMAT = "vlp-checkpoint-1"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Checkpoints:
@@ -46,7 +48,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise self._explained(error) from error
+            raise self._explained(error) from None
         partial.replace(final)
         self._sync_folder()
         for old in self.all()[: -self.keep]:
@@ -66,6 +68,9 @@ class Checkpoints:
             return None
         path = paths[-1]
         try:
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:  # torch.load itself compares no checksums
+                    raise zipfile.BadZipFile(damaged)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = state["format"]
         except Exception as error:  # whatever a damaged file makes the reader say
@@ -77,14 +82,15 @@ class Checkpoints:
         refuse_difference(path, state["identity"], identity)
         return state
 
-    def _explained(self, error: OSError | RuntimeError) -> Exception:
-        free = shutil.disk_usage(self.folder).free
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # torch's writer hides the errno behind a RuntimeError
-        if not full and not (isinstance(error, RuntimeError) and "write" in str(error).lower()):
+    def _explained(self, error: BaseException) -> BaseException:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in FULL):
+            cause = cause.__context__  # torch's writer raises an error of its own after the disk's
+        if cause is None:
             return error
         kept = self.all()
         left = f"the checkpoint before it, {kept[-1].name}, is whole" if kept else "no checkpoint was written before it"
+        free = shutil.disk_usage(self.folder).free
         return UserError(
             f"the disk of {self.folder} is full ({free / 2**20:.0f} MiB free) and a checkpoint did not fit; {left}; "
             "free some space and give the same command again"

@@ -8,7 +8,7 @@ exactly with dropout on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Embeddings
 
 Objective = Callable[[Embeddings], Tensor]  # the global mean loss of this rank's pairs and everyone else's
+PER_PAIR = ("image", "text", "negatives")  # what the towers give for each pair, where they do
+SHARED = ("scale", "bias")
+
 Unsynced = Callable[[], AbstractContextManager[object]]
 
 
@@ -42,7 +45,7 @@ def whole_batch(model: nn.Module, objective: Objective, batch: Batch, *, seed: i
     chunks = split(batch, rows)
     out = join([encode(model, c, seed + i) for i, c in enumerate(chunks)], batch)
     loss, gradients = at_embeddings(objective, out)
-    backward([out.image, out.text, out.scale, out.bias], gradients)
+    backward(out, gradients)
     return loss
 
 
@@ -59,16 +62,14 @@ def cached(
     with torch.no_grad():
         out = join([encode(module, c, seed + i) for i, c in enumerate(chunks)], batch)
     buffers.restore()  # the replay below updates running statistics, once
-    loss, (image, text, scale, bias) = at_embeddings(objective, out)
+    loss, gradients = at_embeddings(objective, out)
     for i, chunk in enumerate(chunks):
         last = i == len(chunks) - 1
-        rows_of = slice(i * rows, i * rows + len(chunk))
+        own = {n: gradients[n][i * rows : (i + 1) * rows] for n in PER_PAIR if n in gradients}
+        if last:  # one scale and one bias serve all chunks, so their gradients pass once
+            own |= {n: gradients[n] for n in SHARED}
         with nullcontext() if last else unsynced():
-            part = encode(model, chunk, seed + i)
-            tensors, gradients = [part.image, part.text], [image[rows_of], text[rows_of]]
-            if last:  # one scale and one bias serve all chunks, so their gradient passes once
-                tensors, gradients = [*tensors, part.scale, part.bias], [*gradients, scale, bias]
-            backward(tensors, gradients)
+            backward(encode(model, chunk, seed + i), own)
     return loss
 
 
@@ -87,31 +88,41 @@ def encode(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
 
 def join(parts: Sequence[Embeddings], batch: Batch) -> Embeddings:
     """The embeddings of all chunks as one, with the ids and weights of the batch."""
-    return Embeddings(
-        torch.cat([p.image for p in parts]),
-        torch.cat([p.text for p in parts]),
-        parts[-1].scale,
-        parts[-1].bias,
-        batch.ids,
-        batch.weights,
-    )
+
+    def rows(name: str) -> Tensor | None:
+        tensors = [getattr(p, name) for p in parts]
+        return None if tensors[0] is None else torch.cat(tensors)
+
+    joined = {name: rows(name) for name in (*PER_PAIR, "negatives_keep")}
+    return replace(parts[-1], **joined, ids=batch.ids, weights=batch.weights)
 
 
-def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss [], and its gradients at image, text, scale and bias; zeros where the objective does not use one.
+def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss [], and its gradient at each tensor the model gave; zeros where the objective does not use one.
 
     Cutting the graph here gives every parameter a gradient on every rank, which DDP waits for, whatever the objective
     leaves out. All ranks participate in the objective.
     """
-    leaves = [t.detach().requires_grad_() for t in (out.image, out.text, out.scale, out.bias)]
-    image, text, scale, bias = leaves
+    given = {name: getattr(out, name) for name in (*PER_PAIR, *SHARED)}
+    leaves = {name: t.detach().requires_grad_() for name, t in given.items() if t is not None}
     with torch.enable_grad():
-        loss = objective(replace(out, image=image, text=text, scale=scale, bias=bias))
-    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return loss.detach(), gradients
+        loss = over_captions(objective, replace(out, **leaves))
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
-def backward(tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Go on backwards from `tensors` with `gradients`; a locked tower's tensors are left out."""
-    pairs = [(t, g) for t, g in zip(tensors, gradients, strict=True) if t.requires_grad]
+def over_captions(objective: Objective, out: Embeddings) -> Tensor:
+    """The objective [], or its mean over the K captions of each picture where text is [B, K, D].
+
+    Every picture then meets each of its captions in a batch of its own kind, and is encoded once (all ranks participate).
+    """
+    if out.text.ndim == 2:
+        return objective(out)
+    blocks = [objective(replace(out, text=text)) for text in out.text.unbind(1)]
+    return torch.stack(blocks).mean()
+
+
+def backward(out: Embeddings, gradients: Mapping[str, Tensor]) -> None:
+    """Go on backwards from the tensors of `out` with these gradients; what a locked tower made is left out."""
+    pairs = [(getattr(out, name), g) for name, g in gradients.items() if getattr(out, name).requires_grad]
     torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])

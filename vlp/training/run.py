@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vlp.batch import Batch
+from vlp.distributed.schedules import Sharded
 from vlp.errors import UserError
 from vlp.training.average import averaged
-from vlp.training.gradient import Buffers, Objective, cached, whole_batch
+from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
 from vlp.training.optimizers import set_progress
 from vlp.training.parallel import Parallel
@@ -48,7 +49,7 @@ class Run:
     """One run on one rank. All ranks make the same calls in the same order."""
 
     def __init__(
-        self, settings: Training, module: nn.Module, objective: Objective, parallel: Parallel, augment: Augment | None
+        self, settings: Training, module: nn.Module, objective: Sharded, parallel: Parallel, augment: Augment | None
     ) -> None:
         self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
         self.world = parallel.world
@@ -80,6 +81,7 @@ class Run:
     def gradient(self, batch: Batch) -> float:
         """The global mean loss; the mean gradient is in the parameters. All ranks participate and sync once."""
         self.buffers = Buffers(self.module)
+        self.objective.step = self.step  # what a schedule draws at random follows from it, also in a resumed run
         seed = noise(self.settings.seed, self.step, self.world.rank)
         if self.augment is not None:
             generator = torch.Generator(self.world.device).manual_seed(seed)

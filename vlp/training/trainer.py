@@ -202,6 +202,8 @@ class Trainer:
         )
         if self.world.rank == 0:
             print(text, file=sys.stderr, flush=True)
+        if self.world.lifeline is not None:
+            self.world.lifeline.close(None)  # all ranks stop here together, so none of them has failed
         return Interrupted(text, signum or signal.SIGTERM)  # 0: another rank was told
 
     def fitted(self, run: Run, metrics: Mapping[str, float]) -> Fitted:

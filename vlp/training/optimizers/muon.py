@@ -97,6 +97,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         mu, parts = group["momentum"], group["parts"]
         directions = []
         for p in parameters:
+            assert p.grad is not None
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
             momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - mu)

@@ -1,0 +1,1 @@
+"""Worlds of ranks, and the contrastive losses sharded over them; the only place that touches process groups."""

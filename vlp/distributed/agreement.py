@@ -1,4 +1,4 @@
-"""Do all ranks bring the same kind of batch? Asked before any feature travels, so that a wrong batch is an error, not a hang."""
+"""Do all ranks bring the same kind of batch? Asked before features travel: a wrong batch is an error, not a hang."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def described(e: Embeddings) -> list[int]:
 
 
 def agree(facts: list[int], names: tuple[str, ...], world: World, device: torch.device) -> None:
-    """Raises UserError on every rank if `facts` differ between ranks (all ranks take part: one all-reduce, two if they differ)."""
+    """Raises UserError on every rank if `facts` differ between ranks (all ranks take part, in one all-reduce)."""
     if world.size == 1:
         return
     own = torch.tensor(facts, dtype=torch.int64, device=device)

@@ -8,6 +8,7 @@ tells everyone, and everyone ends. No collective is involved, so it works while 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import selectors
@@ -88,10 +89,8 @@ def receive(line: Any, pending: dict[Any, bytes]) -> tuple[list[dict[str, Any]],
 
 def send(line: socket.socket, message: dict[str, Any]) -> None:
     """Sends one message; a line that is gone already is no news."""
-    try:
+    with contextlib.suppress(OSError):
         line.sendall(json.dumps(message).encode() + b"\n")
-    except OSError:
-        pass
 
 
 class Lifeline:
@@ -140,7 +139,7 @@ class Lifeline:
         os._exit(1)
 
     def close(self, error: BaseException | None) -> None:
-        """Tells the others that this rank is done, or why it failed; waits for the reason where its error is an echo."""
+        """Tells the others that this rank is done, or why it failed; an error that is an echo waits for its cause."""
         if self.closed:
             return
         self.closed = error is None or not (broken := is_broken(error))

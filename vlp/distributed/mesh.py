@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import torch.distributed as dist
 
+from vlp.distributed.collectives import Group
 from vlp.distributed.peers import GroupPeers
 from vlp.errors import UserError
 from vlp.losses.peers import ALONE, Peers
@@ -22,7 +24,7 @@ class Mesh:
     def of(nodes: tuple[int, ...], rows: int, columns: int) -> Mesh:
         """The ranks laid out row by row, node by node: `nodes[r]` is the node of rank r.
 
-        With columns <= ranks per node (and dividing it) every row lies inside one node, whatever the launcher's numbering.
+        Where C divides the ranks per node, every row lies inside one node, however the launcher numbers them.
         """
         if rows * columns != len(nodes):
             raise UserError(
@@ -47,7 +49,7 @@ class Mesh:
 
 
 def axes(mesh: Mesh, rank: int) -> tuple[Peers, Peers]:
-    """(those of my row, those of my column); the first call makes the process groups (all ranks of the world take part)."""
+    """(those of my row, those of my column); the first call makes the process groups (all ranks take part)."""
     return _axes(mesh, rank, dist.group.WORLD)
 
 
@@ -64,5 +66,5 @@ def _axes(mesh: Mesh, rank: int, world: dist.ProcessGroup | None) -> tuple[Peers
 def group_of(ranks: tuple[int, ...], rank: int) -> Peers:
     """The peers of a set of ranks, numbered in ascending order of rank (all ranks of the world take part)."""
     members = sorted(ranks)
-    group = dist.new_group(members)
+    group = cast(Group, dist.new_group(members))  # a mere marker for those outside, who never use it
     return GroupPeers(group, size=len(members), rank=members.index(rank) if rank in members else -1)

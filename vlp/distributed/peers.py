@@ -21,21 +21,25 @@ class GroupPeers:
     rank: int
 
     def gather(self, rows: Tensor) -> Pending:
+        """Everyone's rows."""
         return all_gather(rows, self.group, self.size)
 
     def scatter_sum(self, rows: Tensor) -> Pending:
+        """The sum of everyone's rows for me."""
         return reduce_scatter(rows, self.group, self.size)
 
     def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum."""
         return all_reduce(values, self.group)
 
     def max(self, values: Tensor) -> Tensor:
+        """The elementwise maximum."""
         return all_reduce(values, self.group, largest=True)
 
 
 @dataclass(frozen=True)
 class DrawnPeers:
-    """Some ranks of the world without a process group of their own: each method is an all-to-all (all ranks take part)."""
+    """Some ranks without a process group of their own: each method is an all-to-all of the world (all take part)."""
 
     members: tuple[int, ...]  # ascending world ranks, mine among them
     world_size: int
@@ -43,10 +47,12 @@ class DrawnPeers:
 
     @property
     def size(self) -> int:
+        """How many they are."""
         return len(self.members)
 
     @property
     def rank(self) -> int:
+        """Which of them this is."""
         return self.members.index(self.world_rank)
 
     def exchange(self, rows: Tensor) -> Tensor:
@@ -56,22 +62,26 @@ class DrawnPeers:
         return all_to_all(rows, rows.shape[0], splits, splits)
 
     def gather(self, rows: Tensor) -> Pending:
+        """Everyone's rows."""
         out = self.exchange(rows.detach().repeat(self.size, *[1] * (rows.dim() - 1)))
         return lambda: out
 
     def scatter_sum(self, rows: Tensor) -> Pending:
-        out = self.exchange(rows).unflatten(0, (self.size, -1)).sum(0)
+        """The sum of everyone's rows for me."""
+        out = self.exchange(rows).view(self.size, -1, *rows.shape[1:]).sum(0)
         return lambda: out
 
     def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum."""
         return self.reduce(values, lambda parts: parts.sum(0))
 
     def max(self, values: Tensor) -> Tensor:
+        """The elementwise maximum."""
         return self.reduce(values, lambda parts: parts.amax(0))
 
     def reduce(self, values: Tensor, join: Callable[[Tensor], Tensor]) -> Tensor:
         """Everyone's `values` joined: each member joins one slice and hands it round."""
         flat = values.flatten()
         flat = torch.nn.functional.pad(flat, (0, -len(flat) % self.size))
-        part = join(self.exchange(flat).unflatten(0, (self.size, -1)))
+        part = join(self.exchange(flat).view(self.size, -1))
         return self.gather(part)()[: values.numel()].view_as(values)

@@ -33,7 +33,7 @@ class Strategy:
 
 
 def read(negatives: str, *, size: int, per_node: int) -> Strategy:
-    """The strategy a text names, for `size` ranks of which `per_node` share a node. Raises UserError for any other text."""
+    """The strategy a text names, for `size` ranks, `per_node` of them on a node; UserError for any other text."""
     if negatives in ("auto", "grid"):
         return squarest(size, per_node)
     if negatives == "one_sided":

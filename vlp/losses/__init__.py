@@ -1,4 +1,4 @@
-"""Contrastive objectives, one per file; each is written once for one tile of logits and once as its whole-matrix definition."""
+"""Contrastive objectives, one per file, each written twice: for one tile of logits, and as its definition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Loss", "Matrix", "Side", "Softmax", "Term", "Tile"]
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """An objective: the mean over pairs (weighted by `Embeddings.weights`) of half its row loss plus half its column loss.
+    """An objective: the mean over pairs, weighted by `Embeddings.weights`, of (row loss + column loss) / 2.
 
     A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
     the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how `tiles.contrast` computes it
@@ -85,7 +85,7 @@ class Loss:
         return (weights * (rows + columns)).sum() / (2 * weights.sum())
 
     def __call__(self, e: Embeddings) -> Tensor:
-        """The loss [] of one process's pairs, tile by tile: memory flat in B, gradients computed in the forward pass."""
+        """The loss [] of one process's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""
         from vlp.losses.contrast import contrast
 
         return contrast(self, e)
@@ -97,6 +97,7 @@ class Softmax(Loss):
 
     @property
     def term_count(self) -> int:
+        """The number of terms."""
         return 1 if self.label_smoothing else 0
 
     def terms(self, tile: Tile) -> tuple[Term, ...]:

@@ -14,12 +14,12 @@ from vlp.batch import Embeddings
 from vlp.errors import UserError
 from vlp.losses.peers import ALONE, Peers, Pending
 from vlp.losses.statistics import Running
-from vlp.losses.tile import Side
 from vlp.losses.tiles import (
     Block,
     Pull,
     Sums,
     differentiate,
+    local_cosines,
     local_logits,
     local_slope,
     observe,
@@ -42,6 +42,7 @@ class Wanted:
 
     @property
     def any(self) -> bool:
+        """Whether any gradient is wanted."""
         return self.image or self.text or self.negatives or self.numbers
 
 
@@ -75,7 +76,7 @@ def evaluate(
     everyone: Peers = ALONE,
     texts: Pending | None = None,
 ) -> Evaluation:
-    """The loss over all pairs of `everyone`, this process computing the images of `rows` against the captions of `columns`.
+    """The loss over all pairs of `everyone`; this process has the images of `rows` meet the captions of `columns`.
 
     `rows` and `columns` must cross in this process alone (a grid), so that every logit is computed once. All peers take
     part, first `columns`, then `rows`, then `everyone`. `texts` is the columns' gather where it is under way already.
@@ -203,15 +204,16 @@ class View:
     def finish(self, sums: Sums, row_pull: Pull, wanted: Wanted, value: Tensor | None) -> Evaluation:
         """The evaluation from gradients that have come home: `sums.image` and `sums.text` are [b, D], my own pairs'."""
         e, precision = self.e, self.row_weights.dtype
-        negatives = on_negatives = None
-        local = local_logits(e, self.bias)
-        if local is not None and e.negatives is not None:
+        negatives: Tensor | None = None
+        on_negatives: Tensor | float = 0.0
+        local, cosines = local_logits(e, self.bias), local_cosines(e)
+        if e.negatives is not None and local is not None and cosines is not None:
             own = local_slope(self.loss, local, e.negatives_keep, row_pull.cut(self.own_rows), sums)
             if self.loss.uses_bias:
                 sums.bias += own.double().sum()
             if wanted.negatives:
                 negatives = own[:, :, None] * e.image[:, None].to(precision)
-                on_negatives = (own * local_logits(replace(e, scale=e.scale.new_ones(())), None)).double().sum()
+            on_negatives = (own * cosines).double().sum()
             if sums.image is not None:
                 sums.image += torch.einsum("bk,bkd->bd", own, e.negatives.to(precision))
         # d/dscale: sum of G_ij (x_i . y_j), which is <G @ text, image>, or <G.T @ image, text> plus the local negatives
@@ -219,27 +221,30 @@ class View:
             scale = (sums.image * e.image).double().sum()
         else:
             assert sums.text is not None
-            scale = (sums.text * e.text).double().sum()
-            scale = scale if on_negatives is None else scale + on_negatives
+            scale = (sums.text * e.text).double().sum() + on_negatives
         value = sums.value.to(precision) if value is None else value
         size = self.everyone.size
         factor = e.scale.detach().to(precision) * size
-        grown = lambda grad, like: None if grad is None else grad.mul_(factor).to(like.dtype)  # noqa: E731
+
+        def grown(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+            return None if grad is None or like is None else grad.mul_(factor).to(like.dtype)
+
         return Evaluation(
             value=self.everyone.sum(value),
             image=grown(sums.image, e.image) if wanted.image else None,
             text=grown(sums.text, e.text),
             scale=(scale * size).to(e.scale.dtype),
             bias=(sums.bias * size).to(e.bias.dtype),
-            negatives=None if negatives is None else grown(negatives, e.negatives),
+            negatives=grown(negatives, e.negatives),
         )
 
 
 class Known(torch.autograd.Function):
-    """A number whose gradient was computed with it: no communication is left for the backward pass, which may run in any order."""
+    """A number whose gradient was computed with it: the backward pass has nothing left to wait for, in any order."""
 
     @staticmethod
     def forward(ctx: Any, run: Run, e: Embeddings, *inputs: Tensor | None) -> Tensor:
+        """The value of `run`; keeps its gradient."""
         image, text, scale, bias, negatives = ctx.needs_input_grad[2:]
         with torch.autocast(e.image.device.type, enabled=False):
             result = run(e, Wanted(image, text, negatives, numbers=scale or bias))
@@ -249,6 +254,7 @@ class Known(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient times `upstream`, once."""
         if ctx.result is None:
             raise RuntimeError("the gradient of a contrastive loss was taken already; evaluate the loss again")
         result, ctx.result = ctx.result, None
@@ -265,6 +271,6 @@ def differentiable(run: Run, e: Embeddings) -> Tensor:
     """The value of `run` [], with its gradient attached where any of the embeddings asks for one."""
     inputs = (e.image, e.text, e.scale, e.bias, e.negatives)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return Known.apply(run, e, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+        return Known.apply(run, e, *inputs)  # type: ignore[no-any-return]
     with torch.no_grad(), torch.autocast(e.image.device.type, enabled=False):
         return run(e, Wanted()).value

@@ -1,4 +1,4 @@
-"""Decoupled contrastive learning: the positive leaves the denominator (Yeh et al. 2021, arXiv 2110.06848, equation 6)."""
+"""Decoupled contrastive learning: no positive in the denominator (Yeh et al. 2021, arXiv 2110.06848, equation 6)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ class DCL(Softmax):
 
     @property
     def powers(self) -> tuple[float, ...]:
+        """The log-sum-exps it needs: see Loss."""
         return (1.0,)
 
     def denominator(self, tile: Tile) -> Tensor:
+        """The logits [r, c], -inf where they stay out."""
         tile.own(tile.logits).fill_(-torch.inf)
         return tile.logits
 
     def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair, from its statistics."""
         return side.lse[0] - self.target(side)
 
     def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair, from the whole matrix."""
         negatives = matrix.logits.masked_fill(matrix.own(), -torch.inf)
         return matrix.log_sum_exp(negatives) - self.smoothed(matrix.positive(), matrix.logits.mean(1))

@@ -15,7 +15,7 @@ from vlp.losses.tile import Matrix, Side, Tile
 
 @dataclass(frozen=True, kw_only=True)
 class HNNCE(Softmax):
-    """-s_ii + log(alpha exp(s_ii) + sum_{j != i} w_ij exp(s_ij)), w_ij = n exp(beta s_ij) / sum_{k != i} exp(beta s_ik).
+    """-s_ii + log(alpha exp(s_ii) + sum_{j != i} w_ij exp(s_ij)), w_ij = n exp(beta s_ij) / sum_k exp(beta s_ik).
 
     n is the number of negatives, so that alpha = 1 and beta = 0 is InfoNCE. The weighted sum is
     n exp(lse((1 + beta) s) - lse(beta s)): two log-sum-exps (and the count) are all it needs of a row. As in the
@@ -36,13 +36,16 @@ class HNNCE(Softmax):
 
     @property
     def powers(self) -> tuple[float, ...]:
+        """The log-sum-exps it needs: see Loss."""
         return (1.0 + self.beta, self.beta, 0.0)
 
     def denominator(self, tile: Tile) -> Tensor:
+        """The logits [r, c], -inf where they stay out."""
         tile.own(tile.logits).fill_(-torch.inf)
         return tile.logits
 
     def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair, from its statistics."""
         hard, weight, count = side.lse
         return self.joined(side.positive, count + hard - weight) - self.target(side)
 
@@ -53,6 +56,7 @@ class HNNCE(Softmax):
         return torch.logaddexp(positive + math.log(self.alpha), negative)
 
     def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair, from the whole matrix."""
         negatives = torch.cat([matrix.logits.masked_fill(matrix.own(), -torch.inf), matrix.local], dim=1)
         present = negatives.isfinite()
         sharpened = torch.where(present, self.beta * negatives, -torch.inf)

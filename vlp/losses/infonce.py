@@ -16,10 +16,13 @@ class InfoNCE(Softmax):
 
     @property
     def powers(self) -> tuple[float, ...]:
+        """The log-sum-exps it needs: see Loss."""
         return (1.0,)
 
     def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair, from its statistics."""
         return side.lse[0] - self.target(side)
 
     def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair, from the whole matrix."""
         return matrix.log_sum_exp(matrix.logits) - self.smoothed(matrix.positive(), matrix.logits.mean(1))

@@ -27,10 +27,12 @@ class MultiPositive(Softmax):
 
     @property
     def powers(self) -> tuple[float, ...]:
+        """The log-sum-exps it needs: see Loss."""
         return (1.0,)
 
     @property
     def term_count(self) -> int:
+        """The number of terms."""
         return (2 if self.duplicates == "spread" else 0) + (2 if self.label_smoothing else 0)
 
     def terms(self, tile: Tile) -> tuple[Term, ...]:
@@ -48,6 +50,7 @@ class MultiPositive(Softmax):
         return spread + smooth
 
     def denominator(self, tile: Tile) -> Tensor:
+        """The logits [r, c], -inf where they stay out."""
         if self.duplicates == "spread" or tile.local:
             return tile.logits
         positive = tile.own(tile.logits).clone()
@@ -56,12 +59,14 @@ class MultiPositive(Softmax):
         return tile.logits
 
     def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair, from its statistics."""
         positive = side.total[0] / side.total[1] if self.duplicates == "spread" else side.positive
         if not self.label_smoothing:
             return side.lse[0] - positive
         return side.lse[0] - self.smoothed(positive, side.total[-2] / side.total[-1])
 
     def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair, from the whole matrix."""
         same, own, logits = matrix.same, matrix.own(), matrix.logits
         if self.duplicates == "spread":
             positive = (same * logits).sum(1) / same.sum(1)

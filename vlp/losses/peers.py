@@ -1,4 +1,4 @@
-"""Those who share a matrix of logits, as the mathematics sees them; process groups implement this in vlp.distributed."""
+"""Those who share a matrix of logits, as the mathematics sees them; vlp.distributed implements them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ Pending: TypeAlias = Callable[[], Tensor]
 
 
 class Peers(Protocol):
-    """`size` holders of b rows each, of whom this is number `rank`. All of them must make the same calls in the same order."""
+    """`size` holders of b rows each, of whom this is number `rank`. All must make the same calls in the same order."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """How many they are."""
+        ...
+
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Which of them this is."""
+        ...
+
     def gather(self, rows: Tensor) -> Pending:
         """Everyone's rows [size * b, ...] in order of rank."""
         ...
@@ -42,15 +48,19 @@ class Alone:
     rank = 0
 
     def gather(self, rows: Tensor) -> Pending:
+        """Everyone's rows."""
         return lambda: rows
 
     def scatter_sum(self, rows: Tensor) -> Pending:
+        """The sum of everyone's rows for me."""
         return lambda: rows
 
     def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum."""
         return values
 
     def max(self, values: Tensor) -> Tensor:
+        """The elementwise maximum."""
         return values
 
 

@@ -15,7 +15,9 @@ from vlp.losses.tile import Matrix, Side, Term, Tile
 
 @dataclass(frozen=True, kw_only=True)
 class SigLIP(Loss):
-    """-(1/B) sum_ij log sigmoid(z_ij (scale * s_ij + bias)), z = +1 for a pair and -1 otherwise; start bias at -10, scale at 10.
+    """-(1/B) sum_ij log sigmoid(z_ij (scale * s_ij + bias)), z = +1 for a pair and -1 otherwise.
+
+    The paper starts the bias at -10 and the scale at 10.
 
     Label smoothing e moves the two targets from (1, 0) to (1 - e/2, e/2).
     """
@@ -25,6 +27,7 @@ class SigLIP(Loss):
 
     @property
     def term_count(self) -> int:
+        """The number of terms."""
         return 1
 
     def terms(self, tile: Tile) -> tuple[Term, ...]:
@@ -39,9 +42,11 @@ class SigLIP(Loss):
         return (Term(value, slope),)
 
     def each(self, side: Side) -> Tensor:
+        """[n] the loss of each pair, from its statistics."""
         return side.total[0]
 
     def definition(self, matrix: Matrix) -> Tensor:
+        """[B] the loss of each pair, from the whole matrix."""
         low = self.label_smoothing / 2
         target = torch.where(matrix.own(), matrix.logits.new_tensor(1 - low), low)
         present = matrix.local.isfinite()

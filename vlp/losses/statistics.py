@@ -13,7 +13,7 @@ from vlp.losses.tile import Side
 
 @dataclass
 class Running:
-    """What n rows have gathered so far: for each power a reference value and the sum of exp(. - reference), and sums of terms."""
+    """What n rows have gathered so far: for each power the sum of exp(. - peak), and the sums of the terms."""
 
     peak: Tensor  # [P, n] at most about 60 above the largest power * logit seen, never below it by more than rounding
     mass: Tensor  # [P, n] sum of exp(power * logit - peak)
@@ -28,11 +28,11 @@ class Running:
             like.new_full((powers, n), lowest), like.new_zeros(powers, n), like.new_zeros(terms, n), like.new_zeros(n)
         )
 
-    def add(self, power: int, where: slice, peak: Tensor, mass: Tensor) -> None:
-        """Takes in sums `mass` [r] of exp(. - peak); `peak` is [r] or []."""
-        old = self.peak[power, where]
+    def add(self, power: int, peak: Tensor, mass: Tensor) -> None:
+        """Takes in sums `mass` [n] of exp(. - peak); `peak` is [n] or []."""
+        old = self.peak[power]
         new = torch.maximum(old, peak)
-        self.mass[power, where].mul_((old - new).exp_()).add_(mass * (peak - new).exp_())
+        self.mass[power].mul_((old - new).exp_()).add_(mass * (peak - new).exp_())
         old.copy_(new)
 
     def cut(self, where: slice) -> Running:

@@ -28,7 +28,8 @@ class Tile:
 
     def same(self) -> Tensor:
         """Bool [r, c]: True where image and caption share an id."""
-        assert self.row_ids is not None and self.column_ids is not None
+        assert self.row_ids is not None
+        assert self.column_ids is not None
         return self.row_ids[:, None] == self.column_ids[None, :]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EDGE = {"cpu": 1024, "cuda": 4096}
 """Side of a tile by kind of device; two tiles are the whole of the logits memory."""
 SPREAD = 60.0
-"""Logits this far apart still share one exponential: exp(-60) is 12 orders of magnitude above the least normal float32."""
+"""Logits this far apart still share one exponential: exp(-60) is far above the least normal float32, exp(-87)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Block:
 
 
 def product(a: Tensor, b: Tensor, *, out: Tensor, add: bool = False) -> None:
-    """Writes a @ b to `out` (or adds it), accumulated in out's dtype; bfloat16 stays bfloat16 where the device multiplies it."""
+    """Writes a @ b to `out` (or adds it), accumulated in out's dtype; GPUs multiply bfloat16 as it is."""
     if a.dtype == b.dtype == out.dtype:
         torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
     elif a.is_cuda and torch.bfloat16 in (a.dtype, b.dtype):
@@ -100,7 +100,7 @@ def observe(loss: Loss, block: Block, rows: Running, columns: Running) -> None:
             columns.total[t, c] += value.sum(0)
         kept = loss.denominator(tile)
         for p, power in enumerate(loss.powers):
-            absorb(raised(kept, power, alone=len(loss.powers) == 1), p, rows, r, columns, c)
+            absorb(raised(kept, power, alone=len(loss.powers) == 1), p, rows.cut(r), columns.cut(c))
 
 
 def observe_local(loss: Loss, logits: Tensor, keep: Tensor | None, rows: Running, where: slice) -> None:
@@ -113,7 +113,7 @@ def observe_local(loss: Loss, logits: Tensor, keep: Tensor | None, rows: Running
     for p, power in enumerate(loss.powers):
         powered = raised(kept, power, alone=False)
         peak = finite(powered.amax(1))
-        rows.add(p, where, peak, (powered - peak[:, None]).exp_().sum(1))
+        rows.cut(where).add(p, peak, (powered - peak[:, None]).exp_().sum(1))
 
 
 def raised(kept: Tensor, power: float, *, alone: bool) -> Tensor:
@@ -125,18 +125,18 @@ def raised(kept: Tensor, power: float, *, alone: bool) -> Tensor:
     return kept * power
 
 
-def absorb(z: Tensor, power: int, rows: Running, r: slice, columns: Running, c: slice) -> None:
-    """Adds the sums of exp(z) along both directions; z is used up. One exponential serves both unless they lie far apart."""
+def absorb(z: Tensor, power: int, rows: Running, columns: Running) -> None:
+    """Adds the sums of exp(z) along both directions; z is used up. One exponential serves both if it can."""
     row_peak, column_peak = finite(z.amax(1)), finite(z.amax(0))
     if readable(z):
         top = row_peak.max()
         if float(top - torch.minimum(row_peak.min(), column_peak.min())) < SPREAD:
             z.sub_(top).exp_()
-            rows.add(power, r, top, z.sum(1))
-            columns.add(power, c, top, z.sum(0))
+            rows.add(power, top, z.sum(1))
+            columns.add(power, top, z.sum(0))
             return
-    rows.add(power, r, row_peak, (z - row_peak[:, None]).exp_().sum(1))
-    columns.add(power, c, column_peak, z.sub_(column_peak[None, :]).exp_().sum(0))
+    rows.add(power, row_peak, (z - row_peak[:, None]).exp_().sum(1))
+    columns.add(power, column_peak, z.sub_(column_peak[None, :]).exp_().sum(0))
 
 
 def finite(peak: Tensor) -> Tensor:
@@ -174,7 +174,10 @@ def pull(loss: Loss, side: Side, weights: Tensor) -> tuple[Tensor, Pull]:
         each = loss.each(Side(tuple(leaves[:powers]), tuple(leaves[powers:-1]), leaves[-1], side.size))
         slopes = torch.autograd.grad((weights * each).sum(), leaves, allow_unused=True, materialize_grads=True)
     empty = side.positive.new_zeros(0, len(side.positive))
-    stack = lambda parts: torch.stack(tuple(parts)) if parts else empty  # noqa: E731
+
+    def stack(parts: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack(parts) if parts else empty
+
     return each.detach(), Pull(
         finite(stack(side.lse)), stack(slopes[:powers]), stack(slopes[powers : powers + terms]), slopes[-1]
     )
@@ -263,10 +266,17 @@ def local_slope(loss: Loss, logits: Tensor, keep: Tensor | None, rows: Pull, sum
     return slope
 
 
-def local_logits(e: Embeddings, bias: Tensor | None) -> Tensor | None:
-    """[b, K] logits of each image's own negative captions, or None."""
+def local_cosines(e: Embeddings) -> Tensor | None:
+    """[b, K] cosines of each image with its own negative captions, or None."""
     if e.negatives is None:
         return None
     precision = torch.promote_types(e.image.dtype, torch.float32)
-    logits = e.scale * torch.einsum("bd,bkd->bk", e.image.to(precision), e.negatives.to(precision))
-    return logits if bias is None else logits + bias
+    return torch.einsum("bd,bkd->bk", e.image.to(precision), e.negatives.to(precision))
+
+
+def local_logits(e: Embeddings, bias: Tensor | None) -> Tensor | None:
+    """[b, K] their logits, or None."""
+    cosines = local_cosines(e)
+    if cosines is None:
+        return None
+    return e.scale * cosines if bias is None else e.scale * cosines + bias

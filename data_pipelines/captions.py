@@ -43,6 +43,24 @@ def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.
     return texts[0] if len(texts) == 1 else rng.choice(texts)
 
 
+def choose_several(
+    record: Mapping[str, Any], weights: Mapping[str, float], count: int, rng: random.Random
+) -> tuple[str, ...]:
+    """`count` captions from different paths, drawn by `weights`; a sample that has fewer says some of them again.
+
+    Empty if it has none.
+    """
+    left, said = dict(weights), list[str]()
+    while len(said) < count:
+        options = {path: w for path, w in left.items() if w > 0 and found(record, path)}
+        if not options:
+            break
+        path = rng.choices(list(options), list(options.values()))[0] if len(options) > 1 else next(iter(options))
+        said.append(choose(record, {path: 1.0}, rng) or "")
+        del left[path]
+    return tuple(said[i % len(said)] for i in range(count)) if said else ()
+
+
 def normalised(caption: str) -> str:
     """The caption without differences of case, width, spacing and final stops.
 

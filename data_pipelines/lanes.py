@@ -8,7 +8,7 @@ rank, no worker. A rank or worker owns rows, and can find the sample of any row 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -64,6 +64,8 @@ class Place:
     shard: int
     sample: int
     round: int
+    lane: int = -1
+    window: int = -1
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,14 @@ class Order:
     def _draw(self, epoch: int, lane: int, source: int, nth: int) -> Place:
         """The `nth` sample that `lane` gives out of `source`: windows permuted, then looked up in the pass's shards."""
         share = int(self.shares[source, lane])
-        phase = lane * self.window // self.lanes  # windows of different lanes end at different times
-        number = (nth + phase) // self.window
-        start = max(0, number * self.window - phase)
-        stop = min(share, (number + 1) * self.window - phase)
+        number = (nth + lane * self.window // self.lanes) // self.window
+        start, stop = self._window(lane, number, share)
         held = self._windows.get((lane, source))
         if held is None or held[0] != (epoch, number):
             order = permutation(stop - start, mix(self.seed, 1, epoch, source, lane, number))
             held = self._windows[lane, source] = ((epoch, number), order)
-        return self.drawn(source, epoch, int(self._starts[source, lane]) + start + int(held[1][nth - start]))
+        draw = int(self._starts[source, lane]) + start + int(held[1][nth - start])
+        return replace(self.drawn(source, epoch, draw), lane=lane, window=number)
 
     def drawn(self, source: int, epoch: int, draw: int) -> Place:
         """The sample of a draw of `epoch` from `source`: draws run on from epoch to epoch, pass after pass."""
@@ -179,15 +180,14 @@ class Order:
             self._passes[key] = (shards, np.cumsum(s.counts[shards]), mix(self.seed, 3, source, round_) % s.size)
         return self._passes[key]
 
-    def upcoming(self, epoch: int, row: int, turn: int) -> tuple[int, int, int, int] | None:
-        """(source, epoch, first draw, last draw + 1) of the window after the one this turn reads, to fetch it early."""
-        per_lane = self.global_batch // self.lanes
-        lane, column = divmod(row, per_lane)
-        if len(self.sources) > 1:
-            return None
+    def upcoming(self, epoch: int, place: Place) -> list[Place]:
+        """The samples of the window behind that of `place`, to begin fetching them; none at a share's end."""
+        share = int(self.shares[place.source, place.lane])
+        start, stop = self._window(place.lane, place.window + 1, share)
+        first = int(self._starts[place.source, place.lane])
+        return [self.drawn(place.source, epoch, first + n) for n in range(start, stop)]
+
+    def _window(self, lane: int, number: int, share: int) -> tuple[int, int]:
+        """First sample and last sample + 1 of a window of a lane's share; windows of different lanes end apart."""
         phase = lane * self.window // self.lanes
-        share = int(self.shares[0, lane])
-        number = ((turn * per_lane + column) % share + phase) // self.window + 1
-        start, stop = number * self.window - phase, min(share, (number + 1) * self.window - phase)
-        first = int(self._starts[0, lane])
-        return (0, epoch, first + start, first + stop) if start < stop else None
+        return max(0, number * self.window - phase), min(share, (number + 1) * self.window - phase)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
-from data_pipelines.captions import choose, identity
+from data_pipelines.captions import choose_several, identity
 from data_pipelines.fetch import Unreadable
 from data_pipelines.lanes import Order, Place, mix
 from data_pipelines.ledger import FILTERED, Ledger
+from data_pipelines.shard_set import is_remote
 from data_pipelines.shelf import RawSample, Shelf
 
 HELD_RECORD_BYTES = 2048  # about what a record and its keys take beside the pixels
@@ -25,6 +26,7 @@ class Recipe:
     """How samples become rows; the same in every process."""
 
     captions: Mapping[str, float]
+    texts: int
     ids: str
     min_chars: int
     min_side: int
@@ -38,7 +40,7 @@ class Rows:
     """What a process made of its rows of one batch."""
 
     image: Tensor  # [n, 3, H, W]
-    text: Tensor  # [n, L]
+    text: Tensor  # [n, L], or [n, K, L] with K captions a row
     keys: tuple[str, ...]
     ids: list[int]
     dropped: list[tuple[int, str, str]] = field(
@@ -81,6 +83,8 @@ class RowReader:
         self._rng = random.Random()
         self._cache: dict[tuple[int, int, int], _Held] = {}
         self._cache_left = recipe.cache_bytes
+        self._remote = [any(is_remote(url) for url in shelf.urls) for shelf in shelves]
+        self._entered: dict[tuple[int, int], tuple[int, int]] = {}
         share = len(rows) / order.global_batch
         self.patience = max(1, min(1000, int(order.samples * share)))
 
@@ -122,15 +126,22 @@ class RowReader:
             texts.append(text)
             keys.append(key)
             made.ids.append(concept)
-        made.text, made.keys = self._tokenizer(texts), tuple(keys)
+        made.text, made.keys = self._tokenized(texts), tuple(keys)
         self.ledger.delivered += len(self.rows)
         return made
 
-    def _deliver(self, row: int, batch: int, made: Rows) -> tuple[Tensor, str, str, int]:
+    def _tokenized(self, texts: Sequence[tuple[str, ...]]) -> Tensor:
+        """Token ids [n, L] of n rows; [n, K, L] where each row has K > 1 captions."""
+        ids = self._tokenizer([text for row in texts for text in row])
+        return ids if self.recipe.texts == 1 else ids.view(len(texts), self.recipe.texts, -1)
+
+    def _deliver(self, row: int, batch: int, made: Rows) -> tuple[Tensor, tuple[str, ...], str, int]:
         """The next sample of `row` that can be delivered; those that cannot are counted and skipped for good."""
         while True:
             turn = batch + self.shifts.get(row, 0)
             place = self.order.place(self.epoch, row, turn)
+            if self._remote[place.source]:
+                self._look_ahead(place)
             try:
                 return self._sample(place, mix(self._seed, 4, self.epoch, row, turn))
             except _Drop as drop:
@@ -140,25 +151,33 @@ class RowReader:
                 made.dropped.append((row, str(drop), shard))
                 self.ledger.check(self.recipe.drop_budget, patience=self.patience)
 
-    def _sample(self, place: Place, chance: int) -> tuple[Tensor, str, str, int]:
-        """(picture, caption, key, concept) of the sample at `place`; raises _Drop if it cannot be delivered."""
+    def _look_ahead(self, place: Place) -> None:
+        """Begin to fetch the window behind this one when a lane enters a window."""
+        window = (self.epoch, place.window)
+        if self._entered.get((place.source, place.lane)) != window:
+            self._entered[place.source, place.lane] = window
+            soon = self.order.upcoming(self.epoch, place)
+            self.shelves[place.source].expect([(p.shard, p.sample) for p in soon])
+
+    def _sample(self, place: Place, chance: int) -> tuple[Tensor, tuple[str, ...], str, int]:
+        """(picture, captions, key, concept) of the sample at `place`; raises _Drop if it cannot be delivered."""
         rng = self._rng
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)
         held = self._cache.get(known)
         raw = None if held is not None else self._raw(place)
         record = held.record if held is not None else raw.record  # type: ignore[union-attr]
-        caption = choose(record, self.recipe.captions, rng)
-        if caption is None:
+        said = choose_several(record, self.recipe.captions, self.recipe.texts, rng)
+        if not said:
             raise _Drop("missing caption")
-        if len(caption) < self.recipe.min_chars:
+        if min(map(len, said)) < self.recipe.min_chars:
             raise _Drop(FILTERED)
         if raw is not None:
             key, picture = raw.key, self._picture(known, raw, rng)
         else:
             assert held is not None
             key, picture = held.key, decode.of_pixels(held.pixels, self._transform, rng)
-        return picture, caption, key, identity(record, self.recipe.ids) if self.recipe.ids else 0
+        return picture, said, key, identity(record, self.recipe.ids) if self.recipe.ids else 0
 
     def _raw(self, place: Place) -> RawSample:
         try:

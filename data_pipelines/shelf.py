@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_pipelines import tar_index
-from data_pipelines.fetch import LocalFile, Unreadable, cache_home
+from data_pipelines.fetch import Blocks, BlockStore, LocalFile, Patience, RemoteFile, Unreadable, cache_home
+from data_pipelines.shard_cache import ShardCache
+from data_pipelines.shard_set import ShardSet, is_remote
 from data_pipelines.tar_index import FORMATS, TarIndex
 
 MOST_OPEN = 256
+FORGET_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """How bytes of shards are had: the same in every process."""
+
+    index_cache: Path | None = None  # None: in the cache's home
+    shard_cache: ShardCache | None = None
+    patience: Patience = field(default_factory=Patience)
+    blocks: BlockStore = field(default_factory=lambda: BlockStore(1 << 30))
 
 
 @dataclass(frozen=True)
@@ -30,10 +48,20 @@ class RawSample:
 class Shard:
     """One tar and its index. Raises Unreadable where bytes cannot be had."""
 
-    def __init__(self, url: str, *, index_cache: Path | None = None) -> None:
+    def __init__(self, url: str, access: Access, sha256: str = "") -> None:
         self.url = url
-        self.source = LocalFile(url)
-        self.index = load_index(url, self.source, index_cache or cache_home() / "index")
+        folder = access.index_cache or cache_home() / "index"
+        self.source: LocalFile | Blocks
+        if not is_remote(url):
+            self.source = LocalFile(url)
+            self.index = load_index(url, self.source, folder)
+            return
+        remote = RemoteFile(url, access.patience)
+        if access.shard_cache is not None:
+            self.source = LocalFile(str(access.shard_cache.path(remote, sha256)))
+        else:
+            self.source = Blocks(remote, access.blocks)
+        self.index = load_remote_index(url, self.source, remote, folder)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,35 +104,96 @@ def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
     """The index beside the tar, else from the cache, else built now and kept in the cache."""
     cached = tar_index.cached_path(url, source.version, folder)
     for path in (Path(tar_index.beside(url)), cached):
-        try:
-            index = TarIndex.load(path.read_bytes())
-        except (OSError, ValueError, KeyError):
-            continue
-        if index.tar_bytes == source.size:
+        index = _stored(path, source.size)
+        if index is not None:
             return index
-    index = tar_index.build(source)
+    return _built(source, cached)
+
+
+def load_remote_index(url: str, source: LocalFile | Blocks, remote: RemoteFile, folder: Path) -> TarIndex:
+    """The index from the cache, else the one beside the object, else built by reading the object through once."""
+    cached = tar_index.cached_path(url, remote.version, folder)
+    index = _stored(cached, remote.size)
+    if index is not None:
+        return index
+    with contextlib.suppress(Unreadable, ValueError, KeyError, OSError):
+        beside = RemoteFile(tar_index.beside(url), remote.patience)
+        index = TarIndex.load(beside.read(0, beside.size))
+        if index.tar_bytes == remote.size:
+            with contextlib.suppress(OSError):
+                index.save(cached)
+            return index
+    return _built(source, cached)
+
+
+def _stored(path: Path, size: int) -> TarIndex | None:
+    try:
+        index = TarIndex.load(path.read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    return index if index.tar_bytes == size else None
+
+
+def _built(source: LocalFile | Blocks, cached: Path) -> TarIndex:
+    index = tar_index.build(source, block=1 << 20 if isinstance(source, Blocks) else 4096)
     with contextlib.suppress(OSError):  # a read-only or full cache costs time at the next start, nothing else
         index.save(cached)
     return index
 
 
 class Shelf:
-    """The shards of a stream, opened when first read and closed when many others were read since."""
+    """The shards of a source, opened when first read and closed when many others were read since."""
 
-    def __init__(self, urls: Sequence[str], *, index_cache: Path | None = None) -> None:
-        self.urls = urls
-        self._index_cache = index_cache
+    def __init__(self, shards: ShardSet, access: Access) -> None:
+        self.shards, self.access = shards, access
+        self.urls = shards.urls
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._failed: dict[int, tuple[float, str]] = {}
+        self._expecting: ThreadPoolExecutor | None = None
 
     def __getitem__(self, shard: int) -> Shard:
+        """An open shard. Raises Unreadable; a shard that failed is not asked for again at once."""
         held = self._open.get(shard)
         if held is None:
-            held = self._open[shard] = Shard(self.urls[shard], index_cache=self._index_cache)
+            if shard in self._failed and time.monotonic() < self._failed[shard][0]:
+                raise Unreadable(self._failed[shard][1])
+            try:
+                held = Shard(self.urls[shard], self.access, self.shards.sha256[shard])
+            except Unreadable as error:
+                self._failed[shard] = (time.monotonic() + FORGET_SECONDS, str(error))
+                raise
+            self._open[shard] = held
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(shard)
         return held
 
-    def __getstate__(self) -> dict[str, Any]:  # open files stay in the process that opened them
-        return {**self.__dict__, "_open": OrderedDict()}
+    def expect(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Begin to fetch the (shard, sample) pairs that are read soon, in the background; local ones need nothing."""
+        if not wanted or not any(is_remote(self.urls[s]) for s, _ in wanted[:1]):
+            return
+        if self._expecting is None:
+            self._expecting = ThreadPoolExecutor(2, "vlp-expect")
+        self._expecting.submit(self._expect, list(wanted))
+
+    def _expect(self, wanted: list[tuple[int, int]]) -> None:
+        for s in sorted({s for s, _ in wanted}):
+            try:
+                shard = Shard(self.urls[s], self.access, self.shards.sha256[s])
+            except Unreadable:
+                continue  # whoever reads it will find out, and count
+            if isinstance(shard.source, Blocks):
+                spans = [shard.index.spans[i] for t, i in wanted if t == s and i < len(shard)]
+                if spans:
+                    shard.source.expect(*_reach(spans))
+
+    def __getstate__(self) -> dict[str, Any]:  # open files and threads stay in the process that has them
+        return {**self.__dict__, "_open": OrderedDict(), "_expecting": None}
+
+
+def _reach(spans: Sequence[NDArray[np.int64]]) -> tuple[int, int]:
+    """First byte and last byte + 1 of the files of some samples."""
+    held = np.concatenate(spans)
+    held = held[held[:, 1] >= 0]
+    return int(held[:, 0].min()), int(held.sum(axis=1).max())

@@ -14,14 +14,15 @@ import torch
 
 from data_pipelines.captions import found
 from data_pipelines.decode import Transform
-from data_pipelines.fetch import Unreadable
+from data_pipelines.fetch import BlockStore, Unreadable
 from data_pipelines.lanes import Last, Order, Source
 from data_pipelines.ledger import Ledger
 from data_pipelines.mixture import draws_by_factor, draws_by_weight
 from data_pipelines.rows import Recipe, RowReader, Tokenizer
 from data_pipelines.sample import Sample
+from data_pipelines.shard_cache import ShardCache
 from data_pipelines.shard_set import UNKNOWN, ShardSet
-from data_pipelines.shelf import Shelf
+from data_pipelines.shelf import Access, Shelf
 from data_pipelines.workers import Pool
 from vlp.batch import Batch
 from vlp.errors import UserError
@@ -43,6 +44,8 @@ class Stream:
     """samples of an epoch of a mixture by weight; 0: as many as the sources hold together"""
     captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
     """which caption is said, drawn by these weights among those a sample has: txt, en, zh, tags.en, any .json path"""
+    texts: int = 1
+    """captions said of a picture at a time; more than one are drawn without repetition, as far as there are others"""
     ids: str = "concept"
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
     lanes: int = 64
@@ -71,6 +74,12 @@ class Stream:
     """largest share of samples that may be lost (filtered ones apart) before the run is stopped with a table"""
     index_cache: str = ""
     """folder of the tars' indexes that cannot lie beside them; empty: $VLP_CACHE/index"""
+    read_ahead_bytes: int = 1 << 30
+    """memory for parts of remote shards, bytes in each process; holds lanes x window samples, twice over"""
+    shard_cache: str = ""
+    """folder to keep remote shards in, whole and checked; empty: they are read in parts and not kept"""
+    shard_cache_bytes: int = 1 << 36
+    """most bytes of that folder; shards that were not read for longest go first"""
 
     def open(
         self,
@@ -91,11 +100,17 @@ class Stream:
         """
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
-        index_cache = Path(self.index_cache) if self.index_cache else None
-        shelves, sources, lost = _sources(self, index_cache)
+        shelves, sources, lost = _sources(self, self._access())
         order = Order(sources, global_batch, seed, self.lanes, self.window, self.last)
         recipe = Recipe(
-            self.captions, self.ids, self.min_chars, self.min_side, self.most_pixels, self.cache_bytes, self.drop_budget
+            self.captions,
+            self.texts,
+            self.ids,
+            self.min_chars,
+            self.min_side,
+            self.most_pixels,
+            self.cache_bytes,
+            self.drop_budget,
         )
         own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
         reader = RowReader(order, shelves, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
@@ -107,15 +122,22 @@ class Stream:
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
 
+    def _access(self) -> Access:
+        return Access(
+            index_cache=Path(self.index_cache) if self.index_cache else None,
+            shard_cache=ShardCache(Path(self.shard_cache), self.shard_cache_bytes) if self.shard_cache else None,
+            blocks=BlockStore(self.read_ahead_bytes),
+        )
 
-def _sources(stream: Stream, index_cache: Path | None) -> tuple[list[Shelf], tuple[Source, ...], Ledger]:
+
+def _sources(stream: Stream, access: Access) -> tuple[list[Shelf], tuple[Source, ...], Ledger]:
     """The shelf of each source, how many samples an epoch draws from it, and what its indexes say is lost."""
     if bool(stream.shards) == bool(stream.mixture):
         raise UserError("a stream needs either `shards` or `mixture`" + (", not both" if stream.shards else ""))
     shelves, counts, lost = [], [], Ledger()
     for spec in stream.mixture or {stream.shards: 1.0}:
         shards = ShardSet.open(spec)
-        shelf = Shelf(shards.urls, index_cache=index_cache)
+        shelf = Shelf(shards, access)
         shelves.append(shelf)
         counts.append(np.array(_counted(shards, shelf, lost), np.int64))
     sizes = [int(c.sum()) for c in counts]
@@ -278,7 +300,7 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
     What cannot be read is counted in `skip`; without one it raises UserError, so that nothing is lost unseen.
     """
     shards = ShardSet.open(spec)
-    shelf = Shelf(shards.urls)
+    shelf = Shelf(shards, Access())
     for i, url in enumerate(shards.urls):
         try:
             shard = shelf[i]

@@ -30,7 +30,7 @@ Job = tuple[int, int]  # epoch, batch
 
 
 class Arena:
-    """Shared memory of S slots, each for the pictures of one batch: [S, n, 3, H, W]. It has no name, so nothing leaks."""
+    """Shared memory of S slots, each for the pictures of one batch; it has no name, so it cannot leak."""
 
     def __init__(self, slots: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.slots, self.shape, self.dtype = slots, shape, dtype
@@ -110,7 +110,7 @@ class Pool:
     """
 
     def __init__(self, readers: Sequence[RowReader], *, start: Job, prefetch: int, method: str) -> None:
-        self._context = get_context(method)
+        self._context: Any = get_context(method)
         if method == "forkserver":
             self._context.set_forkserver_preload(["data_pipelines.workers"])
         n = sum(len(r.rows) for r in readers)
@@ -221,10 +221,11 @@ class Pool:
     def _whole(self, parts: list[tuple[Any, ...]], slot: int) -> Rows:
         """One batch out of the workers' parts; its slot is free again when the pictures' tensor is gone."""
         texts = [part[2] for part in parts]
-        text = torch.zeros((sum(len(t) for t in texts), max(t.shape[1] for t in texts)), dtype=torch.int64)
+        longest = max(t.shape[-1] for t in texts)
+        text = torch.zeros((sum(len(t) for t in texts), *texts[0].shape[1:-1], longest), dtype=torch.int64)
         at = 0
         for t in texts:
-            text[at : at + len(t), : t.shape[1]] = torch.from_numpy(t)
+            text[at : at + len(t), ..., : t.shape[-1]] = torch.from_numpy(t)
             at += len(t)
         array = self._arena.slot(slot)
         if self._free:

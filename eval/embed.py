@@ -14,10 +14,12 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
+from tyro.conf import Positional
 
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
@@ -49,10 +51,18 @@ def picture_of(sample: Sample, url: str, skip: Ledger) -> Image | None:
         return None
 
 
+class Embedded(NamedTuple):
+    """Some samples of one shard, with the vectors of their pictures."""
+
+    url: str
+    samples: list[Sample]
+    image: NDArray[np.float32]  # [n, D], unit norm
+
+
 def embedded_pictures(
-    release: Release, shards: ShardSet, skip: Ledger, *, what: str = "embedding pictures"
-) -> Iterator[tuple[list[Sample], NDArray[np.float32]]]:
-    """Samples, some at a time, with the unit vectors [n, D] of their pictures.
+    release: Release, shards: ShardSet, skip: Ledger, *, what: str = "embedding pictures", bar: bool = True
+) -> Iterator[Embedded]:
+    """All samples, some at a time, with the vectors of their pictures.
 
     Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
     or cut short: numbers over an unknown part of the data would mean nothing.
@@ -60,7 +70,7 @@ def embedded_pictures(
     from data_pipelines.stream import read_samples
 
     total = sum(shards.counts) if min(shards.counts) >= 0 else None
-    with progress_bar(what, total) as advance:
+    with progress_bar(what, total, show=bar) as advance:
         for url in shards.urls:
             held: list[tuple[Sample, Image]] = []
             for sample in read_samples(url, skip=skip):
@@ -69,22 +79,22 @@ def embedded_pictures(
                 if picture is not None:
                     held.append((sample, picture))
                 if len(held) == PICTURES_AT_ONCE:
-                    yield _embed(release, held)
+                    yield _embed(release, url, held)
                     held = []
             if held:
-                yield _embed(release, held)
+                yield _embed(release, url, held)
             _refuse_damage(skip, url)
+
+
+def _embed(release: Release, url: str, held: list[tuple[Sample, Image]]) -> Embedded:
+    samples, pictures = zip(*held, strict=True)
+    return Embedded(url, list(samples), np.asarray(release.embed_images(pictures), np.float32))
 
 
 def _refuse_damage(skip: Ledger, url: str) -> None:
     for reason, shard in skip.drops:
         if reason in DAMAGE and shard.startswith(url):
             raise UserError(f"{shard} cannot be read to its end ({reason}); find out with: vlp shards verify {url}")
-
-
-def _embed(release: Release, held: list[tuple[Sample, Image]]) -> tuple[list[Sample], NDArray[np.float32]]:
-    samples, pictures = zip(*held, strict=True)
-    return list(samples), np.asarray(release.embed_images(pictures), np.float32)
 
 
 def data_sha256(shards: ShardSet) -> str:
@@ -132,6 +142,7 @@ class EmbeddingStore:
     folder: Path
     parts: tuple[str, ...]  # the suffix that a part's three files share, in order
     model: str  # id of the model; "" where the folder does not say (clip-retrieval's does not)
+    data: str  # sha256 of the data, or ""
 
     @classmethod
     def open(cls, folder: Path) -> EmbeddingStore:
@@ -144,7 +155,7 @@ class EmbeddingStore:
             raise UserError(
                 f"{folder} has {len(names)} of {about['parts']} parts; run the same `vlp embed` again to finish it"
             )
-        return cls(folder, tuple(names), about.get("model", {}).get("id", ""))
+        return cls(folder, tuple(names), about.get("model", {}).get("id", ""), about.get("data", {}).get("sha256", ""))
 
     def images(self, part: str) -> NDArray[Any]:
         """[n, D] image vectors of one part, mapped from the disk."""
@@ -217,7 +228,7 @@ def _write_part(release: Release, shard: str, out: Path, *, part: str, dtype: st
 
     samples: list[Sample] = []
     vectors: list[NDArray[np.float32]] = []
-    for some, embedded in embedded_pictures(release, ShardSet.open(shard), Ledger(), what=f"part {part}"):
+    for _, some, embedded in embedded_pictures(release, ShardSet.open(shard), Ledger(), what=f"part {part}"):
         samples += some
         vectors.append(embedded)
     if not samples:
@@ -249,9 +260,6 @@ def _npy(array: NDArray[Any]) -> Callable[[Path], None]:
 
 def main(argv: list[str]) -> int:
     """`vlp embed MODEL SHARDS OUT`."""
-    import tyro
-    from tyro.conf import Positional
-
     from vlp.models import release
 
     def command(

@@ -7,8 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, unit: str = "pictures") -> Iterator[Callable[[int], None]]:
-    """A bar to be advanced by calling what it gives, with the number of things done since the last call."""
+def progress_bar(
+    what: str, total: int | None, *, unit: str = "pictures", show: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A bar to be advanced by calling what it gives, with the number of things done since the last call.
+
+    show: False where another bar is on the screen already, such as that of training.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Task as Row
@@ -21,6 +26,6 @@ def progress_bar(what: str, total: int | None, unit: str = "pictures") -> Iterat
 
     label = TextColumn("{task.description}")
     columns = (label, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(elapsed_when_finished=True))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
         row = progress.add_task(what, total=total)
         yield lambda done: progress.advance(row, done)

@@ -45,7 +45,7 @@ def measure_recall(ranks: Ints, relevant: Relevant, *, candidates: int, k: int, 
 class EmbeddedSplit:
     """The pictures of a shard set as one model sees them; embedded once, however many tasks ask."""
 
-    def __init__(self, release: Release, spec: str) -> None:
+    def __init__(self, release: Release, spec: str, *, bar: bool = True) -> None:
         from data_pipelines.ledger import Ledger
         from data_pipelines.shard_set import ShardSet
 
@@ -55,7 +55,9 @@ class EmbeddedSplit:
         self.samples: list[Sample] = []
         self.skipped = Ledger()
         parts: list[NDArray[np.float32]] = []
-        for samples, vectors in embedded_pictures(release, self.shards, self.skipped, what=f"embedding {spec}"):
+        for _, samples, vectors in embedded_pictures(
+            release, self.shards, self.skipped, what=f"embedding {spec}", bar=bar
+        ):
             self.samples += samples
             parts.append(vectors)
         if not parts:
@@ -94,7 +96,8 @@ class Task:
 
     def __call__(self, release: Release) -> dict[str, float]:
         """The values alone, on `data`: what a training run logs."""
-        return {name: measured.value for name, measured in self.measure(EmbeddedSplit(release, self.data)).items()}
+        split = EmbeddedSplit(release, self.data, bar=False)  # training shows a bar of its own
+        return {name: measured.value for name, measured in self.measure(split).items()}
 
     def settings(self) -> dict[str, Any]:
         """The fields, for the record."""

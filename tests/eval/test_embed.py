@@ -14,7 +14,7 @@ import pytest
 from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from data_pipelines.shard_set import ShardSet
-from eval.embed import EmbeddingStore, data_sha256, embed, embedded_pictures, write_whole
+from eval.embed import EmbeddingStore, data_sha256, embed, embedded_pictures, main, write_whole
 from eval.tasks import EmbeddedSplit
 from vlp.errors import UserError
 from vlp.models import release as releases
@@ -109,3 +109,8 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> 
     with pytest.raises(UserError, match="disk is full"):
         write_whole(tmp_path / "x.npy", fill)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_embeds_a_shard_set(model_folder: Path, shards: Path, tmp_path: Path) -> None:
+    assert main([str(model_folder), str(shards), str(tmp_path / "store"), "--dtype", "float16"]) == 0
+    assert EmbeddingStore.open(tmp_path / "store").images("0").dtype == np.float16

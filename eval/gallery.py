@@ -1,0 +1,298 @@
+"""A gallery: an index over the pictures of a shard set, with a row for each. `vlp index build` makes one.
+
+The folder holds index.faiss, rows.parquet and, written last, index.toml: the kind, the model, the data, and a checksum
+of every file. Ids in the index are numbers of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tyro.conf import Positional
+
+from eval.embed import EmbeddingStore, data_sha256, embedded_pictures, write_whole
+from eval.index import NOTHING, Index, Vectors
+from vlp.config import build, component_name, to_tree
+from vlp.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+    from vlp.models.release import Release
+
+FORMAT = "vlp-index-1"
+ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
+FILES = ("index.faiss", "rows.parquet", "index.faiss.removed.npy")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture that was found."""
+
+    score: float  # cosine
+    key: str
+    captions: Mapping[str, str]
+    shard: str
+    thumbnail: bytes  # WebP or PNG, b"" where none was kept
+
+    def picture(self) -> Image:
+        """The thumbnail; where none was kept, the picture itself, read from its shard."""
+        from PIL import Image as pil
+
+        if self.thumbnail:
+            return pil.open(BytesIO(self.thumbnail)).convert("RGB")
+        from data_pipelines.decode import Limits, decode
+        from data_pipelines.stream import read_samples
+
+        if not self.shard:
+            raise UserError(f"no picture of {self.key} was kept, and its row does not say which shard it is in")
+        for sample in read_samples(self.shard):
+            if sample.key == self.key:
+                return decode(sample.image, Limits())
+        raise UserError(f"{self.shard} no longer holds {self.key}; build the index again")
+
+
+class Gallery:
+    """An open index folder."""
+
+    def __init__(self, folder: Path, vectors: Vectors, about: dict[str, Any]) -> None:
+        self.folder, self.vectors, self.about = folder, vectors, about
+
+    @classmethod
+    def open(cls, folder: Path) -> Gallery:
+        """The gallery in `folder`. Raises UserError if it is none, or if one of its files is missing or altered."""
+        from vlp.models.release import sha256
+
+        if not (folder / "index.toml").is_file():
+            raise UserError(f"{folder} is not an index: it has no index.toml; make one with: vlp index build")
+        about = tomllib.loads((folder / "index.toml").read_text(encoding="utf-8"))
+        if about.get("format") != FORMAT:
+            raise UserError(
+                f"{folder} has format {about.get('format')!r}; this version reads {FORMAT!r}: build it again"
+            )
+        for file, digest in about["sha256"].items():
+            path = folder / file
+            if not path.is_file() or sha256(path) != digest:
+                what = "is missing" if not path.is_file() else "was altered (its sha256 differs from index.toml's)"
+                raise UserError(f"{path} {what}; build the index again")
+        kind: Index = build(Index, about["kind"], "kind")
+        return cls(folder, Vectors.load(folder / "index.faiss", kind), about)
+
+    @property
+    def model(self) -> str:
+        """The model that the index was built with: its folder, found again if both were moved together, or its name."""
+        told = self.about["model"]
+        beside = self.folder / told["beside"] if told["beside"] else None
+        return str(beside.resolve()) if beside is not None and beside.is_dir() else str(told["name"])
+
+    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+        builder = self.about["model"]
+        if builder["id"] not in (release.id, ""):
+            raise UserError(
+                f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
+                f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
+            )
+        found = self.vectors.search(queries, k)
+        rows = self._rows(np.unique(found.ids[found.ids != NOTHING]))
+        return [
+            [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
+            for scores, ids in zip(found.scores, found.ids, strict=True)
+        ]
+
+    def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:
+        """For each id a function from a score to its Hit; reads only the row groups that hold one."""
+        import pyarrow.parquet as pq
+
+        def hit(row: dict[str, Any]) -> Any:
+            captions = json.loads(row["captions"])
+            return lambda score: Hit(score, row["key"], captions, row["shard"], row["thumbnail"] or b"")
+
+        rows: dict[int, Any] = {}
+        with pq.ParquetFile(self.folder / "rows.parquet") as file:
+            for group in np.unique(ids // ROWS_PER_GROUP):
+                table = file.read_row_group(int(group))
+                inside = ids[ids // ROWS_PER_GROUP == group]
+                for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
+                    rows[int(i)] = hit(row)
+        return rows
+
+
+def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbnail: int = 96) -> Gallery:
+    """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write the folder as a whole.
+
+    thumbnail: the longer side of the small pictures that are kept, pixels; 0 keeps none, hits are then read from their
+    shards. Raises UserError if `out` is something other than an index, or if the disk is full.
+    """
+    import tomli_w
+
+    from vlp.models.release import sha256
+
+    if out.exists() and any(out.iterdir()) and not (out / "index.toml").is_file():
+        raise UserError(f"{out} is there already and is not an index; choose another folder")
+    stored = (Path(spec) / "img_emb").is_dir()
+    parts, digest = _from_store(Path(spec), release) if stored else _from_shards(release, spec, thumbnail)
+    tables, arrays = zip(*parts, strict=True)
+    images = np.concatenate(arrays)
+    vectors = kind.empty(images.shape[1])
+    vectors.train(images)
+    vectors.add(images, np.arange(len(images)))
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        write_whole(temporary / "index.faiss", vectors.save)
+        write_whole(temporary / "rows.parquet", lambda path: _write_rows(list(tables), path))
+        about = {
+            "format": FORMAT,
+            "count": len(images),
+            "dim": images.shape[1],
+            "metric": "cosine",
+            "kind": {"name": component_name(kind, Index), **to_tree(kind)},
+            "model": {"id": release.id, "name": release.name, "beside": _beside(release.name, out)},
+            "data": {"spec": spec, "sha256": digest},
+            "sha256": {file: sha256(temporary / file) for file in FILES if (temporary / file).is_file()},
+        }
+        write_whole(temporary / "index.toml", lambda path: path.write_text(tomli_w.dumps(about), encoding="utf-8"))
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Gallery.open(out)
+
+
+def _beside(model: str, out: Path) -> str:
+    """The way from the index to the model's folder; "" when the model is a name and no folder."""
+    return os.path.relpath(Path(model).resolve(), out.resolve()) if Path(model).is_dir() else ""
+
+
+def _write_rows(tables: list[pa.Table], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.concat_tables(tables), path, row_group_size=ROWS_PER_GROUP)
+
+
+def _table(keys: list[str], captions: list[str], shards: list[str], thumbnails: list[bytes]) -> pa.Table:
+    import pyarrow as pa
+
+    rows = {"key": keys, "captions": captions, "shard": shards, "thumbnail": thumbnails}
+    kinds = {"key": pa.string(), "captions": pa.string(), "shard": pa.string(), "thumbnail": pa.binary()}
+    return pa.table(rows, schema=pa.schema(kinds))
+
+
+Part = tuple["pa.Table", NDArray[np.float32]]
+
+
+def _from_shards(release: Release, spec: str, thumbnail: int) -> tuple[list[Part], str]:
+    """Rows and vectors of every shard, and the sha256 of the data."""
+    from data_pipelines.ledger import Ledger
+    from data_pipelines.shard_set import ShardSet
+
+    shards = ShardSet.open(spec)
+    parts: list[Part] = []
+    for url, samples, vectors in embedded_pictures(release, shards, Ledger(), what="indexing pictures"):
+        small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
+        said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
+        parts.append((_table([s.key for s in samples], said, [url] * len(samples), small), vectors))
+    if not parts:
+        raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
+    return parts, data_sha256(shards)
+
+
+def _from_store(folder: Path, release: Release) -> tuple[list[Part], str]:
+    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder tells."""
+    store = EmbeddingStore.open(folder)
+    if store.model not in (release.id, ""):
+        raise UserError(
+            f"{folder} was embedded by the model {store.model[:12]}, not by {release.id[:12]} ({release.name})"
+        )
+    return list(_stored_parts(store)), store.data
+
+
+def _stored_parts(store: EmbeddingStore) -> Iterator[Part]:
+    for part in store.parts:
+        rows = store.rows(part).to_pylist()
+        keys = [str(row.get("key") or row.get("image_path") or i) for i, row in enumerate(rows)]
+        captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in rows]
+        shards = [str(row.get("shard") or "") for row in rows]
+        vectors = np.asarray(store.images(part), np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # float16 parts are of unit norm only nearly
+        yield _table(keys, captions, shards, [b""] * len(rows)), np.asarray(vectors / norms)
+
+
+def shrunk(image: bytes, side: int) -> bytes:
+    """The encoded picture itself if its longer side is at most `side` pixels, else a WebP that small."""
+    from PIL import Image as pil
+
+    from data_pipelines.decode import Limits, decode
+
+    with pil.open(BytesIO(image)) as picture:
+        if max(picture.size) <= side:
+            return image
+    whole = decode(image, Limits())
+    whole.thumbnail((side, side))
+    held = BytesIO()
+    whole.save(held, "webp", quality=85)
+    return held.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    """`vlp index build MODEL SHARDS OUT`."""
+    from vlp.models import release
+
+    def command(
+        model: Positional[str],
+        shards: Positional[str],
+        out: Positional[Path],
+        *,
+        kind: str = "flat",
+        option: tuple[str, ...] = (),
+        thumbnail: int = 96,
+        device: str = "cpu",
+    ) -> int:
+        """Index the pictures of a shard set, to be searched by `vlp search`.
+
+        Args:
+            model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
+            shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
+            out: folder of the index; it is written as a whole or not at all.
+            kind: flat (exact), ivf, hnsw or pq; each is a file in eval/index.
+            option: settings of the kind, such as cells=256 probes=32.
+            thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none.
+            device: cpu, cuda, cuda:1 ...
+        """
+        chosen = build(Index, {"name": kind, **_options(option)}, "kind")
+        made = build_gallery(release.load(model, device), shards, out, kind=chosen, thumbnail=thumbnail)
+        print(f"{out}: {len(made.vectors):,} pictures, {kind}, {made.vectors.dim} dimensions")
+        print(f'try next:  vlp search {out} "a red apple"')
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp index build"))
+
+
+def _options(settings: tuple[str, ...]) -> dict[str, Any]:
+    """`cells=256` as TOML would read it; bare words are strings."""
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise UserError(f'"{setting}" is no setting of an index; write it as key=value, such as cells=256')
+        try:
+            options |= tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            options[key] = value
+    return options

@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import Tokenizer
+from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted
 from vlp.training.settings import Training
 from vlp.training.trainer import Evaluation, Fitted, Trainer
@@ -56,6 +57,8 @@ class Run:
     """what is read, in which order, which caption is said"""
     model: Model = field(default_factory=TwoTowers)
     """towers, tokenizer, picture size"""
+    picture: int = 0
+    """side at which pictures leave the stream, pixels, where the augmentation resizes; 0: the model's own"""
     crop: tuple[float, float] = (1.0, 1.0)
     """random resized crops: their least and greatest share of the picture; 1, 1: the evaluation's crop"""
     augment: Augment = field(default_factory=Unchanged)
@@ -75,12 +78,14 @@ def main(argv: Sequence[str]) -> int:
         try:
             train(run, world)
         except Interrupted as stop:
-            return 128 + stop.signum
+            return int(str(stop.code))  # every rank was asked to stop: nobody failed
     return 0
 
 
 def train(run: Run, world: World) -> None:
     """Train, and leave the model folder in RUN/model. All ranks participate."""
+    if world.device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(run.training.seed)
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
@@ -105,7 +110,7 @@ def train(run: Run, world: World) -> None:
 
 def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any) -> Loader:
     """The batches of this rank."""
-    evaluation = run.model.transform()
+    evaluation = replace(run.model.transform(), size=run.picture or run.model.transform().size)
     transform: RandomCrop | ImageTransform = evaluation
     if run.crop != (1.0, 1.0):
         transform = RandomCrop(evaluation.size, run.crop)
@@ -132,7 +137,7 @@ def captions(data: Stream) -> Iterator[str]:
 def data_identity(run: Run) -> Mapping[str, Any]:
     """What a resumed run must share of the data; where and how fast it is read may differ."""
     free = ("workers", "cache_bytes", "index_cache")
-    return {"crop": list(run.crop), **{k: v for k, v in to_tree(run.data).items() if k not in free}}
+    return {"picture": run.picture, "crop": list(run.crop), **{k: v for k, v in to_tree(run.data).items() if k not in free}}
 
 
 def evaluations(run: Run, tokenizer: Tokenizer) -> dict[str, Evaluation]:

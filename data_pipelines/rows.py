@@ -43,9 +43,7 @@ class Rows:
     text: Tensor  # [n, L], or [n, K, L] with K captions a row
     keys: tuple[str, ...]
     ids: list[int]
-    dropped: list[tuple[int, str, str]] = field(
-        default_factory=list
-    )  # row, reason, shard of each sample skipped on the way
+    dropped: list[tuple[int, str, str]] = field(default_factory=list)  # row, reason, shard of each skipped sample
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ class RowReader:
         self.epoch = 0
         self.shifts: dict[int, int] = {}  # row -> samples it skipped in this epoch
         self._rng = random.Random()
+        self._like: Tensor | None = None
         self._cache: dict[tuple[int, int, int], _Held] = {}
         self._cache_left = recipe.cache_bytes
         self._remote = [any(is_remote(url) for url in shelf.urls) for shelf in shelves]
@@ -116,13 +115,13 @@ class RowReader:
         if epoch != self.epoch:
             self.epoch = epoch
             self.shifts.clear()
-        made = Rows(image if image is not None else torch.empty(0), torch.empty(0), (), [])
+        if image is None:
+            self._like = self._like if self._like is not None else self.probe()
+            image = decode.batch_memory(len(self.rows), tuple(self._like.shape), self._like.dtype)
+        made = Rows(image, torch.empty(0), (), [])
         texts, keys = [], []
         for i, row in enumerate(self.rows):
-            picture, text, key, concept = self._deliver(row, batch, made)
-            if i == 0 and image is None:
-                made.image = torch.empty((len(self.rows), *picture.shape), dtype=picture.dtype)
-            made.image[i] = picture
+            text, key, concept = self._deliver(row, batch, made, made.image[i])
             texts.append(text)
             keys.append(key)
             made.ids.append(concept)
@@ -135,7 +134,7 @@ class RowReader:
         ids = self._tokenizer([text for row in texts for text in row])
         return ids if self.recipe.texts == 1 else ids.view(len(texts), self.recipe.texts, -1)
 
-    def _deliver(self, row: int, batch: int, made: Rows) -> tuple[Tensor, tuple[str, ...], str, int]:
+    def _deliver(self, row: int, batch: int, made: Rows, out: Tensor) -> tuple[tuple[str, ...], str, int]:
         """The next sample of `row` that can be delivered; those that cannot are counted and skipped for good."""
         while True:
             turn = batch + self.shifts.get(row, 0)
@@ -143,7 +142,7 @@ class RowReader:
             if self._remote[place.source]:
                 self._look_ahead(place)
             try:
-                return self._sample(place, mix(self._seed, 4, self.epoch, row, turn))
+                return self._sample(place, mix(self._seed, 4, self.epoch, row, turn), out)
             except _Drop as drop:
                 shard = self.shelves[place.source].urls[place.shard]
                 self.shifts[row] = self.shifts.get(row, 0) + 1
@@ -159,8 +158,8 @@ class RowReader:
             soon = self.order.upcoming(self.epoch, place)
             self.shelves[place.source].expect([(p.shard, p.sample) for p in soon])
 
-    def _sample(self, place: Place, chance: int) -> tuple[Tensor, tuple[str, ...], str, int]:
-        """(picture, captions, key, concept) of the sample at `place`; raises _Drop if it cannot be delivered."""
+    def _sample(self, place: Place, chance: int, out: Tensor) -> tuple[tuple[str, ...], str, int]:
+        """(captions, key, concept) of the sample at `place`, its picture in `out`; raises _Drop if it is not delivered."""
         rng = self._rng
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)
@@ -173,11 +172,13 @@ class RowReader:
         if min(map(len, said)) < self.recipe.min_chars:
             raise _Drop(FILTERED)
         if raw is not None:
-            key, picture = raw.key, self._picture(known, raw, rng)
+            key = raw.key
+            self._picture(known, raw, rng, out)
         else:
             assert held is not None
-            key, picture = held.key, decode.of_pixels(held.pixels, self._transform, rng)
-        return picture, said, key, identity(record, self.recipe.ids) if self.recipe.ids else 0
+            key = held.key
+            decode.fill_from(out, held.pixels, self._transform, rng)
+        return said, key, identity(record, self.recipe.ids) if self.recipe.ids else 0
 
     def _raw(self, place: Place) -> RawSample:
         try:
@@ -188,14 +189,15 @@ class RowReader:
         except Unreadable:
             raise _Drop("unreadable shard") from None
 
-    def _picture(self, known: tuple[int, int, int], raw: RawSample, rng: random.Random) -> Tensor:
+    def _picture(self, known: tuple[int, int, int], raw: RawSample, rng: random.Random, out: Tensor) -> None:
         limits = decode.Limits(self.recipe.most_pixels, self.recipe.min_side)
         try:
             if self._cache_left <= 0:
-                return decode.transformed(raw.image, self._transform, rng, limits)
+                decode.fill(out, raw.image, self._transform, rng, limits)
+                return
             full = decode.pixels(raw.image, limits)
         except decode.Refused as refusal:
             raise _Drop(str(refusal)) from None
         self._cache[known] = _Held(raw.key, full, raw.record)
         self._cache_left -= full.nbytes + HELD_RECORD_BYTES
-        return decode.of_pixels(full, self._transform, rng)
+        decode.fill_from(out, full, self._transform, rng)

@@ -290,7 +290,8 @@ class Loader:
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self._shifts = {row: n for row, n in state["shifts"] if row in self._reader.rows}
         self._reader.epoch, self._reader.shifts = self.epoch, dict(self._shifts)
-        if first:
+        own = [[self._reader.rows.start, self._reader.rows.stop]]
+        if first or [list(r) for r in state["rows"]] == own:
             self.ledger = Ledger.of(state["ledger"])
 
 

@@ -40,7 +40,7 @@ class Arena:
         self._memory = mmap.mmap(self._handle, slots * self.slot_bytes)
 
     def slot(self, i: int) -> np.ndarray[Any, Any]:
-        """Slot `i` as an array that owns nothing."""
+        """Slot `i` as an array [n, H, W, 3] that owns nothing."""
         n = int(np.prod(self.shape))
         return np.frombuffer(self._memory, self.dtype, n, i * self.slot_bytes).reshape(self.shape)
 
@@ -73,7 +73,7 @@ def work(pipe: connection.Connection, reader: RowReader, arena: Arena, rows: sli
         while True:
             epoch, batch, slot = pipe.recv()
             try:
-                made = reader.read(epoch, batch, torch.from_numpy(arena.slot(slot)[rows]))
+                made = reader.read(epoch, batch, torch.from_numpy(arena.slot(slot)[rows]).permute(0, 3, 1, 2))
                 text = made.text.numpy()
                 pipe.send((epoch, batch, text, made.keys, made.ids, made.dropped, dict(reader.shifts)))
             except UserError as error:
@@ -115,7 +115,8 @@ class Pool:
             self._context.set_forkserver_preload(["data_pipelines.workers"])
         n = sum(len(r.rows) for r in readers)
         probe = readers[0].probe()
-        self._arena = Arena(prefetch + 2, (n, *probe.shape), probe.numpy().dtype)
+        channels, height, width = probe.shape
+        self._arena = Arena(prefetch + 2, (n, height, width, channels), probe.numpy().dtype)
         self._free = deque(range(prefetch + 2))
         self._prefetch, self._batches = prefetch, readers[0].order.batches
         self._next_job, self._pending = start, dict[Job, _Pending]()
@@ -222,6 +223,7 @@ class Pool:
         """One batch out of the workers' parts; its slot is free again when the pictures' tensor is gone."""
         texts = [part[2] for part in parts]
         longest = max(t.shape[-1] for t in texts)
+        longest = max(t.shape[-1] for t in texts)
         text = torch.zeros((sum(len(t) for t in texts), *texts[0].shape[1:-1], longest), dtype=torch.int64)
         at = 0
         for t in texts:
@@ -236,7 +238,7 @@ class Pool:
             self._free.append(slot)
         keys = tuple(key for part in parts for key in part[3])
         ids = [i for part in parts for i in part[4]]
-        return Rows(image, text, keys, ids, [d for part in parts for d in part[5]])
+        return Rows(image.permute(0, 3, 1, 2), text, keys, ids, [d for part in parts for d in part[5]])
 
     def died(self) -> int:
         """Workers that died since this was asked last."""

@@ -13,7 +13,7 @@ class Batch:
     """B image-text pairs, as the stream hands them over."""
 
     image: Tensor  # [B, 3, H, W], uint8 (the model normalises on its device) or normalised float
-    text: Tensor  # [B, L] token ids, padded with 0 and trimmed to the longest of the batch
+    text: Tensor  # [B, L] token ids, 0-padded, trimmed to the longest; or [B, K, L] with K captions a picture
     keys: tuple[str, ...]  # (B,) names of the samples, for logs and ledgers
     ids: Tensor | None = None  # [B] int64; pairs with equal ids are positives of each other
     weights: Tensor | None = None  # [B] float32, weight of each pair in the loss; None means 1
@@ -49,7 +49,7 @@ class Embeddings:
     """What the towers say of a batch, and all that a loss may see."""
 
     image: Tensor  # [B, D], unit norm
-    text: Tensor  # [B, D], unit norm
+    text: Tensor  # [B, D], unit norm; [B, K, D] with K captions a picture (the step gives losses one block at a time)
     scale: Tensor  # [] the logit scale, 1 / temperature (already exponentiated)
     bias: Tensor  # [] the logit bias, 0 where the objective has none
     ids: Tensor | None = None  # [B] int64, as in Batch

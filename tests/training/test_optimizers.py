@@ -73,15 +73,17 @@ def test_orthogonal_brings_singular_values_near_one_and_keeps_the_directions(sha
     )
 
 
-def test_muon_agrees_with_torch() -> None:
+@pytest.mark.parametrize("size", ["match_rms_adamw", "original"])
+def test_muon_agrees_with_torch(size: str) -> None:
     """torch's iterates in bfloat16, hence the tolerance; kernels and fused projections it does not take."""
     torch.manual_seed(0)
     start, gradients = torch.randn(6, 10), [torch.randn(6, 10) for _ in range(4)]
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     mine = OrthogonalMomentum(
-        [{"params": [ours], "parts": 1, "lr": 0.02, "weight_decay": 0.1}], momentum=0.95, iterations=5
+        [{"params": [ours], "parts": 1, "lr": 0.02, "weight_decay": 0.1}],
+        {"momentum": 0.95, "iterations": 5, "size": size},
     )
-    peer = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    peer = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn=size)
     for g in gradients:
         ours.grad, theirs.grad = g.clone(), g.clone()
         mine.step()

@@ -65,8 +65,9 @@ class DualEncoder(nn.Module):
         return F.normalize(self.image_tower(self.normalise(image)).float(), dim=-1)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Unit vectors [B, D] of token ids [B, L]."""
-        return F.normalize(self.text_tower(text).float(), dim=-1)
+        """Unit vectors [B, D] of token ids [B, L]; [B, K, D] of [B, K, L], K captions a picture."""
+        features = self.text_tower(text.flatten(0, -2)).float()
+        return F.normalize(features, dim=-1).view(*text.shape[:-1], -1)
 
     def forward(self, image: Tensor, text: Tensor) -> Embeddings:
         """Embeddings of B pictures and B texts, with the scale and bias that go with them."""

@@ -59,15 +59,19 @@ class Bpe:
     """size of the vocabulary, special tokens included"""
     context: int = 32
     """most tokens a text may have; longer ones are cut"""
+    split_han: bool = True
+    """take every Chinese character as a word of its own"""
 
     def train(self, captions: Iterable[str]) -> BpeTokenizer:
         """A tokenizer trained on `captions`; the same captions in the same order give the same tokenizer."""
         from tokenizers import Tokenizer as Fast
-        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+        from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
         fast = Fast(models.BPE(unk_token=SPECIAL[UNKNOWN]))
         fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        han = pre_tokenizers.Split(Regex(r"[\u4e00-\u9fff]"), "isolated")  # no spaces: every character is a word
+        spaced = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        fast.pre_tokenizer = pre_tokenizers.Sequence([han, spaced] if self.split_han else [spaced])
         fast.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab,

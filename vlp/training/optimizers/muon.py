@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,15 @@ class Muon(Optimizer):
     """Muon for the matrices and kernels inside the towers; AdamW, with its own lr, for everything else."""
 
     lr: float = 2e-3
-    """peak learning rate of the matrices; a step has the root mean square of an AdamW step at this rate (2502.16982)"""
+    """peak learning rate of the matrices"""
+    size: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    """length of a step: as root mean square that of AdamW at this rate (2502.16982: try 2e-3), or Jordan's (try 0.02)"""
     adamw_lr: float = 1e-3
     """peak learning rate of embeddings, norms, biases and the logit scale"""
     weight_decay: float = 0.1
     """share of a matrix that decays per step, times the learning rate"""
+    adamw_weight_decay: float = 0.1
+    """the same for embeddings"""
     momentum: float = 0.95
     """memory of the gradient (Nesterov)"""
     iterations: int = 5
@@ -47,7 +51,7 @@ class Muon(Optimizer):
         chosen = dict(matrices(model))
         rest = [p for p in model.parameters() if id(p) not in {id(q) for q in chosen.values()}]
         adamw = torch.optim.AdamW(
-            groups(rest, lr=self.adamw_lr, weight_decay=self.weight_decay),
+            groups(rest, lr=self.adamw_lr, weight_decay=self.adamw_weight_decay),
             betas=(self.beta1, self.beta2),
             eps=self.eps,
             fused=True,
@@ -58,7 +62,8 @@ class Muon(Optimizer):
         fused = [p for name, p in chosen.items() if name.endswith(FUSED)]
         shared = {"lr": self.lr, "peak": self.lr, "weight_decay": self.weight_decay}
         parts = [{"params": p, "parts": n, **shared} for p, n in ((whole, 1), (fused, 3)) if p]
-        return (OrthogonalMomentum(parts, momentum=self.momentum, iterations=self.iterations), adamw)
+        settings = {"momentum": self.momentum, "iterations": self.iterations, "size": self.size}
+        return (OrthogonalMomentum(parts, settings), adamw)
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -77,10 +82,13 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 class OrthogonalMomentum(torch.optim.Optimizer):
-    """m ← μ m + (1 − μ) g;  w ← (1 − lr·λ) w − lr·0.2·√max(rows, columns)·orthogonal((1 − μ) g + μ m)."""
+    """m ← μ m + (1 − μ) g;  w ← (1 − lr·λ) w − lr·size·orthogonal((1 − μ) g + μ m).
 
-    def __init__(self, parameters: list[dict[str, Any]], *, momentum: float, iterations: int) -> None:
-        super().__init__(parameters, {"momentum": momentum, "iterations": iterations})
+    size is 0.2·√max(rows, columns) to match AdamW's, or √max(1, rows / columns) in the original.
+    """
+
+    def __init__(self, parameters: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+        super().__init__(parameters, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -103,7 +111,8 @@ class OrthogonalMomentum(torch.optim.Optimizer):
             momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - mu)
             directions.append(torch.lerp(p.grad, momentum, mu).reshape(parts, p.shape[0] // parts, -1))
         together = orthogonal(torch.cat(directions), group["iterations"])  # [matrices, rows, columns]
-        size = 0.2 * max(together.shape[1:]) ** 0.5
+        rows, columns = together.shape[1:]
+        size = 0.2 * max(rows, columns) ** 0.5 if group["size"] == "match_rms_adamw" else max(1, rows / columns) ** 0.5
         for p, direction in zip(parameters, together.split(parts), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.sub_(direction.reshape(p.shape), alpha=group["lr"] * size)

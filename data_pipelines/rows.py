@@ -159,7 +159,7 @@ class RowReader:
             self.shelves[place.source].expect([(p.shard, p.sample) for p in soon])
 
     def _sample(self, place: Place, chance: int, out: Tensor) -> tuple[tuple[str, ...], str, int]:
-        """(captions, key, concept) of the sample at `place`, its picture in `out`; raises _Drop if it is not delivered."""
+        """(captions, key, concept) of the sample at `place`, its picture in `out`; raises _Drop if there is none."""
         rng = self._rng
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)

@@ -5,33 +5,44 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_run
 import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def run(folder: Path, *flags: str, launcher: list[str] | None = None) -> subprocess.Popen[str]:
-    command = [*(launcher or [sys.executable]), str(SCRIPT), str(folder), *flags]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), str(folder), *flags]
+    environment = {**ENVIRONMENT, **environment}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    out, errors = process.communicate(timeout=200)
-    assert process.returncode == status, out + errors
-    return errors
+def start_two(folder: Path, *flags: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place["LOCAL_WORLD_SIZE"] = "2"
+    return [start(folder, *flags, RANK=r, LOCAL_RANK=r, **place) for r in "01"]
+
+
+def finish(*processes: subprocess.Popen[str], status: int = 0) -> str:
+    ends = [p.communicate(timeout=250) for p in processes]
+    assert [p.returncode for p in processes] == [status] * len(processes), ends
+    return "".join(errors for _, errors in ends)
 
 
 def wait_for_step(folder: Path, step: int) -> None:
-    path, end = folder / "metrics.jsonl", time.monotonic() + 120
+    path, end = folder / "metrics.jsonl", time.monotonic() + 200
     while time.monotonic() < end:
         if path.is_file() and path.read_text().count("\n") >= step:
             return
@@ -44,78 +55,74 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def steps(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows(folder)]
 
 
-@pytest.mark.parametrize("chunk", ["0", "3"], ids=["whole", "cached"])
-def test_two_ranks_train_as_one_process_does(tmp_path: Path, chunk: str) -> None:
-    """Through DDP and the sharded loss: the gradients of every step, hence the weights after six."""
-    flags = ["--plain", "--steps", "6", "--chunk", chunk]
-    both = run(tmp_path / "two", *flags, launcher=RANKS)
-    finish(run(tmp_path / "one", *flags))
-    finish(both)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
-    logged = [
-        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
-    ]
-    for a, b in zip(*logged, strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
-        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4)
-        assert b["scale"] == pytest.approx(a["scale"], rel=1e-5)
+def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
+    """Through DDP and the sharded loss, whole and cached: loss and gradient of six steps, and the weights after them."""
+    flags = ["--plain", "--steps", "6", "--chunk", "0", "3"]
+    both = start_two(tmp_path / "two", *flags)
+    tiny_run.main([str(tmp_path / "one"), *flags])
+    finish(*both)
+    for chunk in "03":
+        one, two = tmp_path / "one" / chunk, tmp_path / "two" / chunk
+        for a, b in zip(rows(one), rows(two), strict=True):
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+            assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4)
+            assert b["scale"] == pytest.approx(a["scale"], rel=1e-5)
+        torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
-def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(tmp_path: Path, signum: signal.Signals) -> None:
-    process = run(tmp_path, "--steps", "500", "--pause", "0.05")
-    wait_for_step(tmp_path, 3)
-    process.send_signal(signum)
-    errors = finish(process, 128 + signum)
+def test_ctrl_c_ends_a_run_with_a_checkpoint_and_a_line(tmp_path: Path) -> None:
+    process = start(tmp_path, "--steps", "500", "--pause", "0.05")
+    wait_for_step(tmp_path / "0", 3)
+    process.send_signal(signal.SIGINT)
+    errors = finish(process, status=128 + signal.SIGINT)
     assert "interrupted after step" in errors
     assert "give the same command again to go on" in errors
     assert "Traceback" not in errors
-    done = steps(tmp_path)[-1]
-    assert (tmp_path / "checkpoints" / f"step-{done:08d}.pt").is_file()
+    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}.pt").is_file()
 
 
-def test_a_signal_to_one_rank_ends_both_with_one_checkpoint(tmp_path: Path) -> None:
-    process = run(tmp_path, "--steps", "500", "--pause", "0.05", launcher=RANKS)
-    wait_for_step(tmp_path, 3)
-    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(ranks[-1]), signal.SIGTERM)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode
+def test_sigterm_to_one_rank_ends_both_with_one_checkpoint(tmp_path: Path) -> None:
+    processes = start_two(tmp_path, "--steps", "500", "--pause", "0.05")
+    wait_for_step(tmp_path / "0", 3)
+    processes[1].terminate()
+    errors = finish(*processes, status=128 + signal.SIGTERM)
     assert errors.count("interrupted after step") == 1
-    done = steps(tmp_path)[-1]
-    assert (tmp_path / "checkpoints" / f"step-{done:08d}.pt").is_file()
+    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}.pt").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--chunk", "4"]], ids=["whole", "cached"])
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path, flags: list[str]) -> None:
-    flags = ["--steps", "60", *flags]
-    finish(run(tmp_path / "whole", *flags))
-    for step in (5, 17, 18, 41):
-        process = run(tmp_path / "killed", "--pause", "0.02", *flags)
-        wait_for_step(tmp_path / "killed", step)
+@pytest.mark.parametrize("chunk", ["0", "4"], ids=["whole", "cached"])
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path, chunk: str) -> None:
+    flags = ["--steps", "60", "--chunk", chunk]
+    finish(start(tmp_path / "whole", *flags))
+    for step in (5, 17, 41):
+        process = start(tmp_path / "killed", "--pause", "0.02", *flags)
+        wait_for_step(tmp_path / "killed" / chunk, step)
         process.kill()
         process.communicate()
-    finish(run(tmp_path / "killed", *flags))
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert steps(tmp_path / "killed") == list(range(1, 61))
+    finish(start(tmp_path / "killed", *flags))
+    whole, killed = tmp_path / "whole" / chunk, tmp_path / "killed" / chunk
+    a, b = weights(whole), weights(killed)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert steps(killed) == list(range(1, 61))
 
 
 @pytest.mark.slow
 def test_two_ranks_resume_to_the_same_weights(tmp_path: Path) -> None:
-    finish(run(tmp_path / "whole", "--steps", "40", launcher=RANKS))
-    process = run(tmp_path / "killed", "--steps", "40", "--pause", "0.03", launcher=RANKS)
-    wait_for_step(tmp_path / "killed", 12)
-    process.terminate()
-    process.communicate(timeout=200)
-    finish(run(tmp_path / "killed", "--steps", "40", launcher=RANKS))
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert steps(tmp_path / "killed") == list(range(1, 41))
+    finish(*start_two(tmp_path / "whole", "--steps", "40"))
+    processes = start_two(tmp_path / "parts", "--steps", "40", "--pause", "0.03")
+    wait_for_step(tmp_path / "parts" / "0", 12)
+    processes[0].terminate()
+    finish(*processes, status=128 + signal.SIGTERM)
+    finish(*start_two(tmp_path / "parts", "--steps", "40"))
+    a, b = weights(tmp_path / "whole" / "0"), weights(tmp_path / "parts" / "0")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert steps(tmp_path / "parts" / "0") == list(range(1, 41))

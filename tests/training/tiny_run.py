@@ -6,10 +6,10 @@ As a script it trains in FOLDER, for the tests that need processes of their own.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
-from vlp.distributed.world import World
-from vlp.errors import UserError
+from vlp.distributed.world import World, connect
 from vlp.losses.infonce import InfoNCE
 from vlp.training.trainer import Trainer, Training
 
@@ -86,36 +85,25 @@ def trainer(folder: Path, training: Training, world: World | None = None, pause:
 
 
 def main(argv: list[str]) -> int:
-    """Train in a process of its own; print the norm of the weights."""
+    """Train in a process of its own, once for each --chunk, and keep the weights in FOLDER/CHUNK/final.pt."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--chunk", type=int, nargs="+", default=[0])
     parser.add_argument("--pause", type=float, default=0.0)
-    parser.add_argument("--ema", type=float, default=0.9)
     parser.add_argument("--plain", action="store_true", help="no dropout, no batch norm: what ranks can share exactly")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
-        samples=options.steps * 16,
-        batch=16,
-        chunk=options.chunk,
-        checkpoint_every=0.0,
-        log_every=1,
-        ema=options.ema,
-        tensorboard=False,
+        samples=options.steps * 16, batch=16, checkpoint_every=0.0, log_every=1, ema=0.9, tensorboard=False
     )
-    from vlp.distributed.world import connect
-
-    world = connect() if "RANK" in os.environ else World.alone()
-    model = Tiny(dropout=0.0, norm=False) if options.plain else Tiny()
-    try:
-        fitted = trainer(options.folder, training, world, options.pause, model=model).fit()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if world.rank == 0:
-        torch.save(fitted.model.state_dict(), options.folder / "final.pt")
+    with connect() as world:
+        for chunk in options.chunk:
+            model = Tiny(dropout=0.0, norm=False) if options.plain else Tiny()
+            folder = options.folder / str(chunk)
+            fitted = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model).fit()
+            if world.rank == 0:
+                torch.save(fitted.model.state_dict(), folder / "final.pt")
     return 0
 
 

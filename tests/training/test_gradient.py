@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,3 +78,18 @@ def test_saved_bytes_grow_with_the_batch_and_leave_out_the_weights() -> None:
     model = Tiny(dropout=0.0, norm=False)
     two, four, eight = (saved_bytes(model, take(n)) for n in (2, 4, 8))
     assert eight - four == pytest.approx(2 * (four - two), rel=0.1)
+
+
+def test_several_captions_a_picture_are_the_mean_of_their_losses() -> None:
+    model, batch = Tiny(dropout=0.0, norm=False).double(), pairs(0, 12)
+    captions = [batch.text, batch.text.flip(0), batch.text.roll(3, 0)]
+    each = [
+        gradients(model, lambda m, t=t: whole_batch(m, InfoNCE().reference, replace(batch, text=t), seed=0))
+        for t in captions
+    ]
+    several = replace(batch, text=torch.stack(captions, 1))
+    for step in (whole_batch, cached):
+        loss, found = gradients(model, lambda m, s=step: s(m, InfoNCE().reference, several, seed=0, rows=4))
+        torch.testing.assert_close(loss, torch.stack([one for one, _ in each]).mean())
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, torch.stack([g[name] for _, g in each]).mean(0))

@@ -64,7 +64,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    """Through DDP and the sharded loss, whole and cached: loss and gradient of six steps, and the weights after them."""
+    """Through DDP and the sharded loss, whole and cached: loss and gradient of six steps, and the weights after."""
     flags = ["--plain", "--steps", "6", "--chunk", "0", "3"]
     both = start_two(tmp_path / "two", *flags)
     tiny_run.main([str(tmp_path / "one"), *flags])

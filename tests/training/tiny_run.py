@@ -41,7 +41,7 @@ class Tiny(nn.Module):
         return F.normalize(self.image_head(self.image(image.to(self.logit_scale.dtype) / 128 - 1)), dim=-1)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        return F.normalize(self.text_head(self.text(text).mean(1)), dim=-1)
+        return F.normalize(self.text_head(self.text(text).mean(-2)), dim=-1)
 
     def forward(self, image: Tensor, text: Tensor) -> Embeddings:
         return Embeddings(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def join(parts: Sequence[Embeddings], batch: Batch) -> Embeddings:
         tensors = [getattr(p, name) for p in parts]
         return None if tensors[0] is None else torch.cat(tensors)
 
-    joined = {name: rows(name) for name in (*PER_PAIR, "negatives_keep")}
+    joined: dict[str, Any] = {name: rows(name) for name in (*PER_PAIR, "negatives_keep")}
     return replace(parts[-1], **joined, ids=batch.ids, weights=batch.weights)
 
 
@@ -114,7 +115,7 @@ def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[s
 def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """The objective [], or its mean over the K captions of each picture where text is [B, K, D].
 
-    Every picture then meets each of its captions in a batch of its own kind, and is encoded once (all ranks participate).
+    Every picture then meets each of its captions in a batch of its own kind, and is encoded once. All ranks take part.
     """
     if out.text.ndim == 2:
         return objective(out)

@@ -28,7 +28,7 @@ class Muon(Optimizer):
     lr: float = 2e-3
     """peak learning rate of the matrices"""
     size: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    """length of a step: as root mean square that of AdamW at this rate (2502.16982: try 2e-3), or Jordan's (try 0.02)"""
+    """length of a step: the root mean square of AdamW's at this rate (2502.16982; try 2e-3), or Jordan's (try 0.02)"""
     adamw_lr: float = 1e-3
     """peak learning rate of embeddings, norms, biases and the logit scale"""
     weight_decay: float = 0.1
@@ -113,7 +113,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         together = orthogonal(torch.cat(directions), group["iterations"])  # [matrices, rows, columns]
         rows, columns = together.shape[1:]
         size = 0.2 * max(rows, columns) ** 0.5 if group["size"] == "match_rms_adamw" else max(1, rows / columns) ** 0.5
-        for p, direction in zip(parameters, together.split(parts), strict=True):
+        for p, direction in zip(parameters, torch.split(together, parts), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.sub_(direction.reshape(p.shape), alpha=group["lr"] * size)
 

@@ -50,14 +50,18 @@ class Block:
         edge = EDGE.get(self.image.device.type, 1024)
         n, m = len(self.image), len(self.text)
         buffer = self.image.new_empty(min(edge, n) * min(edge, m), dtype=self.precision)
+        alpha = float(self.scale) if readable(self.image) and self.image.dtype == self.precision else None
         for top in range(0, n, edge):
             rows = slice(top, min(top + edge, n))
             image = self.image[rows]
             for left in range(0, m, edge):
                 columns = slice(left, min(left + edge, m))
                 logits = buffer[: (rows.stop - top) * (columns.stop - left)].view(rows.stop - top, -1)
-                product(image, self.text[columns].T, out=logits)
-                logits.mul_(self.scale)
+                if alpha is None:
+                    product(image, self.text[columns].T, out=logits)
+                    logits.mul_(self.scale)
+                else:  # one pass over the tile saved
+                    torch.addmm(logits, image, self.text[columns].T, beta=0, alpha=alpha, out=logits)
                 if self.bias is not None:
                     logits.add_(self.bias)
                 ids = None if self.row_ids is None else self.row_ids[rows]

@@ -1,0 +1,52 @@
+"""One rank that goes wrong ends all ranks within seconds, with that rank's reason."""
+
+import time
+
+import failing_cases
+import gloo_ranks
+import pytest
+
+SECONDS = 20  # from the failure to the last rank's end, on a machine that is busy with other tests
+
+
+def endings(size, function, *arguments, folder):
+    begun = time.monotonic()
+    ended = gloo_ranks.finish(gloo_ranks.start(size, function, *arguments, folder=folder), timeout=90)
+    assert all(e.code not in (None, 0) for e in ended), ended
+    return ended, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("negatives", ["grid", "ring", "grouped:2"])
+def test_a_ragged_batch_is_refused_on_every_rank(negatives, tmp_path):
+    ended, _ = endings(4, failing_cases.wrong_batch, negatives, folder=tmp_path)
+    for e in ended:
+        assert "the ranks disagree on the pairs in the batch: 3 on rank 1; 4 on the other 3" in e.said
+
+
+@pytest.mark.parametrize("negatives", ["grid", "ring"])
+def test_an_error_on_one_rank_ends_all_with_its_reason(negatives, tmp_path):
+    ended, seconds = endings(3, failing_cases.fails, "error", negatives, folder=tmp_path)
+    assert "ValueError: the disk is full" in ended[1].said
+    for e in (ended[0], ended[2]):
+        assert "rank 1" in e.said
+        assert "ValueError: the disk is full" in e.said
+    assert seconds < SECONDS
+
+
+@pytest.mark.parametrize("how", ["kill", "hang"])
+def test_a_killed_rank_ends_all(how, tmp_path):
+    ended, seconds = endings(3, failing_cases.fails, how, "grid", folder=tmp_path)
+    for e in (ended[0], ended[2]):
+        assert "rank 1" in e.said
+        assert "ended without a word" in e.said
+    assert seconds < SECONDS
+
+
+def test_the_death_of_rank_0_ends_all(tmp_path):
+    ended, seconds = endings(3, failing_cases.first_rank_fails, folder=tmp_path)
+    assert all("rank 0 ended without a word" in e.said for e in ended[1:])
+    assert seconds < SECONDS
+
+
+def test_ranks_may_finish_at_their_own_pace(tmp_path):
+    assert gloo_ranks.run(3, failing_cases.some_finish_first, folder=tmp_path) == [0, 1, 2]

@@ -18,7 +18,7 @@ PUBLIC_DOMAIN = ("http://web.resource.org/cc/PublicDomain", "http://creativecomm
 SERIES = re.compile(r"^special/|/stars/|/gradients/|/games/cards/|/led/|-theme/mimetypes/|^logos/|unsorted/")
 NOT_FOR_CHILDREN = frozenset("nazi swastika nude naked sex sexy erotic breast breasts hitler gallows hanged stripper gun pistol".split())
 # Words of the keywords that name no thing: they would let file names pass for captions.
-NO_WORDS = frozenset("hash gnome kde mime apps app emblem stock simplified contour architetto".split())
+NO_WORDS = frozenset("hash gnome kde mime apps app emblem stock simplified contour architetto gg bb nfs windows pimp".split())
 LARGEST_SVG = 400_000  # bytes; the few larger ones are traced photos
 MOST_OF_A_CAPTION = 6  # pictures under one caption
 
@@ -104,7 +104,7 @@ def _caption(clip: _Clip, titles: Counter[str], vocabulary: frozenset[str]) -> s
     )
     for text in (clip.path.stem,) if generic else (clip.title, clip.path.stem):
         words = caption_key(re.sub(r"(?<=[a-z])\d+$", "", _without_author(text, clip.author))).split()
-        words = [word for word in words if not word.isdigit()]
+        words = [word for word in words if not word.isdigit() and word not in ("bw", "svg", "icon", "icons")]
         if not 1 <= len(words) <= 6 or NOT_FOR_CHILDREN & set(words):
             continue
         known = [word in vocabulary or word.rstrip("s") in vocabulary or word in ("of", "and", "in") for word in words]

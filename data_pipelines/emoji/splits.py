@@ -17,7 +17,7 @@ from data_pipelines.emoji.rasters import Fingerprint
 SPLITS = ("train", "val", "test_concept", "test_style", "test_style_concept", "test_attr")
 HELD_OUT_FAMILY = "fluent"
 VAL_SHARE, TEST_SHARE = 0.08, 0.12  # of the groups of concepts
-ATTR_SHARE = 0.08  # of the (person, skin tone) combinations whose person is trained on
+ATTR_SHARE = 0.14  # of the (person, skin tone) combinations whose person is trained on
 ALIKE_BITS, ALIKE_COLOUR = 6, 5.0  # of 256 hash bits, of 255 in each channel's mean
 
 
@@ -39,6 +39,9 @@ def place(pictures: Sequence[Picture]) -> tuple[list[str], Counter[str]]:
         if split == "val" and pictures[row].drawing.family == HELD_OUT_FAMILY:
             places[row] = ""
             drops["held-out artist, validation concept"] += 1
+        elif split in ("val", "test_concept") and pictures[row].drawing.tone:
+            places[row] = ""
+            drops["skin tone of an unseen person"] += 1
     for one, other in alike:
         for here, there in ((one, other), (other, one)):
             if places[here] == "train" and places[there] not in ("train", ""):

@@ -1,0 +1,79 @@
+"""Kinds of input, one per file: each hands over samples in a fixed order and names what it could not read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from data_pipelines.sample import Sample
+
+MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
+LONGEST_KEY = 90  # characters; with its ending it must fit the 100 of a tar's name
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An input that is no sample: it is counted, and the first few are named in the manifest."""
+
+    reason: str  # what is wrong, in the ledger's words ("missing caption"); the same words for the same trouble
+    where: str  # the file, row or URL
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """A kind of input. Its fields are flags of `vlp shards build`."""
+
+    component_package: ClassVar[str] = "data_pipelines.sources"
+    incidental: ClassVar[tuple[str, ...]] = ()  # fields that change how fast samples come, not which
+
+    def parts(self) -> tuple[str, ...]:
+        """The folders the source is split into, such as ("train", "val"); one nameless part if it is not."""
+        return ("",)
+
+    @abstractmethod
+    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+        """Everything in `part`, in an order that is the same at every call. Raises UserError if there is nothing."""
+
+    def about(self, part: str) -> dict[str, Any]:
+        """What the manifest should say of `part` besides the counts; JSON values."""
+        return {}
+
+
+def safe_key(name: str) -> str:
+    """`name` as the key of a sample: letters, digits, hyphens and underscores; distinct names stay distinct.
+
+    >>> safe_key("2024/beach_01")
+    '2024-beach_01'
+    """
+    plain = name.replace("/", "-")
+    key = re.sub(r"[^A-Za-z0-9_-]+", "_", plain)
+    if key == name or (key == plain and "-" not in name and len(key) <= LONGEST_KEY):
+        return key if len(key) <= LONGEST_KEY else _with_digest(key, name)
+    return _with_digest(key, name)
+
+
+def _with_digest(key: str, name: str) -> str:
+    return f"{key[: LONGEST_KEY - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def as_stored(data: bytes) -> tuple[bytes, str] | None:
+    """`data` and its format if shards store it as it is, else the picture as PNG; None if it is no picture."""
+    for magic, name in MAGIC.items():
+        if data.startswith(magic):
+            return data, name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return data, "webp"
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            file = io.BytesIO()
+            picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.mode else "RGB").save(file, "PNG")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return file.getvalue(), "png"

@@ -1,0 +1,95 @@
+"""A folder of pictures, each with its caption beside it or in one list of captions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.sample import Sample
+from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from vlp.errors import UserError
+
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+LISTS = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Pictures under a folder. The caption of `a/b.jpg` is `a/b.txt`, or `a/b.json`, or a row of metadata.jsonl or .csv."""
+
+    path: Path
+    """the folder; pictures in folders below it count too"""
+    language: str = "en"
+    """language of the captions that do not say it"""
+
+    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+        """A sample for each picture, in the order of their paths. Raises UserError if there are no pictures."""
+        root = self.path.expanduser()
+        if not root.is_dir():
+            raise UserError(f'"{root}" is not a folder; expected a folder of pictures with captions beside them')
+        listed = _listed(root)
+        found = False
+        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
+            found = True
+            yield self._item(path, path.relative_to(root), listed)
+        if not found:
+            raise UserError(f'there is no picture in "{root}"; known endings: {" ".join(sorted(PICTURES))}')
+
+    def _item(self, path: Path, relative: Path, listed: dict[str, dict[str, Any]]) -> Sample | Unreadable:
+        try:
+            record = _record(path) | listed.get(relative.as_posix(), {})
+            stored = as_stored(path.read_bytes())
+        except (OSError, ValueError) as error:
+            return Unreadable("unreadable file", f"{relative}: {error}")
+        if stored is None:
+            return Unreadable("undecodable picture", str(relative))
+        captions = captions_of(record, self.language)
+        if not captions:
+            return Unreadable("missing caption", str(relative))
+        data, image_format = stored
+        return Sample(safe_key(relative.with_suffix("").as_posix()), data, image_format, captions, record)
+
+
+def captions_of(record: dict[str, Any], language: str) -> dict[str, str]:
+    """The captions of a record by language, taken out of it: "captions" (a table), else "caption" or "text"."""
+    told = record.pop("captions", None)
+    if not isinstance(told, dict):
+        told = {language: next((record.pop(name) for name in ("caption", "text", "txt") if record.get(name)), "")}
+    texts = {code: text.strip() for code, text in told.items() if isinstance(text, str)}
+    return {code: text for code, text in texts.items() if text}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What lies beside a picture: its .json, and its .txt as the caption. Raises ValueError if the .json is none."""
+    record: dict[str, Any] = {}
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"{beside.name} is not a JSON object")
+    text = path.with_suffix(".txt")
+    if text.is_file() and "captions" not in record:
+        record["caption"] = text.read_text(encoding="utf-8", errors="replace").strip()
+    return record
+
+
+def _listed(root: Path) -> dict[str, dict[str, Any]]:
+    """Rows of metadata.jsonl or metadata.csv by the file they speak of (column file_name)."""
+    rows: list[dict[str, Any]] = []
+    for name in LISTS:
+        path = root / name
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            try:
+                rows += csv.DictReader(file) if name.endswith(".csv") else [json.loads(line) for line in file if line.strip()]
+            except ValueError as error:
+                raise UserError(f"{path} has a line that is not JSON ({error}); expected one object in each line") from None
+    unnamed = [row for row in rows if "file_name" not in row]
+    if unnamed:
+        raise UserError(f'a row of the list in "{root}" has no file_name; it has: {", ".join(map(str, unnamed[0]))}')
+    return {row["file_name"]: {k: v for k, v in row.items() if k != "file_name"} for row in rows}

@@ -1,0 +1,80 @@
+"""Parquet files with a column of pictures and columns of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.sample import Sample
+from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from vlp.errors import UserError
+
+ROWS = 64  # read at a time; pictures make rows large
+
+
+@dataclass(frozen=True)
+class Parquet(Source):
+    """Rows of Parquet files, read a few at a time. Other columns go into the sample's .json."""
+
+    path: Path
+    """a .parquet file, or a folder of them"""
+    image: str = "image"
+    """column of the pictures: bytes, a path, or the struct of bytes and path that `datasets` writes"""
+    captions: dict[str, str] = field(default_factory=lambda: {"en": "text"})
+    """language -> column of its captions"""
+    key: str = ""
+    """column that names the samples; empty: the file's name and the number of the row"""
+
+    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+        """A sample for each row, in the order of the files' names. Raises UserError if a column is missing."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        root = self.path.expanduser()
+        files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+        if not files or not files[0].is_file():
+            raise UserError(f'there is no .parquet file at "{root}"')
+        for path in files:
+            try:
+                table = pq.ParquetFile(path)
+                self._check(path, table.schema_arrow.names)
+                row = 0
+                for batch in table.iter_batches(ROWS):
+                    for record in batch.to_pylist():
+                        yield self._item(f"{path.stem}-{row:08d}", path.parent, record)
+                        row += 1
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+
+    def _check(self, path: Path, columns: list[str]) -> None:
+        for wanted in (self.image, *self.captions.values(), *filter(None, (self.key,))):
+            if wanted not in columns:
+                raise UserError(f'{path} has no column "{wanted}"; it has: {", ".join(columns)}')
+
+    def _item(self, place: str, folder: Path, record: dict[str, Any]) -> Sample | Unreadable:
+        key = safe_key(str(record[self.key])) if self.key else safe_key(place)
+        picture = record.pop(self.image)
+        texts = {language: record.pop(column) for language, column in self.captions.items()}
+        captions = {language: text.strip() for language, text in texts.items() if isinstance(text, str) and text.strip()}
+        if not captions:
+            return Unreadable("missing caption", place)
+        try:
+            data = _bytes(picture, folder)
+        except OSError as error:
+            return Unreadable("missing picture", f"{place}: {error}")
+        stored = as_stored(data) if data else None
+        if stored is None:
+            return Unreadable("undecodable picture" if data else "missing picture", place)
+        plain = {name: value for name, value in record.items() if isinstance(value, str | int | float | bool | list)}
+        return Sample(key, stored[0], stored[1], captions, plain)
+
+
+def _bytes(picture: Any, folder: Path) -> bytes:
+    """The file of the picture, whichever way the column holds it; b"" if there is none. Raises OSError."""
+    if isinstance(picture, dict):
+        picture = picture.get("bytes") or picture.get("path")
+    if isinstance(picture, str):
+        return (folder / picture).read_bytes()
+    return bytes(picture) if picture else b""

@@ -133,7 +133,9 @@ class Lifeline:
             self.end("rank 0 ended without a word (killed?)")
 
     def end(self, reason: str) -> None:
-        """Ends this process, whatever its main thread hangs in."""
+        """Ends this process, whatever its main thread hangs in; rank 0 when it has told the others."""
+        if self.hub is not None:
+            self.hub.join(PATIENCE_S)
         print(f"vlp: rank {self.rank} ends because {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)
@@ -145,6 +147,8 @@ class Lifeline:
         self.closed = error is None or not (broken := is_broken(error))
         if error is None:
             send(self.line, {"done": True})
+            if self.hub is not None:
+                self.hub.join()  # rank 0 keeps the lines, and torch's store, until everyone is done
             return
         text = str(error).strip().split("\n")[0] or "no message"
         send(self.line, {"failed": f"{type(error).__name__}: {text}", "broken": broken})

@@ -190,3 +190,18 @@ def test_too_large_a_batch_is_refused_before_data_are_opened(tmp_path: Path) -> 
 def test_impossible_settings_are_named(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         replace(BASE, **changes)
+
+
+def test_mixed_precision_is_gone_from_the_model_afterwards(tmp_path: Path) -> None:
+    """bf16 after fp32 in one process, and fp32 after bf16: accelerate's state is global."""
+    losses = {}
+    for precision in ("fp32", "bf16", "auto"):
+        model = Tiny()
+        fitted = trainer(tmp_path / precision, replace(BASE, precision=precision, ema=0.0), model=model).fit()
+        assert fitted.model is model
+        assert "forward" not in vars(model)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        losses[precision] = rows(tmp_path / precision)[-1]["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["auto"] in (losses["bf16"], losses["fp32"])

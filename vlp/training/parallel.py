@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 
@@ -42,6 +43,7 @@ class Parallel:
                 ("LOCAL_WORLD_SIZE", world.local_size),
             ):
                 os.environ.setdefault(key, str(value))
+        AcceleratorState._reset_state()  # the precision of an earlier run in this process is not this run's
         self.accelerator = Accelerator(
             cpu=world.device.type == "cpu",
             mixed_precision="bf16" if resolve(precision, world.device) == "bf16" else "no",

@@ -72,23 +72,23 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
     shards, filters = shards or Shards(), filters or Filters()
     fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
     what = {"source": {"name": component_name(source, Source), **fields}, "filters": asdict(filters)}
-    cut = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
-    recipe = json.dumps(what | cut, sort_keys=True, default=str)
-    return [_build_part(source, part, out / part, recipe, filters, shards) for part in source.parts()]
+    sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
+    recipe = json.dumps(what | sizes, sort_keys=True, default=str)
+    return [
+        _build_part(source, part, out / part, recipe=recipe, filters=filters, cut=shards) for part in source.parts()
+    ]
 
 
-def _build_part(
-    source: Source, part: str, folder: Path, recipe: str, filters: Filters, shards: Shards
-) -> Manifest:
+def _build_part(source: Source, part: str, folder: Path, *, recipe: str, filters: Filters, cut: Shards) -> Manifest:
     progress = _resume(folder, recipe)
     if progress is None:
         return manifest.read(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_shards(source.items(part), folder, progress, filters, shards)
+        _write_shards(source.items(part), folder, progress, filters, cut)
         if not progress.shards:
             raise UserError(_nothing_left(folder, progress))
-        name = shards.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,)))
+        name = cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,)))
         about = {**source.about(part), "recipe": json.loads(recipe)}
         done = Manifest(name, tuple(progress.shards), dict(progress.counts), progress.examples, about)
         done.write(folder)
@@ -124,7 +124,7 @@ def _resume(folder: Path, recipe: str) -> _Progress | None:
     tree = json.loads(journal.read_text(encoding="utf-8"))
     if tree["recipe"] != recipe:
         raise UserError(
-            f'"{folder}" holds the beginning of another build; run that command again, or remove the folder and start anew'
+            f'"{folder}" holds the beginning of another build; run that command again, or remove the folder'
         )
     kept = [Shard(**row) for row in tree["shards"]]
     for shard in kept:

@@ -25,7 +25,7 @@ class Filters:
     most_pixels: int = 64_000_000
     """pictures that claim more pixels than this are not even decoded"""
     shrink: int = 0
-    """scale pictures down until the shorter side has this many pixels (WebP, quality 90); 0: keep the files as they are"""
+    """scale pictures down until the shorter side has this many pixels (WebP, quality 90); 0: keep the files"""
 
     def apply(self, sample: Sample) -> Sample | str:
         """The sample as it goes into the shard, or the reason why it does not."""

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 INK, QUIET, LINE, PAPER = "#1c1c1e", "#86868b", "#e5e5ea", "#ffffff"
 PAD, LEADING = 14, 17  # pixels
 FONTS = (  # families that hold Chinese first, so that one font serves both languages
-    ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf"),
+    (
+        "NotoSansCJK-Regular.ttc",
+        "NotoSansSC-Regular.otf",
+        "wqy-microhei.ttc",
+        "wqy-zenhei.ttc",
+        "DroidSansFallbackFull.ttf",
+    ),
     ("PingFang.ttc", "STHeiti Light.ttc", "msyh.ttc", "simsun.ttc"),
     ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc"),
 )
@@ -92,7 +98,8 @@ def _write(pen: ImageDraw, sample: Sample, shown: list[str], at: tuple[int, int]
 def _wrapped(pen: ImageDraw, text: str, width: int, most: int, size: int = 12) -> list[str]:
     """`text` in at most `most` lines of `width` pixels; what does not fit ends in an ellipsis."""
     face = font(size)
-    lines, rest = [], " ".join(text.split())
+    lines: list[str] = []
+    rest = " ".join(text.split())
     while rest and len(lines) < most:
         fits = len(rest)
         while fits > 1 and pen.textlength(rest[:fits], font=face) > width:
@@ -162,7 +169,9 @@ def chosen(sheet: Sheet) -> list[Sample]:
         elif (place := rng.randrange(count + 1)) < wanted:
             held[place] = sample
     if not held:
-        raise UserError(f'"{sheet.spec}" has no sample to show' + (f' by the artist "{sheet.artist}"' if sheet.artist else ""))
+        raise UserError(
+            f'"{sheet.spec}" has no sample to show' + (f' by the artist "{sheet.artist}"' if sheet.artist else "")
+        )
     rng.shuffle(held)
     return held
 
@@ -177,7 +186,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f'"{out}" has no ending of a picture; name it {out.name}.png')
     samples = chosen(sheet)
     file = io.BytesIO()
-    draw(samples, f"{sheet.spec}: {len(samples)} samples", sheet).save(file, out.suffix[1:].lower().replace("jpg", "jpeg"))
+    draw(samples, f"{sheet.spec}: {len(samples)} samples", sheet).save(
+        file, out.suffix[1:].lower().replace("jpg", "jpeg")
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(file.getvalue())
     note = "" if chinese_font() else " (no font with Chinese is installed, so Chinese captions are left out)"

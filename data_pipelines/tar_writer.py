@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ class TarWriter:
         self.samples = 0
         self._keys: set[str] = set()
         self._file = _Summed(self._partial.open("wb"))
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
 
     @property
     def bytes(self) -> int:
@@ -51,10 +52,8 @@ class TarWriter:
 
     def abandon(self) -> None:
         """Remove what was written."""
-        try:
+        with contextlib.suppress(OSError):  # the last buffer may not fit a full disk; the file goes away anyway
             self._file.handle.close()
-        except OSError:  # the last buffer may not fit a full disk; the file goes away anyway
-            pass
         self._partial.unlink(missing_ok=True)
 
 

@@ -22,8 +22,8 @@ from data_pipelines.emoji.packages import PACKAGES, Package
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, Picture, place
 from data_pipelines.sample import Sample
 
-# Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far truer
-# (46 dB against 32 dB on average: lossy WebP halves the resolution of colour).
+# Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far
+# truer (46 dB against 32 dB on average: lossy WebP halves the resolution of colour).
 COLOURS = (16, 24, 32, 64)
 FIDELITY = 38.0  # dB of peak signal to noise ratio, at least
 

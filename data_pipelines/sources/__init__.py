@@ -47,18 +47,14 @@ class Source(ABC):
 def safe_key(name: str) -> str:
     """`name` as the key of a sample: letters, digits, hyphens and underscores; distinct names stay distinct.
 
-    >>> safe_key("2024/beach_01")
-    '2024-beach_01'
+    >>> safe_key("beach_01"), safe_key("2024/beach_01")
+    ('beach_01', '2024-beach_01-5169c5e9')
     """
-    plain = name.replace("/", "-")
-    key = re.sub(r"[^A-Za-z0-9_-]+", "_", plain)
-    if key == name or (key == plain and "-" not in name and len(key) <= LONGEST_KEY):
-        return key if len(key) <= LONGEST_KEY else _with_digest(key, name)
-    return _with_digest(key, name)
-
-
-def _with_digest(key: str, name: str) -> str:
-    return f"{key[: LONGEST_KEY - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    key = re.sub(r"[^A-Za-z0-9_-]+", "_", name.replace("/", "-"))
+    if key == name and len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{key[: LONGEST_KEY - 9]}-{digest}"
 
 
 def as_stored(data: bytes) -> tuple[bytes, str] | None:
@@ -73,7 +69,9 @@ def as_stored(data: bytes) -> tuple[bytes, str] | None:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             file = io.BytesIO()
-            picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.mode else "RGB").save(file, "PNG")
+            picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.mode else "RGB").save(
+                file, "PNG"
+            )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return file.getvalue(), "png"

@@ -19,7 +19,7 @@ LISTS = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Pictures under a folder. The caption of `a/b.jpg` is `a/b.txt`, or `a/b.json`, or a row of metadata.jsonl or .csv."""
+    """Pictures under a folder. The caption of `a/b.jpg` is `a/b.txt`, `a/b.json`, or a row of metadata.jsonl or .csv."""
 
     path: Path
     """the folder; pictures in folders below it count too"""
@@ -86,9 +86,15 @@ def _listed(root: Path) -> dict[str, dict[str, Any]]:
             continue
         with path.open(encoding="utf-8", newline="") as file:
             try:
-                rows += csv.DictReader(file) if name.endswith(".csv") else [json.loads(line) for line in file if line.strip()]
+                rows += (
+                    csv.DictReader(file)
+                    if name.endswith(".csv")
+                    else [json.loads(line) for line in file if line.strip()]
+                )
             except ValueError as error:
-                raise UserError(f"{path} has a line that is not JSON ({error}); expected one object in each line") from None
+                raise UserError(
+                    f"{path} has a line that is not JSON ({error}); expected one object in each line"
+                ) from None
     unnamed = [row for row in rows if "file_name" not in row]
     if unnamed:
         raise UserError(f'a row of the list in "{root}" has no file_name; it has: {", ".join(map(str, unnamed[0]))}')

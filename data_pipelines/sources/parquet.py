@@ -57,7 +57,9 @@ class Parquet(Source):
         key = safe_key(str(record[self.key])) if self.key else safe_key(place)
         picture = record.pop(self.image)
         texts = {language: record.pop(column) for language, column in self.captions.items()}
-        captions = {language: text.strip() for language, text in texts.items() if isinstance(text, str) and text.strip()}
+        captions = {
+            language: text.strip() for language, text in texts.items() if isinstance(text, str) and text.strip()
+        }
         if not captions:
             return Unreadable("missing caption", place)
         try:

@@ -1,4 +1,4 @@
-"""Building shards: what is dropped is counted and named, bytes depend on the samples alone, nothing is left half-written."""
+"""Building shards: drops are counted and named, bytes depend on the samples alone, nothing is left half-written."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_full_disk_is_one_sentence_and_the_build_goes_on_later(tmp_path: Path) -
         pytest.skip("a small disk cannot be mounted here; this needs root")
     given, shards = Given(samples(80)), Shards(shard_size=16, threads=1)
     try:
-        with pytest.raises(UserError, match="the disk is full.*run the same command to go on"):
+        with pytest.raises(UserError, match=r"the disk is full.*run the same command to go on"):
             build(given, mount / "out", shards=shards)
         assert not (mount / "out/manifest.json").exists()
         assert not list((mount / "out").glob(".*"))

@@ -19,7 +19,7 @@ LISTS = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Pictures under a folder. The caption of `a/b.jpg` is `a/b.txt`, `a/b.json`, or a row of metadata.jsonl or .csv."""
+    """Pictures under a folder. The caption of a/b.jpg is a/b.txt, a/b.json, or a row of metadata.jsonl or .csv."""
 
     path: Path
     """the folder; pictures in folders below it count too"""

@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
     "embed": ("eval.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
-    "index build": ("eval.index.build:main", "a FAISS index over the pictures of a shard set"),
+    "index build": ("eval.gallery:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search:main", "ask an index by text or by picture"),
     "plan": ("vlp.distributed.plan:main", "what a run will cost per strategy: bytes, memory, time"),
 }

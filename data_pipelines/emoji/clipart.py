@@ -16,13 +16,11 @@ from data_pipelines.emoji.drawings import Drawing
 PUBLIC_DOMAIN = ("http://web.resource.org/cc/PublicDomain", "http://creativecommons.org/licenses/publicdomain/")
 # Series of near-copies, fills without an object, and themes whose file names are those of programs.
 SERIES = re.compile(r"^special/|/stars/|/gradients/|/games/cards/|/led/|-theme/mimetypes/|^logos/|unsorted/")
-NOT_FOR_CHILDREN = frozenset(
-    "nazi swastika nude naked sex sexy erotic breast breasts hitler gallows hanged stripper gun pistol".split()
-)
+NOT_FOR_CHILDREN = {"nazi", "swastika", "hitler", "nude", "naked", "sex", "sexy", "erotic", "breast", "breasts"}
+NOT_FOR_CHILDREN |= {"gallows", "hanged", "stripper", "gun", "pistol"}
 # Words of the keywords that name no thing: they would let file names pass for captions.
-NO_WORDS = frozenset(
-    "hash gnome kde mime apps app emblem stock simplified contour architetto gg bb nfs windows pimp".split()
-)
+NO_WORDS = {"hash", "gnome", "kde", "mime", "apps", "app", "emblem", "stock", "simplified", "contour", "architetto"}
+NO_WORDS |= {"gg", "bb", "nfs", "windows", "pimp"}
 LARGEST_SVG = 400_000  # bytes; the few larger ones are traced photos
 MOST_OF_A_CAPTION = 6  # pictures under one caption
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.emoji import rasters
+from data_pipelines.emoji import rasters, stamps
 from data_pipelines.emoji.captions import caption_key, read_emoji
 from data_pipelines.emoji.clipart import clipart
 from data_pipelines.emoji.drawings import ARTISTS, OPENMOJI, Drawing, emoji_drawings, icon_park
@@ -25,6 +25,7 @@ from data_pipelines.sample import Sample
 # Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far
 # truer (46 dB against 32 dB on average: lossy WebP halves the resolution of colour).
 COLOURS = (16, 24, 32, 64)
+LOOSE = ("openclipart", "tuxpaint")  # whose drawings are smaller than their pages
 FIDELITY = 38.0  # dB of peak signal to noise ratio, at least
 
 
@@ -66,7 +67,8 @@ def assemble(*, profile: str, side: int, workers: int, cache: Path) -> Corpus:
 def packages_of(profile: str) -> list[Package]:
     """The packages that a profile is made of."""
     artists = (*ARTISTS, OPENMOJI) if profile == "full" else ARTISTS
-    others = ("emojibase-data", "@iconify-json/icon-park", "@icon-park/svg", "openclipart-svg")
+    others = ["emojibase-data", "@iconify-json/icon-park", "@icon-park/svg", "openclipart-svg"]
+    others += [stamps.PACKAGE] if profile == "full" else []
     return [PACKAGES[name] for name in (*(artist.package for artist in artists), *others)]
 
 
@@ -81,6 +83,8 @@ def _drawings(profile: str, cache: Path) -> Iterator[Drawing]:
     yield from icons
     words = frozenset(word for icon in icons for word in icon.captions["en"].split() if len(word) > 2)
     yield from clipart(cache, emoji, words)
+    if profile == "full":
+        yield from stamps.stamps(cache)
 
 
 def _distinct(drawings: Sequence[Drawing], dropped: Counter[str]) -> list[Drawing]:
@@ -92,7 +96,7 @@ def _distinct(drawings: Sequence[Drawing], dropped: Counter[str]) -> list[Drawin
 def _encoded(
     drawings: Sequence[Drawing], side: int, workers: int
 ) -> Iterator[tuple[bytes, rasters.Fingerprint, str] | None]:
-    jobs = [(drawing.picture, side, drawing.artist == "openclipart") for drawing in drawings]
+    jobs = [(drawing.picture, side, drawing.artist in LOOSE) for drawing in drawings]
     with multiprocessing.get_context("forkserver").Pool(workers or os.cpu_count()) as pool:
         yield from pool.imap(_encode, jobs, chunksize=32)
 

@@ -57,6 +57,12 @@ PACKAGES = {
             "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
             client="apt",
         ),
+        Package(
+            "tuxpaint-stamps-default",
+            "2022.06.04-1",
+            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+            client="apt",
+        ),
     )
 }
 

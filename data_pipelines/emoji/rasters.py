@@ -38,7 +38,8 @@ def render(picture: str | Path, side: int, crop: bool) -> Pixels | None:
 
 def _draw(picture: str | Path, side: int, crop: bool) -> Image.Image:
     if isinstance(picture, Path) and picture.suffix != ".svg":
-        return _on_white(Image.open(picture)).resize((side, side), Image.Resampling.LANCZOS)
+        flat = _on_white(Image.open(picture))
+        return flat if crop else flat.resize((side, side), Image.Resampling.LANCZOS)
     import resvg_py
 
     text = picture if isinstance(picture, str) else picture.read_text(encoding="utf-8", errors="replace")

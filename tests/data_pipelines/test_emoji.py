@@ -17,6 +17,7 @@ from data_pipelines.emoji.corpus import COLOURS, _encode, _reduced
 from data_pipelines.emoji.drawings import Drawing
 from data_pipelines.emoji.rasters import Fingerprint, fingerprint, render
 from data_pipelines.emoji.splits import ALIKE_BITS, Picture, alike_pairs, place
+from data_pipelines.emoji.stamps import sentences
 from vlp.errors import UserError
 
 CIRCLE = (
@@ -61,6 +62,13 @@ def test_clip_art_takes_its_own_title_else_its_file_name_and_only_english() -> N
     assert (
         _caption(replace(clip, path=Path("milk.svg"), title="milk", folder="x/flags"), Counter(), WORDS) == "flag: milk"
     )
+
+
+def test_stamps_say_their_sentence_in_both_languages() -> None:
+    text = "A paw print.\nde.utf8=Ein Pfotenabdruck.\nzh_CN.utf8=爪印。\nzh_TW.utf8=腳印\n"
+    assert sentences(text) == {"en": "a paw print", "zh": "爪印"}
+    assert sentences("Brown hair.") == {"en": "brown hair"}
+    assert sentences("") == {}
 
 
 def test_rendering_is_square_on_white_and_cropped_when_asked() -> None:

@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
 from vlp.models.dual_encoder import DualEncoder
-from vlp.models.image_transform import ImageTransform, RandomCrop
+from vlp.models.image_transform import RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import Tokenizer
 from vlp.training.allocator import keep_freed_memory
@@ -110,10 +110,8 @@ def train(run: Run, world: World) -> None:
 
 def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any) -> Loader:
     """The batches of this rank."""
-    evaluation = replace(run.model.transform(), size=run.picture or run.model.transform().size)
-    transform: RandomCrop | ImageTransform = evaluation
-    if run.crop != (1.0, 1.0):
-        transform = RandomCrop(evaluation.size, run.crop)
+    size = run.picture or run.model.transform().size
+    transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
     return run.data.open(
         transform=transform,
         tokenizer=tokenizer,
@@ -137,7 +135,8 @@ def captions(data: Stream) -> Iterator[str]:
 def data_identity(run: Run) -> Mapping[str, Any]:
     """What a resumed run must share of the data; where and how fast it is read may differ."""
     free = ("workers", "cache_bytes", "index_cache")
-    return {"picture": run.picture, "crop": list(run.crop), **{k: v for k, v in to_tree(run.data).items() if k not in free}}
+    read = {k: v for k, v in to_tree(run.data).items() if k not in free}
+    return {"picture": run.picture, "crop": list(run.crop), **read}
 
 
 def evaluations(run: Run, tokenizer: Tokenizer) -> dict[str, Evaluation]:

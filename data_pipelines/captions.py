@@ -38,9 +38,7 @@ def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.
         path, texts, _ = options[0]
     else:
         (path, texts, _) = rng.choices(options, [w for _, _, w in options])[0]
-    if path.split(".")[0] == "tags":
-        return ", ".join(rng.sample(texts, rng.randint(1, min(MOST_TAGS, len(texts)))))
-    return texts[0] if len(texts) == 1 else rng.choice(texts)
+    return _say(path, texts, rng)
 
 
 def choose_several(
@@ -48,17 +46,22 @@ def choose_several(
 ) -> tuple[str, ...]:
     """`count` captions from different paths, drawn by `weights`; a sample that has fewer says some of them again.
 
-    Empty if it has none.
+    They come in the order of `weights`. Empty if the sample has none.
     """
-    left, said = dict(weights), list[str]()
-    while len(said) < count:
-        options = {path: w for path, w in left.items() if w > 0 and found(record, path)}
-        if not options:
-            break
-        path = rng.choices(list(options), list(options.values()))[0] if len(options) > 1 else next(iter(options))
-        said.append(choose(record, {path: 1.0}, rng) or "")
-        del left[path]
-    return tuple(said[i % len(said)] for i in range(count)) if said else ()
+    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := found(record, path))]
+    if not options:
+        return ()
+    left = list(range(len(options)))
+    while len(options) - len(left) < count < len(options):
+        left.remove(rng.choices(left, [options[i][2] for i in left])[0])
+    drawn = [o for i, o in enumerate(options) if i not in left] if count < len(options) else options
+    return tuple(_say(*drawn[i % len(drawn)][:2], rng) for i in range(count))
+
+
+def _say(path: str, texts: list[str], rng: random.Random) -> str:
+    if path.split(".", maxsplit=1)[0] == "tags":
+        return ", ".join(rng.sample(texts, rng.randint(1, min(MOST_TAGS, len(texts)))))
+    return texts[0] if len(texts) == 1 else rng.choice(texts)
 
 
 def normalised(caption: str) -> str:

@@ -6,7 +6,7 @@ import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ class Limits:
             raise Refused("filtered")
 
 
-@runtime_checkable
 class Crop(Protocol):
     """A transform that is a crop and a bicubic resize to a square, which can be fused with decoding."""
 
@@ -49,6 +48,11 @@ class Crop(Protocol):
     def box(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in pixels of a width x height picture."""
         ...
+
+
+def is_crop(transform: Transform | Crop) -> TypeGuard[Crop]:
+    """Whether a transform can be fused with decoding (an attribute look-up: this is asked for every picture)."""
+    return hasattr(transform, "box")
 
 
 def decode(data: bytes, limits: Limits) -> Image:
@@ -96,7 +100,7 @@ def pixels(data: bytes, limits: Limits) -> Pixels:
 
 def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, limits: Limits) -> None:
     """Write `transform` of the encoded picture into `out` [3, H, W]; a Crop is fused with decoding. Raises Refused."""
-    if not isinstance(transform, Crop):
+    if not is_crop(transform):
         out.copy_(transform(decode(data, limits), rng))
         return
     size = _jpeg_size(data)
@@ -114,7 +118,7 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
 
 def fill_from(out: Tensor, held: Pixels, transform: Transform, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
-    if isinstance(transform, Crop):
+    if is_crop(transform):
         _resize(out, held, transform.box(held.shape[1], held.shape[0], rng))
         return
     from PIL import Image as pil

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 PAD, UNKNOWN, START, END = range(4)
+REMEMBERED = 100_000  # texts whose ids a tokenizer keeps, some 30 MB
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
 
 
@@ -37,14 +38,22 @@ class BpeTokenizer:
 
         self._fast = Fast.from_str(json)
         self._fast.enable_truncation(context)
-        self._fast.enable_padding(pad_id=PAD, pad_token=SPECIAL[PAD])
+        self._known: dict[str, list[int]] = {}  # short captions come again and again
         self.vocab = self._fast.get_vocab_size()
         self.context = context
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token ids [B, L], int64, padded with 0; L is that of the longest text, at most `context`."""
-        rows = [e.ids for e in self._fast.encode_batch(list(texts))]
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+        unknown = sorted({t for t in texts if t not in self._known})
+        if len(self._known) + len(unknown) > REMEMBERED:
+            self._known.clear()
+            unknown = sorted(set(texts))
+        for text, encoded in zip(unknown, self._fast.encode_batch(unknown), strict=True):
+            self._known[text] = encoded.ids
+        rows = [self._known[t] for t in texts]
+        longest = max(map(len, rows), default=0)
+        padded = [row + [PAD] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
 
     def save(self, path: Path) -> None:
         """Write the tokenizer to `path` in the `tokenizers` JSON format."""
@@ -64,8 +73,8 @@ class Bpe:
 
     def train(self, captions: Iterable[str]) -> BpeTokenizer:
         """A tokenizer trained on `captions`; the same captions in the same order give the same tokenizer."""
-        from tokenizers import Tokenizer as Fast
         from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+        from tokenizers import Tokenizer as Fast
 
         fast = Fast(models.BPE(unk_token=SPECIAL[UNKNOWN]))
         fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

@@ -58,6 +58,7 @@ class Parallel:
     def release(self, model: nn.Module) -> None:
         """Take the mixed precision out of the forward of `model` again."""
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        vars(model).pop("forward", None)  # accelerate leaves the class's own there, bound
         self.accelerator.free_memory()
 
     def unsynced(self, model: nn.Module) -> AbstractContextManager[object]:

@@ -119,6 +119,11 @@ class Order:
         return np.diff(below, axis=0)
 
     @cached_property
+    def _lengths(self) -> list[int]:
+        """Samples of each lane in an epoch."""
+        return [int(n) for n in self.shares.sum(axis=0)]
+
+    @cached_property
     def _starts(self) -> NDArray[np.int64]:
         """[S, L] first draw of each lane's share of each source."""
         return np.cumsum(self.shares, axis=1) - self.shares
@@ -132,11 +137,14 @@ class Order:
         return tuple(distinct[tuple(c)] for c in self.shares.T.tolist())
 
     def place(self, epoch: int, row: int, turn: int) -> Place:
-        """The sample of `row` in its `turn`-th turn of `epoch`; turns past the lane's share start it again."""
+        """The sample of `row` in its `turn`-th turn of `epoch`; turns past its lane's share go on in the next lanes."""
         per_lane = self.global_batch // self.lanes
         lane, column = divmod(row, per_lane)
-        length = int(self.shares[:, lane].sum())
-        slot = (turn * per_lane + column) % length
+        lap, slot = divmod(turn * per_lane + column, self._lengths[lane])
+        if lap:
+            lane = (lane + lap) % self.lanes
+            slot %= self._lengths[lane]
+        length = self._lengths[lane]
         mixed = self._mixed[lane]
         if mixed is None:
             source, nth = 0, slot
@@ -150,7 +158,7 @@ class Order:
     def _draw(self, epoch: int, lane: int, source: int, nth: int) -> Place:
         """The `nth` sample that `lane` gives out of `source`: windows permuted, then looked up in the pass's shards."""
         share = int(self.shares[source, lane])
-        number = (nth + lane * self.window // self.lanes) // self.window
+        number = (nth + self._phase(lane, share)) // self.window
         start, stop = self._window(lane, number, share)
         held = self._windows.get((lane, source))
         if held is None or held[0] != (epoch, number):
@@ -189,5 +197,9 @@ class Order:
 
     def _window(self, lane: int, number: int, share: int) -> tuple[int, int]:
         """First sample and last sample + 1 of a window of a lane's share; windows of different lanes end apart."""
-        phase = lane * self.window // self.lanes
+        phase = self._phase(lane, share)
         return max(0, number * self.window - phase), min(share, (number + 1) * self.window - phase)
+
+    def _phase(self, lane: int, share: int) -> int:
+        """By how much the first window of a lane is shorter; a share that fits one window is not cut."""
+        return lane * self.window // self.lanes if share > self.window else 0

@@ -85,7 +85,7 @@ class RowReader:
         self._remote = [any(is_remote(url) for url in shelf.urls) for shelf in shelves]
         self._entered: dict[tuple[int, int], tuple[int, int]] = {}
         share = len(rows) / order.global_batch
-        self.patience = max(1, min(1000, int(order.samples * share)))
+        self.patience = max(50, min(1000, int(order.samples * share)))
 
     def part(self, rows: range) -> RowReader:
         """A reader of some of these rows, at the same position."""
@@ -125,8 +125,8 @@ class RowReader:
             texts.append(text)
             keys.append(key)
             made.ids.append(concept)
+            self.ledger.delivered += 1
         made.text, made.keys = self._tokenized(texts), tuple(keys)
-        self.ledger.delivered += len(self.rows)
         return made
 
     def _tokenized(self, texts: Sequence[tuple[str, ...]]) -> Tensor:

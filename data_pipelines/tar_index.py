@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 BLOCK = 512
 MOST_META_BYTES = 1 << 20
-END_OF_TAR_BYTES = 2 * 10240
+END_OF_TAR_BYTES = 10240  # tar pads its end with zeros to a multiple of this
 FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tif")
 IMAGE = {"jpeg": "jpg", "jpg": "jpg", "jpe": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp"}
 IMAGE |= {"tif": "tif", "tiff": "tif"}
@@ -81,11 +82,14 @@ class TarIndex:
 
     @classmethod
     def load(cls, data: bytes) -> TarIndex:
-        """The index that `save` wrote; ValueError, KeyError or OSError if it is damaged."""
-        with np.load(io.BytesIO(data)) as z:
-            head = json.loads(z["head"].tobytes())
-            text = z["keys"].tobytes().decode()
-            formats, spans = z["formats"], z["spans"]
+        """The index that `save` wrote; ValueError if it is damaged."""
+        try:
+            with np.load(io.BytesIO(data)) as z:
+                head = json.loads(z["head"].tobytes())
+                text = z["keys"].tobytes().decode()
+                formats, spans = z["formats"], z["spans"]
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+            raise ValueError(f"the index is damaged: {error}") from None
         keys = tuple(text.split("\n")) if len(formats) else ()
         if len(keys) != len(formats) or spans.shape != (len(keys), len(MEMBERS), 2):
             raise ValueError("the index contradicts itself")
@@ -176,9 +180,10 @@ class _Scan:
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         """(name, offset, size) of every regular file."""
-        position, long_name, long_size = 0, "", -1
+        position, long_name, long_size, ended = 0, "", -1, False
         while position + BLOCK <= self.source.size:
             head = self._at(position, BLOCK)
+            ended = not any(head)
             if not checksum_holds(head):
                 position, long_name, long_size = self._resync(position, blank=not any(head)), "", -1
                 continue
@@ -201,7 +206,7 @@ class _Scan:
             else:
                 long_name, long_size = "", -1
             position = following
-        if position < self.source.size and any(self._at(position, self.source.size - position)):
+        if not ended:  # a whole tar ends in zeros
             self.lost["truncated tail"] += 1
 
     def _resync(self, position: int, *, blank: bool) -> int:
@@ -209,14 +214,16 @@ class _Scan:
         start, chunk = position, 1 << 20
         while position < self.source.size:
             held = self.source.read(position, chunk + BLOCK)
-            blank = blank and not any(held[: min(len(held), chunk)].strip(b"\0"))
             at = held.find(b"ustar")
+            blank = blank and not held[: at - 257 if at >= 257 else chunk].strip(b"\0")
             while at >= 0:
                 head = at - 257
                 if head >= 0 and (position + head) % BLOCK == 0 and checksum_holds(held[head : head + BLOCK]):
-                    if position + head - start > END_OF_TAR_BYTES or held[: min(head, chunk)].strip(b"\0"):
+                    found = position + head
+                    joined = found % END_OF_TAR_BYTES == 0 and found - start < 2 * END_OF_TAR_BYTES  # cat a.tar b.tar
+                    if not (joined and blank):
                         self.lost["corrupt tar"] += 1
-                    return position + head
+                    return found
                 at = held.find(b"ustar", at + 1)
             position += chunk
         if not blank or self.source.size - start > (1 << 20):
@@ -262,7 +269,7 @@ def pax(raw: bytes) -> dict[str, str]:
     while at < len(raw):
         space = raw.find(b" ", at)
         digits = raw[at:space]
-        if space < 0 or not digits.isdigit() or int(digits) <= 0:
+        if space < 0 or not digits.isdigit() or not 0 < int(digits) <= len(raw) - at:
             break
         key, _, value = raw[space + 1 : at + int(digits) - 1].partition(b"=")
         out[text(key)] = text(value)

@@ -26,6 +26,7 @@ from vlp.errors import UserError
 
 MOST_DEATHS = 3
 STALL_SECONDS = 900.0
+PARENT_SECONDS = 2.0
 Job = tuple[int, int]  # epoch, batch
 
 
@@ -66,11 +67,15 @@ def _anonymous_file() -> int:
 
 
 def work(pipe: connection.Connection, reader: RowReader, arena: Arena, rows: slice) -> None:
-    """The life of a worker: jobs in, rows out, until the other end of the pipe is gone."""
+    """The life of a worker: jobs in, rows out, until the pipe is closed or the trainer is gone."""
+    born_to = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer handles Ctrl-C, and closes the pipe
     torch.set_num_threads(1)
     try:
         while True:
+            while not pipe.poll(PARENT_SECONDS):  # forked siblings hold copies of the pipe: its end may not be seen
+                if os.getppid() != born_to:
+                    return
             epoch, batch, slot = pipe.recv()
             try:
                 made = reader.read(epoch, batch, torch.from_numpy(arena.slot(slot)[rows]).permute(0, 3, 1, 2))

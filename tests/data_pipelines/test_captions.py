@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from data_pipelines.captions import choose, choose_several, first, found, identity, normalised
+
+RECORD = {
+    "txt": "a cat",
+    "captions": {"en": "a cat", "zh": ["一只猫", "猫"]},
+    "tags": {"en": ["pet", "animal", "", 3]},
+    "concept": "cat",
+}
+
+
+def test_captions_are_drawn_by_weight() -> None:
+    rng = random.Random(0)
+    said = Counter(choose(RECORD, {"en": 0.4, "zh": 0.4, "tags.en": 0.2}, rng) for _ in range(4000))
+    assert abs(said["a cat"] / 4000 - 0.4) < 0.03
+    assert abs(said["一只猫"] / 4000 - 0.2) < 0.03
+    assert set(said) == {"a cat", "一只猫", "猫", "pet", "animal", "pet, animal", "animal, pet"}
+
+
+def test_what_a_sample_lacks_leaves_its_weight_to_the_rest() -> None:
+    assert choose(RECORD, {"fr": 9.0, "en": 0.1}, random.Random(0)) == "a cat"
+    assert choose(RECORD, {"fr": 1.0}, random.Random(0)) is None
+    assert choose({"txt": "  "}, {"txt": 1.0}, random.Random(0)) is None
+
+
+def test_several_captions_are_of_different_paths_as_far_as_there_are_any() -> None:
+    said = choose_several(RECORD, {"en": 1.0, "zh": 1.0}, 3, random.Random(0))
+    assert len(said) == 3
+    assert said[2] == said[0] != said[1]
+    assert choose_several({}, {"en": 1.0}, 2, random.Random(0)) == ()
+
+
+def test_paths_reach_any_text_of_the_record() -> None:
+    assert found(RECORD, "tags.en") == ["pet", "animal"]
+    assert found({"meta": {"alt": "x"}}, "meta.alt") == ["x"]
+    assert found({"captions": "not a table", "caption": "y"}, "caption") == ["y"]
+
+
+def test_ids_follow_the_concept_else_the_caption() -> None:
+    assert identity(RECORD, "concept") == identity({"concept": "cat", "txt": "other"}, "concept")
+    assert identity({"txt": "A  Cat."}, "concept") == identity({"captions": {"en": "a cat"}}, "concept")
+    assert identity({"txt": "a dog"}, "concept") != identity({"txt": "a cat"}, "concept")
+    assert 0 <= identity(RECORD, "concept") < 2**63
+    assert identity(RECORD, "concept") == 3979375269140722891  # pinned: ids must not change between versions
+
+
+def test_normalised_captions_and_the_first_one() -> None:
+    assert normalised("Ａ Red  BALL!") == "a red ball"
+    assert first({"captions": {"zh": "球"}}) == "球"
+    assert first({}) == ""

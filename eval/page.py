@@ -173,7 +173,7 @@ def _split(tree: Tree, split: str) -> Tree:
         rest = name.removeprefix(f"{split}/")
         low, high = tree["intervals"][name]
         cell = {
-            "measure": rest.split("/")[-1].replace("recall@", "R@").replace("_", " "),
+            "measure": rest.split("/")[-1].replace("recall@", "R@").replace("mean_per_class_recall", "per class"),
             "value": 100 * value,
             "low": 100 * low,
             "high": 100 * high,

@@ -43,8 +43,8 @@ def ask_picture(gallery: Gallery, release: Release, picture: bytes, k: int, *, n
     return Answer(text="", note=note, picture=picture, hits=hits)
 
 
-def print_answer(answer: Answer, console: Console) -> None:
-    """A table of the hits, one column a language of their captions."""
+def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
+    """Print a table of the first `most` hits, one column a language of their captions."""
     languages = list(dict.fromkeys(language for hit in answer.hits for language in hit.captions))
     rows = Table(title=answer.text or answer.note, title_justify="left", title_style="bold", box=SIMPLE)
     rows.add_column("#", justify="right")
@@ -52,7 +52,7 @@ def print_answer(answer: Answer, console: Console) -> None:
     for language in languages:
         rows.add_column(language)
     rows.add_column("key", style="dim", overflow="fold")
-    for rank, hit in enumerate(answer.hits, 1):
+    for rank, hit in enumerate(answer.hits[:most], 1):
         rows.add_row(str(rank), f"{hit.score:.3f}", *(hit.captions.get(la, "") for la in languages), hit.key)
     console.print(rows)
 

@@ -1,0 +1,241 @@
+"""`vlp demo`: the whole road on the bundled data. Every stage that is done is skipped, so it can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from tyro.conf import arg
+
+from eval import page, report, run
+from eval.gallery import Gallery, build_gallery
+from eval.index.flat import Flat
+from eval.progress_bar import progress_bar
+from eval.search import ask_picture, ask_text, print_answer
+from vlp.errors import UserError
+
+if TYPE_CHECKING:
+    from eval.page import Answer
+    from vlp.models.release import Release
+
+UNSEEN = ("test_style", "test_concept", "test_style_concept")  # the gallery: no picture of these was trained on
+TESTS = (*UNSEEN, "test_attr")
+SPLITS = ("train", "val", *TESTS)
+HITS = 8
+
+QUESTIONS = (
+    ("birthday cake", "English"),
+    ("a sleepy face", "English"),
+    ("playing football", "English"),
+    ("下雨", "Chinese: it is raining"),
+    ("红心", "Chinese: red heart"),
+)
+PICTURE = "cat face"  # the caption of the training picture that is asked by; a cat, in the words of Unicode
+
+
+@dataclass
+class Demo:
+    """The folder of a demo, and what is left to do in it."""
+
+    out: Path
+    data: str
+    preset: Sequence[str]
+    console: Console = field(default_factory=Console)
+
+    @property
+    def state(self) -> Path:
+        """Settings and times of the stages that are done."""
+        return self.out / "demo.json"
+
+    def specs(self, splits: Sequence[str]) -> list[str]:
+        """Shard specifications of these splits."""
+        return [f"{self.data}/{split}" for split in splits]
+
+    def begin(self) -> dict[str, Any]:
+        """The state so far. Raises UserError if the folder was begun with other settings."""
+        settings = {"data": self.data, "preset": list(self.preset)}
+        if not self.state.is_file():
+            state: dict[str, Any] = {"settings": settings, "seconds": {}}
+            report.write_json(state, self.state)
+            return state
+        state = json.loads(self.state.read_text(encoding="utf-8"))
+        if state["settings"] != settings:
+            was = " ".join(state["settings"]["preset"])
+            raise UserError(
+                f'{self.out} was begun with "{was}" on {state["settings"]["data"]}; '
+                "give the same settings to go on, or another --out to begin anew"
+            )
+        return state
+
+    @contextmanager
+    def stage(self, name: str, number: int) -> Iterator[None]:
+        """Announce a stage, and note in the state how long it took; time before an interruption is added up."""
+        self.console.rule(f"[bold]{number} of 5 · {name}", align="left")
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            state = json.loads(self.state.read_text(encoding="utf-8"))
+            state["seconds"][name] = round(state["seconds"].get(name, 0.0) + time.monotonic() - start, 1)
+            report.write_json(state, self.state)
+
+    def done(self, what: str) -> None:
+        """Say that a stage needs no work."""
+        self.console.print(f"[dim]done before: {what}")
+
+
+def verify(demo: Demo) -> None:
+    """Check every checksum and every picture of the data, once. Raises UserError with the first problem."""
+    from data_pipelines.shard_set import ShardSet
+    from data_pipelines.verify import Verify, problems
+    from eval.embed import data_sha256
+
+    marker = demo.out / "verified.json"
+    sets = {spec: ShardSet.open(spec) for spec in demo.specs(SPLITS)}
+    sums = {spec: data_sha256(shards) for spec, shards in sets.items()}
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == sums:
+        demo.done("the shards are whole")
+        return
+    with progress_bar("verifying shards", sum(sum(shards.counts) for shards in sets.values())) as advance:
+        for spec, shards in sets.items():
+            problem = next(problems(Verify(spec)), None)
+            if problem:
+                raise UserError(f"{problem}; get the data again (git checkout, or vlp shards build)")
+            advance(sum(shards.counts))
+    report.write_json(sums, marker)
+
+
+def train(demo: Demo) -> int:
+    """The exit status of training; a finished model is not trained again."""
+    if (demo.out / "train.json").is_file() and (demo.out / "model" / "model.toml").is_file():
+        demo.done(f"the model is in {demo.out / 'model'}")
+        return 0
+    from train import main as train_main
+
+    # the data come before the caller's flags: a flag given later wins
+    first = next((i for i, a in enumerate(demo.preset) if a.startswith("-")), len(demo.preset))
+    data = ["--data.shards", f"{demo.data}/train", "--out", str(demo.out)]
+    return int(train_main([*demo.preset[:first], *data, *demo.preset[first:]]))
+
+
+def evaluate(demo: Demo, release: Release) -> dict[str, Any]:
+    """The report's tree; measured again only if the model or the data changed."""
+    path = demo.out / "report.json"
+    if path.is_file():
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if tree.get("model", {}).get("weights_sha256") == release.id and tree["versions"] == report.versions():
+            demo.done("the test splits are evaluated")
+            run.table(tree, demo.console)
+            return tree
+    tree = run.evaluate(release, demo.specs(TESTS))
+    run.table(tree, demo.console)
+    report.write_json(tree, path)
+    return tree
+
+
+def index(demo: Demo, release: Release) -> Gallery:
+    """The gallery of all unseen pictures."""
+    folder = demo.out / "index"
+    if (folder / "index.toml").is_file():
+        gallery = Gallery.open(folder)
+        if gallery.about["model"]["id"] == release.id:
+            demo.done(f"{len(gallery.vectors):,} pictures are indexed")
+            return gallery
+    return build_gallery(release, "::".join(demo.specs(UNSEEN)), folder, kind=Flat())
+
+
+def ask(demo: Demo, release: Release, gallery: Gallery) -> list[Answer]:
+    """The answers to five questions in words and one by a picture."""
+    answers = [ask_text(gallery, release, text, HITS, note=note) for text, note in QUESTIONS]
+    note = "a picture in a style that the gallery does not have"
+    answers.append(ask_picture(gallery, release, training_picture(demo), HITS, note=note))
+    for answer in answers:
+        print_answer(answer, demo.console, most=3)
+    return answers
+
+
+def training_picture(demo: Demo) -> bytes:
+    """A picture of the training split to ask by: the one of a cat, or the first where there is no cat."""
+    from data_pipelines.ledger import Ledger
+    from data_pipelines.stream import read_samples
+
+    first = b""
+    for sample in read_samples(f"{demo.data}/train", skip=Ledger()):
+        first = first or sample.image
+        if sample.captions.get("en") == PICTURE:
+            return sample.image
+    return first
+
+
+def what_next(demo: Demo, tree: dict[str, Any]) -> None:
+    """The last lines: where to look, and what to try."""
+    state = json.loads(demo.state.read_text(encoding="utf-8"))
+    seconds = round(sum(state["seconds"].values()))
+    trained = round(tree["train"].get("seconds", 0))
+    beside = Path(sys.executable).parent / "vlp"
+    vlp = "vlp" if shutil.which("vlp") or not beside.is_file() else str(beside)
+    say: Callable[[str], None] = lambda line: demo.console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
+    demo.console.rule("[bold]done", align="left")
+    say(f"{seconds // 60}:{seconds % 60:02d} minutes, {trained // 60}:{trained % 60:02d} of them training")
+    say(f"\nlook at    [bold]{demo.out / 'report.html'}[/]")
+    say(f'try next   {vlp} search {demo.out / "index"} "a happy cat" --html found.html')
+    say(f"           {vlp} search {demo.out / 'index'} --image some_picture.png --grid found.png")
+    say(f"           {vlp} eval {demo.out / 'model'} {demo.data}/test_concept --languages zh")
+    say(f"           {vlp} train demo --training.samples 1000000 --out runs/longer")
+
+
+def main(argv: list[str]) -> int:
+    """`vlp demo [--out FOLDER] [training flags]`."""
+
+    def command(
+        *,
+        out: Path = Path("runs/demo"),
+        preset: str = "demo",
+        data: Annotated[str, arg(help="where the splits train, val, test_... are")] = "bundled:emoji",
+    ) -> tuple[Path, str, str]:
+        """Train, evaluate, index and search on the bundled data; then open OUT/report.html.
+
+        Run the same command again after an interruption: it goes on where it was. Further flags go to the training,
+        such as --training.samples 50000 (vlp train demo --help lists them).
+
+        Args:
+            out: folder for the model, the index, report.json and report.html.
+            preset: the preset to train.
+        """
+        return out, preset, data
+
+    (out, preset, data), flags = tyro.cli(command, args=argv, prog="vlp demo", return_unknown_args=True)
+    demo = Demo(out, data, [preset, *flags])
+    return road(demo)
+
+
+def road(demo: Demo) -> int:
+    """Every stage in order; the exit status."""
+    from vlp.models import release as releases
+
+    demo.begin()
+    with demo.stage("verify the data", 1):
+        verify(demo)
+    with demo.stage("train", 2):
+        status = train(demo)
+    if status:
+        return status
+    release = releases.load(demo.out / "model")
+    with demo.stage("evaluate on unseen pictures", 3):
+        tree = evaluate(demo, release)
+    with demo.stage("index the unseen pictures", 4):
+        gallery = index(demo, release)
+    with demo.stage("ask six questions", 5):
+        answers = ask(demo, release, gallery)
+        page.write(page.report_page(tree, run=demo.out, answers=answers), demo.out / "report.html")
+    what_next(demo, tree)
+    return 0

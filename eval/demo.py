@@ -106,11 +106,11 @@ def verify(demo: Demo) -> None:
         demo.done("the shards are whole")
         return
     with progress_bar("verifying shards", sum(sum(shards.counts) for shards in sets.values())) as advance:
-        for spec, shards in sets.items():
-            problem = next(problems(Verify(spec)), None)
+        for url, count in (row for shards in sets.values() for row in zip(shards.urls, shards.counts, strict=True)):
+            problem = next(problems(Verify(url)), None)
             if problem:
                 raise UserError(f"{problem}; get the data again (git checkout, or vlp shards build)")
-            advance(sum(shards.counts))
+            advance(count)
     report.write_json(sums, marker)
 
 

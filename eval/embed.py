@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
@@ -263,16 +263,16 @@ def main(argv: list[str]) -> int:
     from vlp.models import release
 
     def command(
-        model: Positional[str],
-        shards: Positional[str],
-        out: Positional[Path],
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        shards: Annotated[Positional[str], arg(metavar="SHARDS")],
+        out: Annotated[Positional[Path], arg(metavar="OUT")],
         *,
         dtype: Literal["float32", "float16"] = "float32",
         device: str = "cpu",
-        rank: Annotated[int, tyro.conf.arg(help="which worker this is; torchrun and Slurm set it")] = int(
+        rank: Annotated[int, arg(help="which worker this is; torchrun and Slurm set it")] = int(
             os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         ),
-        size: Annotated[int, tyro.conf.arg(help="how many workers there are")] = int(
+        size: Annotated[int, arg(help="how many workers there are")] = int(
             os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
         ),
     ) -> int:

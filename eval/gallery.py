@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from eval.embed import EmbeddingStore, data_sha256, embedded_pictures, write_whole
 from eval.index import NOTHING, Index, Vectors
@@ -255,9 +255,9 @@ def main(argv: list[str]) -> int:
     from vlp.models import release
 
     def command(
-        model: Positional[str],
-        shards: Positional[str],
-        out: Positional[Path],
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        shards: Annotated[Positional[str], arg(metavar="SHARDS")],
+        out: Annotated[Positional[Path], arg(metavar="OUT")],
         *,
         kind: str = "flat",
         option: tuple[str, ...] = (),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from eval import page, report
 from eval.tasks import EmbeddedSplit, Measured, Task
@@ -114,8 +114,8 @@ def main(argv: list[str]) -> int:
     from vlp.models import release
 
     def command(
-        model: Positional[str],
-        shards: Positional[tuple[str, ...]],
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS...")],
         *,
         out: Path | None = None,
         at_least: tuple[str, ...] = (),

@@ -79,8 +79,8 @@ def main(argv: list[str]) -> int:
     from vlp.models import release
 
     def command(
-        index: Positional[Path],
-        text: Positional[str] = "",
+        index: Annotated[Positional[Path], arg(metavar="INDEX")],
+        text: Annotated[Positional[str], arg(metavar="TEXT")] = "",
         *,
         image: Path | None = None,
         k: Annotated[int, arg(aliases=["-k"])] = 10,

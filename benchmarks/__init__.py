@@ -1,0 +1,1 @@
+"""One module per subject; `python -m benchmarks.NAME --json OUT`."""

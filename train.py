@@ -89,7 +89,7 @@ def train(run: Run, world: World) -> None:
     torch.manual_seed(run.training.seed)
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
-    if world.rank == 0:
+    if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         run.out.mkdir(parents=True, exist_ok=True)
         (run.out / "config.toml").write_text(dump(run), encoding="utf-8")
     fitted = Trainer(
@@ -102,20 +102,20 @@ def train(run: Run, world: World) -> None:
         evals=evaluations(run, tokenizer),
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
-        example=next(iter(open_stream(run, tokenizer, World.alone(), None)))[slice(0, 8)],
+        example=next(iter(open_stream(run, tokenizer, World.alone(), None, batch=8))),
     ).fit()
     if world.rank == 0:
         finish(run, fitted, tokenizer)
 
 
-def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any) -> Loader:
-    """The batches of this rank."""
+def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
+    """The batches of this rank, `batch` pairs or as many as the training wants."""
     size = run.picture or run.model.transform().size
     transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
     return run.data.open(
         transform=transform,
         tokenizer=tokenizer,
-        global_batch=run.training.batch,
+        global_batch=batch or run.training.batch,
         rank=world.rank,
         size=world.size,
         seed=run.training.seed,

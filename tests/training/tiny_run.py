@@ -30,7 +30,7 @@ class Tiny(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         middle = nn.BatchNorm2d(8) if norm else nn.GroupNorm(2, 8)
-        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2), middle, nn.GELU(), nn.Dropout(dropout), nn.Flatten())
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2, bias=not norm), middle, nn.GELU(), nn.Dropout(dropout), nn.Flatten())
         self.image_head = nn.Linear(8 * 9, 16)
         self.text = nn.Embedding(40, 16)
         self.text_head = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(dropout), nn.Linear(32, 16))
@@ -62,7 +62,7 @@ class TinyStream:
     """Rank r of n has every n-th slice of the global batch."""
 
     def __init__(self, state: Any, *, batch: int, rank: int = 0, size: int = 1, pause: float = 0.0) -> None:
-        self.step = 0 if state is None else int(state["step"])
+        self.step = 0 if state is None else int(state[0]["step"])
         self.batch, self.rank, self.size, self.pause = batch, rank, size, pause
 
     def __iter__(self) -> Iterator[Batch]:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, nargs="+", default=[0])
     parser.add_argument("--pause", type=float, default=0.0)
-    parser.add_argument("--plain", action="store_true", help="no dropout, no batch norm: what ranks can share exactly")
+    parser.add_argument("--plain", action="store_true", help="no dropout, and in chunks no batch norm: what ranks share exactly")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     )
     with connect() as world:
         for chunk in options.chunk:
-            model = Tiny(dropout=0.0, norm=False) if options.plain else Tiny()
+            model = Tiny(dropout=0.0, norm=chunk == 0) if options.plain else Tiny()
             folder = options.folder / str(chunk)
             fitted = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model).fit()
             if world.rank == 0:

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 
+from vlp.distributed.batch_norm import share_statistics
 from vlp.distributed.world import World
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -52,6 +53,8 @@ class Parallel:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """`model` with mixed precision in its forward, inside DDP if there are several ranks (all participate)."""
+        if self.world.size > 1:
+            model = share_statistics(model, self.world.device)
         wrapped: nn.Module = self.accelerator.prepare_model(model)
         return wrapped
 

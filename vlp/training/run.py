@@ -160,10 +160,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Go on from `state`; gives back this rank's position in the data.
-
-        Raises UserError if another number of ranks wrote it and each rank had a position of its own.
-        """
+        """Go on from `state`; gives back the positions in the data of all ranks that wrote it."""
         self.module.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -171,15 +168,7 @@ class Run:
             optimizer.load_state_dict(saved)
         self.watch.load_state_dict(state["watch"])
         self.tally = Tally(**state["tally"])
-        streams = state["streams"]
-        if len(streams) == self.world.size:
-            return streams[self.world.rank]
-        if any(s != streams[0] for s in streams):
-            raise UserError(
-                f"the checkpoint was written by {len(streams)} processes and this run has {self.world.size}; each had "
-                f"its own place in the data: go on with {len(streams)}, or set training.resume to false to start over"
-            )
-        return streams[0]
+        return state["streams"]
 
 
 def noise(seed: int, step: int, rank: int) -> int:

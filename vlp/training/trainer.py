@@ -71,7 +71,7 @@ class Trainer:
     """image [B, 3, H, W], text [B, L] -> Embeddings; it is trained in place"""
     loss: Loss
     open_stream: Callable[[Any], Stream]
-    """the data from a saved position; from the beginning if that is None"""
+    """the data from the saved positions of all ranks, on any number of ranks; from the beginning if that is None"""
     folder: Path
     """where metrics.jsonl, events and checkpoints go"""
     world: World = field(default_factory=World.alone)

@@ -65,7 +65,9 @@ def test_open_clip_models_embed_as_open_clip_does(tmp_path: Path) -> None:
     picture = Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 50).convert("RGB")
     cfg = open_clip.get_model_preprocess_cfg(theirs)
     cfg.pop("mode")
-    prepare = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**{**cfg, "size": (64, 64)}), False)
+    prepare = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**{**cfg, "size": (64, 64)}), False
+    )
     tokens = open_clip.get_tokenizer("RN50")(["a mandelbrot set"])
     with torch.inference_mode():
         want_image = theirs.encode_image(prepare(picture)[None], normalize=True)

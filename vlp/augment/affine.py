@@ -1,4 +1,4 @@
-"""Random affine maps and colour shifts for drawings on white: what moves, tilts or changes its tint stays the same thing."""
+"""Random affine maps and colour shifts for drawings on white: what tilts or changes its tint stays the same thing."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vlp.batch import Batch
 from vlp.distributed.schedules import Sharded
-from vlp.errors import UserError
 from vlp.training.average import averaged
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch

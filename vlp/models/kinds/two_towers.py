@@ -36,7 +36,7 @@ class TwoTowers(Model):
     std: tuple[float, float, float] = CLIP_STD
     """standard deviation of the pixels, of 1"""
     lock_image: bool = False
-    """freeze the image tower except its last linear layer (LiT)"""
+    """freeze the image tower (LiT); one that has a pretrained `backbone` and a head keeps training the head"""
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
         """A BPE trained on `captions`."""
@@ -57,5 +57,5 @@ class TwoTowers(Model):
             bias=self.bias,
         )
         if self.lock_image:
-            model.lock(model.image_tower)
+            model.lock(getattr(model.image_tower, "backbone", model.image_tower))
         return model

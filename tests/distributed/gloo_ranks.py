@@ -27,7 +27,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def rank_main(rank, size, port, per_node, function, arguments, pipe, log):
+def rank_main(seat, function, arguments, pipe, log):
+    rank, size, port, per_node = seat
     import torch
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -59,7 +60,7 @@ def start(size, function, *arguments, folder, per_node=None):
         here, there = CONTEXT.Pipe(duplex=False)
         log = str(folder / f"rank{rank}.log")
         process = CONTEXT.Process(
-            target=rank_main, args=(rank, size, port, per_node or size, function, arguments, there, log), daemon=True
+            target=rank_main, args=((rank, size, port, per_node or size), function, arguments, there, log), daemon=True
         )
         process.start()
         there.close()

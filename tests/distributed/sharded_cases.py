@@ -159,9 +159,7 @@ def grouped(world):
     drawn = [members] + [(objective.drawn().members, setattr(objective, "step", step + 2))[0] for step in range(4)]
     picked = [share(whole, rank, world.size) for rank in members]
     group = cast(
-        Embeddings(
-            torch.cat([e.image for e in picked]), torch.cat([e.text for e in picked]), whole.scale, whole.bias
-        ),
+        Embeddings(torch.cat([e.image for e in picked]), torch.cat([e.text for e in picked]), whole.scale, whole.bias),
         torch.float64,
     )
     expected = InfoNCE().reference(group)
@@ -169,5 +167,36 @@ def grouped(world):
     dist.all_reduce(mean)
     gradient = torch.autograd.grad(value, own.image)[0]
     place = members.index(world.rank)
-    by_hand = torch.autograd.grad(expected, group.image)[0].unflatten(0, (2, -1))[place] * 2  # its group's mean, x members
+    by_hand = (
+        torch.autograd.grad(expected, group.image)[0].unflatten(0, (2, -1))[place] * 2
+    )  # its group's mean, x members
     return float(value), float(mean) / world.size, drawn, torch.allclose(gradient, by_hand)
+
+
+def counted_bytes(world):
+    """[(strategy, bytes counted, bytes predicted)] of this rank, open_clip's losses among them."""
+    from open_clip.loss import ClipLoss
+
+    from vlp.distributed import cost
+    from vlp.distributed.traffic import Traffic
+
+    pairs, width, size = 16, 24, world.size  # 16: every count below is a whole number of bytes
+    found = []
+    for loss, statistics in ((InfoNCE(), 1), (SigLIP(), 0), (HNNCE(), 3)):
+        setup = cost.Setup(ranks=size, pairs=pairs, width=width, per_node=world.local_size, statistics=statistics)
+        whole = [normalize(torch.randn(pairs, width), dim=-1).requires_grad_() for _ in range(2)]
+        e = Embeddings(*whole, torch.tensor(10.0), torch.tensor(0.0))
+        for predicted in cost.candidates(setup):
+            if predicted.name.startswith("grouped"):
+                continue
+            objective = sharded(loss, world, predicted.name)
+            with Traffic() as traffic:
+                objective(e).backward()
+            found.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
+        if statistics == 1:
+            for row, options in zip(cost.open_clip(setup), ((True, True), (False, True), (True, False)), strict=False):
+                peer = ClipLoss(*options, rank=world.rank, world_size=size)
+                with Traffic() as traffic:
+                    peer(e.image, e.text, e.scale).backward()
+                found.append((row.name, traffic.total, row.received))
+    return found

@@ -49,7 +49,9 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape):
-        return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype).requires_grad_()
+        return (
+            normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype).requires_grad_()
+        )
 
     number = torch.float32 if dtype == torch.bfloat16 else dtype
     return Embeddings(
@@ -140,7 +142,7 @@ def test_extreme_scales_and_duplicated_rows_stay_finite_and_right(loss, scale):
     seed=st.integers(0, 999),
     shared=st.booleans(),
 )
-def test_any_shape(b, d, k, scale, which, seed, shared):
+def test_any_shape(*, b, d, k, scale, which, seed, shared):
     e = embeddings(b, d, k=k, scale=scale, seed=seed)
     if shared:
         with torch.no_grad():

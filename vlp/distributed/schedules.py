@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
@@ -94,7 +94,7 @@ class Sharded:
     def drawn(self) -> Peers:
         """This step's group, the same draw on every rank."""
         size, group = self.world.size, self.strategy.group
-        generator = torch.Generator().manual_seed(self.strategy.seed * 1_000_003 + self.step)
-        order = torch.randperm(size, generator=generator).view(-1, group).tolist()
-        mine = next(ranks for ranks in order if self.world.rank in ranks)
+        order = random.Random(f"{self.strategy.seed}:{self.step}").sample(range(size), size)
+        first = order.index(self.world.rank) // group * group
+        mine = order[first : first + group]
         return DrawnPeers(tuple(sorted(mine)), size, self.world.rank)

@@ -34,7 +34,11 @@ class Strategy:
 
 def read(negatives: str, *, size: int, per_node: int) -> Strategy:
     """The strategy a text names, for `size` ranks, `per_node` of them on a node; UserError for any other text."""
-    if negatives in ("auto", "grid"):
+    if negatives == "auto":
+        from vlp.distributed.cost import automatic  # the cost model speaks of strategies itself
+
+        return automatic(size, per_node)
+    if negatives == "grid":
         return squarest(size, per_node)
     if negatives == "one_sided":
         return Strategy("grid", rows=size, columns=1)

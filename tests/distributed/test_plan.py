@@ -1,0 +1,115 @@
+"""The cost model against counted collectives and simulated memory, and the plan it makes."""
+
+import json
+import multiprocessing
+
+import gloo_ranks
+import pytest
+import sharded_cases
+import torch
+
+from vlp.distributed import cost
+from vlp.distributed.mesh import Mesh
+from vlp.distributed.plan import main
+from vlp.distributed.strategy import read
+from vlp.errors import UserError
+from vlp.losses.infonce import InfoNCE
+
+
+@pytest.mark.parametrize(
+    "size,per_node", [(4, 2), (6, 3), *(pytest.param(n, 4, marks=pytest.mark.slow) for n in (8, 12, 16))]
+)
+def test_bytes_are_what_the_collectives_move(size, per_node, tmp_path):
+    for found in gloo_ranks.run(size, sharded_cases.counted_bytes, folder=tmp_path, per_node=per_node, timeout=280):
+        for name, counted, predicted in found:
+            # all-reduces of a few bytes are counted in whole bytes
+            assert counted == pytest.approx(predicted, abs=8), name
+
+
+def simulate(queue, negatives, size, pairs, width, dtype):
+    from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
+
+    if negatives != "open_clip":
+        about = {"size": size, "per_node": 8, "pairs": pairs, "width": width, "dtype": dtype}
+        queue.put(simulated_peak(InfoNCE(), negatives, **about))
+        return
+    from open_clip.loss import ClipLoss
+
+    with fake_world(size, 8):
+        peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
+        queue.put(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), pairs=pairs, width=width, dtype=dtype))
+
+
+def peak(*arguments):
+    """The simulated peak in a process of its own, which has a process group of its own."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=simulate, args=(queue, *arguments))
+    process.start()
+    found = queue.get(timeout=280)
+    process.join()
+    return found
+
+
+@pytest.mark.parametrize(
+    "negatives,size",
+    [
+        *((negatives, 64) for negatives in ("grid:8x8", "grid:64x1", "ring", "open_clip")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("grid:32x32", 1024), ("open_clip", 1024), ("grid:64x64", 4096))),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_is_what_a_simulated_rank_of_thousands_holds(negatives, size, dtype):
+    pairs, width = 64, 512
+    found = peak(negatives, size, pairs, width, dtype)
+    setup = cost.Setup(ranks=size, pairs=pairs, width=width, element=dtype.itemsize)
+    rows = {row.name: row.memory for row in (*cost.candidates(setup), *cost.open_clip(setup))}
+    predicted = rows[negatives if negatives != "open_clip" else "open_clip local_loss gather_with_grad"]
+    assert predicted == pytest.approx(found, rel=0.15)
+
+
+def test_rows_of_the_mesh_lie_inside_nodes_whatever_the_numbering():
+    round_robin = (0, 1, 0, 1, 0, 1, 0, 1)  # as srun --distribution=cyclic numbers them
+    mesh = Mesh.of(round_robin, 2, 4)
+    assert [{round_robin[rank] for rank in row} for row in mesh.ranks] == [{0}, {1}]
+    assert sorted(rank for row in mesh.ranks for rank in row) == list(range(8))
+    assert all(mesh.ranks[i][j] == rank for rank in range(8) for i, j in [mesh.place(rank)])
+    with pytest.raises(UserError, match="6 places and the world has 8"):
+        Mesh.of(round_robin, 2, 3)
+
+
+@pytest.mark.parametrize("size,per_node", [(1, 1), (4, 4), (8, 8), (64, 8), (1024, 8), (7, 7)])
+def test_auto_is_exact_and_no_dearer_than_one_sided(size, per_node):
+    chosen = read("auto", size=size, per_node=per_node)
+    setup = cost.Setup(ranks=size, pairs=256, width=512, per_node=per_node)
+    assert chosen.exact
+    assert chosen.rows * chosen.columns == size
+    assert cost.grid(setup, chosen.rows, chosen.columns).seconds <= cost.grid(setup, size, 1).seconds
+
+
+def test_the_square_grid_moves_the_bytes_of_the_formula():
+    setup = cost.Setup(ranks=64, pairs=256, width=512, statistics=0)
+    assert cost.grid(setup, 8, 8).received == pytest.approx(2 * 14 * setup.block * 4, rel=1e-4)
+    assert cost.open_clip(setup)[0].received == 4 * 63 * setup.block * 4
+
+
+def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):
+    assert main(["--ranks", "512", "--batch", "131072"]) == 0
+    text = capsys.readouterr().out
+    assert "recommended: negatives = grid:16x32" in text
+    assert "WRONG: drops half the gradient" in text
+    assert main(["--ranks", "512", "--batch", "131072", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    chosen = [row for row in told["strategies"] if row["recommended"]]
+    assert [row["name"] for row in chosen] == [told["recommended"]]
+    assert chosen[0]["exact"]
+    with pytest.raises(UserError, match="ranks to divide the batch"):
+        main(["--ranks", "7", "--batch", "100"])
+
+
+def test_the_plan_counts_the_model(capsys):
+    pytest.importorskip("open_clip")
+    assert main(["--ranks", "8", "--batch", "8192", "--model", "ViT-S-32-alt", "--memory", "0.5"]) == 0
+    assert "does NOT fit" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no open_clip model"):
+        main(["--model", "ViT-Z"])

@@ -1,0 +1,94 @@
+"""The peak memory of one rank of thousands, on one machine: fake process group, fake tensors, a count of what lives."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn  # before any process group: it remembers the one that is there when it loads
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vlp.batch import Embeddings
+from vlp.distributed.mesh import Mesh, axes
+from vlp.distributed.schedules import Sharded
+from vlp.distributed.strategy import read
+from vlp.distributed.world import World
+from vlp.losses import Loss
+from vlp.losses.contrast import differentiable
+from vlp.losses.peers import ALONE
+
+
+class Living(TorchDispatchMode):
+    """Adds up the storages that tensors made while it is active keep alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = op(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.meet(tensor.untyped_storage())
+        return result
+
+    def meet(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage until it is freed, once."""
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        """Stops counting a storage."""
+        self.known.discard(key)
+        self.now -= size
+
+
+@contextmanager
+def fake_world(size: int, per_node: int) -> Iterator[World]:
+    """Rank 0 of a world whose collectives return at once; no process group may exist outside."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
+    try:
+        nodes = tuple(rank // per_node for rank in range(size))
+        yield World(0, size, 0, per_node, torch.device("cpu"), nodes)
+    finally:
+        dist.destroy_process_group()
+
+
+def peak_of(loss: Callable[[Embeddings], Tensor], *, pairs: int, width: int, dtype: torch.dtype) -> int:
+    """Bytes alive at the peak of value and gradient, beyond this rank's own embeddings [pairs, width]."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        image, text = (torch.empty(pairs, width, dtype=dtype, requires_grad=True) for _ in range(2))
+        scale, bias = (torch.empty((), requires_grad=True) for _ in range(2))
+        with Living() as living:
+            loss(Embeddings(image, text, scale, bias)).backward()
+    return living.peak
+
+
+def simulated_peak(
+    loss: Loss, negatives: str, *, size: int, per_node: int, pairs: int, width: int, dtype: torch.dtype
+) -> int:
+    """Bytes at the peak of one rank's sharded loss, `size` ranks with `pairs` pairs each, features in `dtype`."""
+    with fake_world(size, per_node) as world:
+        strategy = read(negatives, size=size, per_node=per_node)
+        rows, columns = ALONE, ALONE
+        if strategy.kind == "grid" and size > 1:
+            rows, columns = axes(Mesh.of(world.nodes, strategy.rows, strategy.columns), 0)  # type: ignore[assignment]
+        objective = Sharded(loss, world, strategy, rows, columns)
+        # without `agree`, which reads numbers that fake tensors do not have
+        run = lambda e: differentiable(lambda own, wanted: objective.evaluate(own, wanted, None), e)  # noqa: E731
+        return peak_of(run, pairs=pairs, width=width, dtype=dtype)

@@ -35,7 +35,7 @@ HITS = 8
 QUESTIONS = (
     ("birthday cake", "English"),
     ("a sleepy face", "English"),
-    ("playing football", "English"),
+    ("green apple", "English"),
     ("下雨", "Chinese: it is raining"),
     ("红心", "Chinese: red heart"),
 )
@@ -156,7 +156,7 @@ def index(demo: Demo, release: Release) -> Gallery:
 def ask(demo: Demo, release: Release, gallery: Gallery) -> list[Answer]:
     """The answers to five questions in words and one by a picture."""
     answers = [ask_text(gallery, release, text, HITS, note=note) for text, note in QUESTIONS]
-    note = "a picture in a style that the gallery does not have"
+    note = "a picture of the training split"
     answers.append(ask_picture(gallery, release, training_picture(demo), HITS, note=note))
     for answer in answers:
         print_answer(answer, demo.console, most=3)

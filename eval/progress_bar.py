@@ -22,7 +22,7 @@ def progress_bar(
     class Rate(ProgressColumn):
         def render(self, task: Row) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan")
+            return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan", no_wrap=True)
 
     label = TextColumn("{task.description}")
     columns = (label, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(elapsed_when_finished=True))

@@ -72,7 +72,7 @@ def table(tree: Tree, console: Console) -> None:
             title=f"{split} · {about['samples']:,} pictures", title_justify="left", title_style="bold", box=SIMPLE
         )
         rows.add_column("metric", no_wrap=True)
-        for heading in ("value", "95 % interval", "chance", "candidates"):
+        for heading in ("value", "95 % interval", "chance", "of"):
             rows.add_column(heading, justify="right", no_wrap=True)
         for name, value in tree["metrics"].items():
             if name.startswith(f"{split}/"):

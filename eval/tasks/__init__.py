@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,7 @@ class EmbeddedSplit:
         self.skipped = Ledger()
         parts: list[NDArray[np.float32]] = []
         for _, samples, vectors in embedded_pictures(
-            release, self.shards, self.skipped, what=f"embedding {spec}", bar=bar
+            release, self.shards, self.skipped, what=f"embedding {Path(spec).name}", bar=bar
         ):
             self.samples += samples
             parts.append(vectors)

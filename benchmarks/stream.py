@@ -51,7 +51,8 @@ def make_shards(folder: Path, samples: int) -> Path:
                 picture = flatten(Image.open(path))
                 side = min(picture.size) * rng.uniform(0.6, 1.0)
                 left, top = ((n - side) * rng.random() for n in picture.size)
-                picture = picture.resize((384, 384), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+                box = (left, top, left + side, top + side)
+                picture = picture.resize((384, 384), Image.Resampling.BICUBIC, box=box)
                 out = io.BytesIO()
                 picture.save(out, "JPEG", quality=90)
                 caption = path.with_suffix(".txt").read_text("utf-8", "replace").splitlines()[0]
@@ -261,9 +262,8 @@ def main() -> None:
     print(f"{'case':28}{'ours':>12}{'peer':>12}{'ratio':>8}  min..max")
     for r in rows:
         spread = f"{r['ratio_min']:.2f}..{r['ratio_max']:.2f}"
-        print(
-            f"{r['case']:28}{r['ours']:12,.1f}{r['peer']:12,.1f}{r['ratio']:8.2f}  {spread}  {r['unit']}, {r['peer_name']}"
-        )
+        numbers = f"{r['ours']:12,.1f}{r['peer']:12,.1f}{r['ratio']:8.2f}"
+        print(f"{r['case']:28}{numbers}  {spread}  {r['unit']}, {r['peer_name']}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")

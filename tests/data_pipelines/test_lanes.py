@@ -33,7 +33,7 @@ def named(place: Place) -> tuple[int, int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(layouts, st.integers(1, 40), st.integers(1, 16), st.integers(1, 20), st.integers(0, 2**40), st.integers(0, 3))
-def test_wrap_gives_every_sample_once_and_then_fills_the_last_batch(
+def test_wrap_gives_every_sample_once_and_then_fills_the_last_batch(  # noqa: PLR0917
     counts: list[int], batch: int, lanes: int, window: int, seed: int, epoch: int
 ) -> None:
     order = order_of(counts, batch, most_lanes=lanes, window=window, seed=seed)

@@ -142,7 +142,7 @@ def test_workers_from_a_fork_server(stream: Stream) -> None:
         assert next(iter(one)).keys == next(iter(many)).keys
     many.close()
     unpicklable = opened(
-        replace(stream, workers=1, start_method="forkserver"), tokenizer=lambda texts: tokenizer(texts)
+        replace(stream, workers=1, start_method="forkserver"), tokenizer=lambda texts: tokenizer([*texts])
     )
     with pytest.raises(UserError, match="cannot be sent to worker processes"):
         next(iter(unpicklable))

@@ -1,0 +1,129 @@
+"""train.py as a person uses it: presets, launchers, resuming, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from vlp.config import PRESETS, build, read_preset
+from vlp.errors import UserError
+from vlp.models import release
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+SMALL = (
+    *(
+        "demo",
+        "--data.shards",
+        "bundled:emoji/val",
+        "--model.image.widths",
+        "8",
+        "16",
+        "--model.image.depths",
+        "1",
+        "1",
+    ),
+    *("--model.width", "16", "--model.text.hidden", "32", "--model.bpe.vocab", "600", "--training.batch", "64"),
+    *("--training.log-every", "1", "--training.no-tensorboard"),
+)
+
+
+def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.toml")))
+def test_every_preset_is_a_run(preset: str) -> None:
+    assert build(train.Run, read_preset(preset)).data.shards
+
+
+def test_a_run_leaves_a_model_and_its_record_which_is_a_preset(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main([*SMALL, "--out", str(out), "--training.samples", "256"]) == 0
+    model = release.load(out / "model")
+    assert model.embed_texts(["red heart"]).shape == (1, 16)
+    record = json.loads((out / "train.json").read_text())
+    assert record["samples"] == 256
+    assert record["model_id"] == model.id
+    again = tmp_path / "again"
+    assert train.main([str(out / "config.toml"), "--out", str(again)]) == 0
+    assert release.load(again / "model").id == model.id  # the same weights, to the bit
+    assert losses(again) == losses(out)
+
+
+def test_validation_is_measured_under_way(tmp_path: Path) -> None:
+    flags = ["--validation", "bundled:emoji/test_attr", "--training.eval-every", "2", "--training.samples", "128"]
+    assert train.main([*SMALL, "--out", str(tmp_path), *flags]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/en/text_to_image/recall@1" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (("nonsense",), 'no preset is called "nonsense"'),
+        (("demo", "--data.shards", "/no/such/shards"), "/no/such/shards"),
+        (("demo", "--data.shards", ""), "shards"),
+        (("demo", "--loss.name", "infonse"), 'did you mean "infonce"'),
+        ((*SMALL, "--training.batch", "4000000"), "GiB"),
+        ((*SMALL, "--data.captions", "fr", "1"), "caption"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, tuple) else "",
+)
+def test_bad_input_is_one_sentence(flags: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train.main([*flags, "--out", str(tmp_path / "run"), "--training.samples", "64"])
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_the_command_line_says_it_in_one_line_with_status_2(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[training]\nsampels = 5\n")
+    done = launch(sys.executable, "train.py", str(tmp_path / "bad.toml"))
+    assert done.returncode == 2
+    assert done.stderr.strip() == 'error: unknown key "training.sampels"; did you mean "samples"?'
+
+
+@pytest.mark.slow
+def test_torchrun_and_accelerate_train_as_one_process(tmp_path: Path) -> None:
+    """The demo's kinds of towers, batch norms included: the loss of every step agrees."""
+    flags = [*SMALL, "--training.samples", "512"]
+    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    launchers = {
+        "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
+        "accelerate": [
+            *(str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        ],
+    }
+    for name, command in launchers.items():
+        done = launch(*command, "train.py", *flags, "--out", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
+    """A checkpoint of two ranks after four of eight steps, continued by one process, ends where one process would."""
+    flags = [*SMALL, "--training.samples", "512", "--training.keep", "9", "--training.checkpoint-every", "0"]
+    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    both = str(tmp_path / "both")
+    done = launch(str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py", *flags, "--out", both)
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = sorted((tmp_path / "both" / "checkpoints").iterdir())
+    assert len(saved) == 8
+    for later in saved[4:]:
+        later.unlink()
+    assert train.main([*flags, "--out", both]) == 0
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)

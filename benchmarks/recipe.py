@@ -40,7 +40,6 @@ ABLATION: dict[str, tuple[str, ...]] = {
     ),
     "64 px instead of 48": ("--model.image-size", "64", "--augment.size", "64"),
     "batch 256": ("--training.batch", "256"),
-    "tags as a third caption": ("--data.texts", "3", "--data.captions", "en", "1", "zh", "1", "tags.en", "1"),
     "averaged weights, 0.99": ("--training.ema", "0.99"),
     "label smoothing 0.1": ("--loss.label-smoothing", "0.1"),
 }

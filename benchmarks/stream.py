@@ -65,7 +65,7 @@ def make_shards(folder: Path, samples: int) -> Path:
 
 
 def peer_python() -> str:
-    """The interpreter of open_clip's environment: webdataset <= 0.2.86 in front of everything that is installed here."""
+    """The interpreter of open_clip's environment: webdataset 0.2.86 in front of what is installed here."""
     home = BENCH / "open_clip"
     python = home / "bin" / "python"
     if not (home / "ready").exists():

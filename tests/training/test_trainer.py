@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import Tiny, TinyStream, pairs, trainer
-from torch import Generator, Tensor
+from torch import Tensor
 
+from vlp.augment import Draws
 from vlp.batch import Batch
 from vlp.errors import UserError
 from vlp.losses.siglip import SigLIP
@@ -24,8 +25,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "second" not in k} for row in found]
 
 
-def brighter(image: Tensor, generator: Generator) -> Tensor:
-    return image + torch.rand(len(image), 1, 1, 1, generator=generator) * 20
+def brighter(image: Tensor, draws: Draws) -> Tensor:
+    return image + draws.uniform(0, 20, 1, 1, 1)
 
 
 class Stop(Exception):

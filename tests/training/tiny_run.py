@@ -30,7 +30,8 @@ class Tiny(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         middle = nn.BatchNorm2d(8) if norm else nn.GroupNorm(2, 8)
-        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2, bias=not norm), middle, nn.GELU(), nn.Dropout(dropout), nn.Flatten())
+        first = nn.Conv2d(3, 8, 3, 2, bias=not norm)
+        self.image = nn.Sequential(first, middle, nn.GELU(), nn.Dropout(dropout), nn.Flatten())
         self.image_head = nn.Linear(8 * 9, 16)
         self.text = nn.Embedding(40, 16)
         self.text_head = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(dropout), nn.Linear(32, 16))
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, nargs="+", default=[0])
     parser.add_argument("--pause", type=float, default=0.0)
-    parser.add_argument("--plain", action="store_true", help="no dropout, and in chunks no batch norm: what ranks share exactly")
+    parser.add_argument("--plain", action="store_true", help="what ranks share exactly: no dropout, no norm of chunks")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(

@@ -5,7 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for some rows of a global batch: the same for a row, however many ranks share the batch."""
+
+    generator: Generator  # in the same state on every rank, on the device of the pictures
+    first: int  # this rank's first row
+    count: int  # its rows
+    total: int  # rows of the global batch
+
+    @staticmethod
+    def alone(count: int, seed: int = 0) -> Draws:
+        """Draws for a batch that nobody shares."""
+        return Draws(torch.Generator().manual_seed(seed), 0, count, count)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """[count, *shape] between `low` and `high`."""
+        drawn = torch.empty(self.total, *shape, device=self.generator.device)
+        return drawn.uniform_(low, high, generator=self.generator)[self.first : self.first + self.count]
+
+    def normal(self, *shape: int) -> Tensor:
+        """[count, *shape] of mean 0 and variance 1."""
+        drawn = torch.empty(self.total, *shape, device=self.generator.device)
+        return drawn.normal_(generator=self.generator)[self.first : self.first + self.count]
 
 
 @dataclass(frozen=True)
@@ -14,6 +40,6 @@ class Augment:
 
     component_package: ClassVar[str] = "vlp.augment"
 
-    def __call__(self, image: Tensor, generator: Generator) -> Tensor:
-        """The batch [B, 3, H, W], uint8, changed; `generator`, on the same device, is the only source of chance."""
+    def __call__(self, image: Tensor, draws: Draws) -> Tensor:
+        """The rows [B, 3, H, W], uint8, changed; `draws` is the only source of chance."""
         raise NotImplementedError

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Generator, Tensor
+from torch import Tensor
 
-from vlp.augment import Augment
+from vlp.augment import Augment, Draws
 
 
 @dataclass(frozen=True)
 class Unchanged(Augment):
     """Pictures as they come."""
 
-    def __call__(self, image: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, image: Tensor, draws: Draws) -> Tensor:
         """The batch itself."""
         return image

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vlp.augment import Draws
 from vlp.batch import Batch
 from vlp.distributed.schedules import Sharded
 from vlp.training.average import averaged
@@ -83,8 +84,10 @@ class Run:
         self.objective.step = self.step  # what a schedule draws at random follows from it, also in a resumed run
         seed = noise(self.settings.seed, self.step, self.world.rank)
         if self.augment is not None:
-            generator = torch.Generator(self.world.device).manual_seed(seed)
-            batch = replace(batch, image=self.augment(batch.image, generator))
+            common = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
+            generator = torch.Generator(self.world.device).manual_seed(common)
+            draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
+            batch = replace(batch, image=self.augment(batch.image, draws))
         if 0 < self.settings.chunk < len(batch):
             unsynced = partial(self.parallel.unsynced, self.model)
             loss = cached(self.model, self.objective, batch, seed=seed, rows=self.settings.chunk, unsynced=unsynced)

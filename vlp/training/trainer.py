@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from vlp.augment import Draws
 from vlp.batch import Batch
 from vlp.config import to_tree
 from vlp.distributed.schedules import sharded
@@ -28,7 +29,7 @@ from vlp.training.progress import Bar, JsonLines, Lines, Progress, Sink, Tensorb
 from vlp.training.run import Run
 from vlp.training.settings import FREE, Training
 
-Augment = Callable[[Tensor, Generator], Tensor]  # [B, 3, H, W] pictures on the device -> the same, changed
+Augment = Callable[[Tensor, Draws], Tensor]  # [B, 3, H, W] pictures on the device -> the same, changed
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -78,7 +79,7 @@ class Trainer:
     evals: Mapping[str, Evaluation] = field(default_factory=dict)
     """by name; every rank calls each of them with the same weights, and rank 0's numbers are kept"""
     augment: Augment | None = None
-    """changes a batch of pictures on the device; the generator is the only source of chance"""
+    """changes a batch of pictures on the device; its draws are the only source of chance"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
     example: Batch | None = None

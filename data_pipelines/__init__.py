@@ -1,0 +1,1 @@
+"""Sources to shards, shards to batches, and the bundled corpus."""

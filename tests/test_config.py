@@ -82,7 +82,7 @@ def test_bad_presets_get_one_sentence(tmp_path: Path, text: str, sentence: str) 
 
 
 def test_unknown_preset_is_named_with_a_near_one() -> None:
-    with pytest.raises(UserError, match='no preset is called "dmo"; did you mean "demo"?'):
+    with pytest.raises(UserError, match=r'no preset is called "dmo"; did you mean "demo"\?'):
         parse("dmo")
 
 

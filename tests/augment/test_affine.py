@@ -43,9 +43,7 @@ def test_white_stays_white_under_every_map_and_tint_but_brightness() -> None:
 
 def test_a_shift_moves_the_picture_and_white_comes_in() -> None:
     black = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    out = Affine(rotation=0, scale=(0.5, 0.5), stretch=0, shear=0, shift=0, colour=0, light=0)(
-        black, Draws.alone(1)
-    )
+    out = Affine(rotation=0, scale=(0.5, 0.5), stretch=0, shear=0, shift=0, colour=0, light=0)(black, Draws.alone(1))
     assert (out == 255).float().mean().item() == pytest.approx(0.75, abs=0.06)  # half as wide and half as high
 
 

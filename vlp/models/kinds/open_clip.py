@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vlp.errors import UserError
@@ -50,21 +52,20 @@ class OpenClip(Model):
 
         Raises UserError for an unknown architecture, and if the named weights cannot be had.
         """
-        import logging
-
         import open_clip
 
         self._config()
-        logging.getLogger().setLevel(logging.ERROR)
+        wanted = bool(weights and self.pretrained)
         try:
-            model = open_clip.create_model(
-                self.architecture,
-                self.pretrained if weights and self.pretrained else None,
-                load_weights=bool(weights and self.pretrained),
-                force_custom_text=True,
-                force_image_size=self.image_size or None,
-                require_pretrained=bool(weights and self.pretrained),
-            )
+            with _without_warnings():
+                model = open_clip.create_model(
+                    self.architecture,
+                    self.pretrained if wanted else None,
+                    load_weights=wanted,
+                    force_custom_text=True,
+                    force_image_size=self.image_size or None,
+                    require_pretrained=wanted,
+                )
         except (RuntimeError, OSError) as error:
             what = f'the weights "{self.pretrained}" of "{self.architecture}"'
             raise UserError(f"{what} cannot be had: {str(error).splitlines()[0]}") from error
@@ -79,3 +80,14 @@ class OpenClip(Model):
             bias=float(bias.detach()) if bias is not None else 0.0,
         )
         return out
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep open_clip from warning of random weights, which are what was asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -6,7 +6,7 @@ import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -116,14 +116,14 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
     _resize(out, held, (round(box[0] * fx), round(box[1] * fy), round(box[2] * fx), round(box[3] * fy)))
 
 
-def fill_from(out: Tensor, held: Pixels, transform: Transform, rng: random.Random) -> None:
+def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
     if is_crop(transform):
         _resize(out, held, transform.box(held.shape[1], held.shape[0], rng))
         return
     from PIL import Image as pil
 
-    out.copy_(transform(pil.fromarray(held), rng))
+    out.copy_(cast(Transform, transform)(pil.fromarray(held), rng))
 
 
 def batch_memory(n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

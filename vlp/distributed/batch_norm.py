@@ -15,10 +15,11 @@ def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     On GPUs torch's SyncBatchNorm does it; it has no CPU form, so there `SharedBatchNorm` does.
     """
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return synced
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 setattr(parent, name, SharedBatchNorm.of(child))
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class Lite0Tower(nn.Module):
         super().__init__()
         import timm
 
-        self.backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        self.backbone.load_state_dict(imagenet_weights(self.backbone))
-        self.backbone.reset_classifier(0)
-        self.head = nn.Linear(self.backbone.num_features, width, bias=False)
+        backbone: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        backbone.load_state_dict(imagenet_weights(backbone))
+        backbone.reset_classifier(0)
+        self.backbone: nn.Module = backbone
+        self.head = nn.Linear(backbone.num_features, width, bias=False)
         self.channels_last = channels_last
         if channels_last:
             self.to(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from data_pipelines.fetch import Blocks, BlockStore, LocalFile, Patience, Remote
 from data_pipelines.shard_cache import ShardCache
 from data_pipelines.shard_set import ShardSet, is_remote
 from data_pipelines.tar_index import FORMATS, TarIndex
+from vlp.errors import UserError
 
 MOST_OPEN = 256
 FORGET_SECONDS = 30.0
@@ -168,6 +169,21 @@ class Shelf:
         else:
             self._open.move_to_end(shard)
         return held
+
+    def check_read_ahead(self, samples: float) -> None:
+        """Raise UserError if `samples` of this source, twice over, do not fit the memory for parts of remote shards.
+
+        With less memory parts would be fetched again for every sample. Sources of unknown size are not checked.
+        """
+        known = [(b, c) for b, c in zip(self.shards.bytes, self.shards.counts, strict=True) if b > 0 and c > 0]
+        if not known or self.access.shard_cache is not None or not any(map(is_remote, self.urls)):
+            return
+        need = 2 * samples * sum(b for b, _ in known) / sum(c for _, c in known)
+        if need > self.access.blocks.limit:
+            raise UserError(
+                f"the windows of one process hold {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
+                f"{self.access.blocks.limit / 1e6:,.0f} MB: raise it, set shard_cache, or lower window or lanes"
+            )
 
     def expect(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Begin to fetch the (shard, sample) pairs that are read soon, in the background; local ones need nothing."""

@@ -112,6 +112,11 @@ class Stream:
             self.cache_bytes,
             self.drop_budget,
         )
+        for shelf, source in zip(shelves, sources, strict=True):
+            held = min(
+                self.window * order.lanes, source.draws
+            )  # samples in all windows; a process has its part of them
+            shelf.check_read_ahead(held / size / max(1, self.workers))
         own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
         reader = RowReader(order, shelves, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
         loader = Loader(reader, _fingerprint(order, shelves), self)

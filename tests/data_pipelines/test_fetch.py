@@ -217,3 +217,8 @@ def test_an_object_that_expires_is_counted(server: Server, published: Path) -> N
     del server.objects["/set/00001.tar"]
     _, lost = keys(Stream(shards=f"{server.url}/set", drop_budget=1.0), 10)
     assert lost.keys() == {"unreadable shard"}
+
+
+def test_memory_that_cannot_hold_the_windows_is_refused_at_once(server: Server, published: Path) -> None:
+    with pytest.raises(UserError, match="read_ahead_bytes allows 0 MB"):
+        keys(Stream(shards=f"{server.url}/set", read_ahead_bytes=1000), 1)

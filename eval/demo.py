@@ -33,11 +33,11 @@ SPLITS = ("train", "val", *TESTS)
 HITS = 8
 
 QUESTIONS = (
-    ("birthday cake", "English"),
-    ("a sleepy face", "English"),
-    ("green apple", "English"),
+    ("fire engine", "English"),
+    ("crying cat", "English"),
+    ("sailboat", "English"),
     ("下雨", "Chinese: it is raining"),
-    ("红心", "Chinese: red heart"),
+    ("生气的猫", "Chinese: an angry cat"),
 )
 PICTURE = "cat face"  # the caption of the training picture that is asked by; a cat, in the words of Unicode
 

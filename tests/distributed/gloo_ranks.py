@@ -9,7 +9,9 @@ import traceback
 from dataclasses import dataclass
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "vlp.distributed.schedules", "vlp.losses.infonce"])
+CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "vlp.distributed.schedules", "vlp.losses.infonce", "torch._dynamo"]
+)
 
 
 @dataclass

@@ -173,10 +173,8 @@ def grouped(world):
     return float(value), float(mean) / world.size, drawn, torch.allclose(gradient, by_hand)
 
 
-def counted_bytes(world):
-    """[(strategy, bytes counted, bytes predicted)] of this rank, open_clip's losses among them."""
-    from open_clip.loss import ClipLoss
-
+def counted_bytes(world, peers):
+    """[(strategy, bytes counted, bytes predicted)] of this rank, with `peers` open_clip's losses among them."""
     from vlp.distributed import cost
     from vlp.distributed.traffic import Traffic
 
@@ -193,7 +191,9 @@ def counted_bytes(world):
             with Traffic() as traffic:
                 objective(e).backward()
             found.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
-        if statistics == 1:
+        if peers and statistics == 1:
+            from open_clip.loss import ClipLoss
+
             for row, options in zip(cost.open_clip(setup), ((True, True), (False, True), (True, False)), strict=False):
                 peer = ClipLoss(*options, rank=world.rank, world_size=size)
                 with Traffic() as traffic:

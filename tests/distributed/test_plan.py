@@ -15,18 +15,19 @@ from vlp.distributed.strategy import read
 from vlp.errors import UserError
 from vlp.losses.infonce import InfoNCE
 
+SLOW = [pytest.param(n, 4, True, marks=pytest.mark.slow) for n in (8, 12, 16)]
 
-@pytest.mark.parametrize(
-    "size,per_node", [(4, 2), (6, 3), *(pytest.param(n, 4, marks=pytest.mark.slow) for n in (8, 12, 16))]
-)
-def test_bytes_are_what_the_collectives_move(size, per_node, tmp_path):
-    for found in gloo_ranks.run(size, sharded_cases.counted_bytes, folder=tmp_path, per_node=per_node, timeout=280):
+
+@pytest.mark.parametrize("size,per_node,peers", [(4, 2, False), (6, 3, False), *SLOW])
+def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
+    answers = gloo_ranks.run(size, sharded_cases.counted_bytes, peers, folder=tmp_path, per_node=per_node, timeout=280)
+    for found in answers:
         for name, counted, predicted in found:
             # all-reduces of a few bytes are counted in whole bytes
             assert counted == pytest.approx(predicted, abs=8), name
 
 
-def simulate(queue, negatives, size, pairs, width, dtype):
+def simulate(queue, negatives, size, *, pairs, width, dtype):
     from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
 
     if negatives != "open_clip":
@@ -40,28 +41,26 @@ def simulate(queue, negatives, size, pairs, width, dtype):
         queue.put(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), pairs=pairs, width=width, dtype=dtype))
 
 
-def peak(*arguments):
+def peak(negatives, size, **shape):
     """The simulated peak in a process of its own, which has a process group of its own."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=simulate, args=(queue, *arguments))
+    process = context.Process(target=simulate, args=(queue, negatives, size), kwargs=shape)
     process.start()
     found = queue.get(timeout=280)
     process.join()
     return found
 
 
-@pytest.mark.parametrize(
-    "negatives,size",
-    [
-        *((negatives, 64) for negatives in ("grid:8x8", "grid:64x1", "ring", "open_clip")),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("grid:32x32", 1024), ("open_clip", 1024), ("grid:64x64", 4096))),
-    ],
-)  # fmt: skip
+QUICK = [(negatives, 64) for negatives in ("grid:8x8", "ring")]
+LONG = [("open_clip", 64), ("grid:64x1", 64), ("grid:32x32", 1024), ("open_clip", 1024), ("grid:64x64", 4096)]
+
+
+@pytest.mark.parametrize("negatives,size", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in LONG)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory_is_what_a_simulated_rank_of_thousands_holds(negatives, size, dtype):
     pairs, width = 64, 512
-    found = peak(negatives, size, pairs, width, dtype)
+    found = peak(negatives, size, pairs=pairs, width=width, dtype=dtype)
     setup = cost.Setup(ranks=size, pairs=pairs, width=width, element=dtype.itemsize)
     rows = {row.name: row.memory for row in (*cost.candidates(setup), *cost.open_clip(setup))}
     predicted = rows[negatives if negatives != "open_clip" else "open_clip local_loss gather_with_grad"]

@@ -36,9 +36,13 @@ class Living(TorchDispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and self.counts(tensor):
                 self.meet(tensor.untyped_storage())
         return result
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Whether a tensor belongs to what is measured; all do, unless a subclass knows better."""
+        return True
 
     def meet(self, storage: torch.UntypedStorage) -> None:
         """Counts a storage until it is freed, once."""
@@ -69,20 +73,25 @@ def fake_world(size: int, per_node: int) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def peak_of(loss: Callable[[Embeddings], Tensor], *, pairs: int, width: int, dtype: torch.dtype) -> int:
+def peak_of(
+    loss: Callable[[Embeddings], Tensor],
+    *,
+    pairs: int,
+    width: int,
+    dtype: torch.dtype,
+    living: Callable[[], Living] = Living,
+) -> int:
     """Bytes alive at the peak of value and gradient, beyond this rank's own embeddings [pairs, width]."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         image, text = (torch.empty(pairs, width, dtype=dtype, requires_grad=True) for _ in range(2))
         scale, bias = (torch.empty((), requires_grad=True) for _ in range(2))
-        with Living() as living:
+        with living() as watch:
             loss(Embeddings(image, text, scale, bias)).backward()
-    return living.peak
+    return watch.peak
 
 
-def simulated_peak(
-    loss: Loss, negatives: str, *, size: int, per_node: int, pairs: int, width: int, dtype: torch.dtype
-) -> int:
-    """Bytes at the peak of one rank's sharded loss, `size` ranks with `pairs` pairs each, features in `dtype`."""
+def simulated_peak(loss: Loss, negatives: str, *, size: int, per_node: int, **shape: Any) -> int:
+    """Bytes at the peak of one rank's sharded loss, `size` ranks; `shape` goes to `peak_of`."""
     with fake_world(size, per_node) as world:
         strategy = read(negatives, size=size, per_node=per_node)
         rows, columns = ALONE, ALONE
@@ -91,4 +100,4 @@ def simulated_peak(
         objective = Sharded(loss, world, strategy, rows, columns)
         # without `agree`, which reads numbers that fake tensors do not have
         run = lambda e: differentiable(lambda own, wanted: objective.evaluate(own, wanted, None), e)  # noqa: E731
-        return peak_of(run, pairs=pairs, width=width, dtype=dtype)
+        return peak_of(run, **shape)

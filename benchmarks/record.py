@@ -16,8 +16,8 @@ from typing import Any
 def row(
     case: str, unit: str, ours: Sequence[float], peer: Sequence[float] = (), peer_name: str | None = None
 ) -> dict[str, Any]:
-    """One case: medians, the median of the ratios pair by pair, and their least and largest."""
-    ratios = [a / b for a, b in zip(ours, peer, strict=True)] if peer else []
+    """One case: medians, the median of the ratios pair by pair (where the peer is not 0), their least and largest."""
+    ratios = [a / b for a, b in zip(ours, peer, strict=True) if b] if peer else []
     return {
         "case": case,
         "unit": unit,

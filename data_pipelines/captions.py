@@ -15,8 +15,11 @@ def found(record: Mapping[str, Any], path: str) -> list[str]:
     """The texts at `path` of a sample's record: "en" is captions.en, "txt" the .txt file, "tags.zh" a list of tags.
 
     Several captions of one picture (a list) are all returned; so are tags, one text each. Empty ones are left out.
+    A sample whose captions name no language, as img2dataset writes them, says its .txt for "en".
     """
     captions = record.get("captions")
+    if path == "en" and not isinstance(captions, Mapping) and "en" not in record:
+        path = "txt"
     value: Any = captions.get(path) if isinstance(captions, Mapping) else None
     if value is None:
         value = record

@@ -3,6 +3,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from data_pipelines.captions import choose, choose_several, first, found, identity, normalised
 
 RECORD = {
@@ -52,3 +54,25 @@ def test_normalised_captions_and_the_first_one() -> None:
     assert normalised("Ａ Red  BALL!") == "a red ball"
     assert first({"captions": {"zh": "球"}}) == "球"
     assert first({}) == ""
+
+
+def test_captions_without_a_language_are_english() -> None:
+    assert found({"txt": "a dog"}, "en") == ["a dog"]
+    assert found({"txt": "a dog", "captions": {"zh": "狗"}}, "en") == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_several_captions_come_from_different_paths_until_there_are_no_more(count: int) -> None:
+    record = {"captions": {"en": "dog", "zh": "狗", "de": "Hund"}}
+    for seed in range(20):
+        said = choose_several(record, {"en": 1.0, "zh": 2.0, "de": 0.5, "fr": 1.0}, count, random.Random(seed))
+        assert len(said) == count
+        assert len(set(said)) == min(count, 3)
+    assert choose_several({}, {"en": 1.0}, count, random.Random(0)) == ()
+
+
+def test_one_of_several_captions_is_drawn_by_its_weight() -> None:
+    record = {"captions": {"en": "dog", "zh": "狗", "de": "Hund"}}
+    rng = random.Random(0)
+    drawn = [choose_several(record, {"en": 1.0, "zh": 2.0, "de": 1.0}, 1, rng)[0] for _ in range(4000)]
+    assert abs(drawn.count("狗") / 4000 - 0.5) < 0.03

@@ -110,34 +110,36 @@ def widest(intervals: Sequence[Sequence[float]]) -> list[float]:
     return [min(low for low, _ in intervals), max(high for _, high in intervals)]
 
 
-def ablate(samples: int) -> list[dict[str, Any]]:
+def ablate(samples: int, jobs: int) -> list[dict[str, Any]]:
     """A row per ingredient that is changed: mean recall on val over languages and ways, and the seconds it took."""
-    rows = []
-    for what, flags in ABLATION.items():
+
+    def one(what: str) -> dict[str, Any]:
         name = "ablation-" + "".join(c if c.isalnum() else "-" for c in what)
-        done = train("demo", name, 0, ("--training.samples", str(samples), *flags))
+        done = train("demo", name, 0, ("--training.samples", str(samples), *ABLATION[what]))
         metrics = evaluate(name, ("val",))["metrics"]
         found = {
             f"recall@{k}": mean(metrics[f"val/{language}/{way}/recall@{k}"] for language in LANGUAGES for way in WAYS)
             for k in (1, 5, 10)
         }
         kept = {key: done[key] for key in ("seconds", "samples")}
-        rows.append({**record.row(what, "val recall@1", [found["recall@1"]]), **found, **kept})
-    return rows
+        return {**record.row(what, "val recall@1", [found["recall@1"]]), **found, **kept}
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(one, ABLATION))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--json", type=Path, help="where to write the record")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="seeds side by side; give each its OMP_NUM_THREADS")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; give each its OMP_NUM_THREADS")
     parser.add_argument("--ablation", action="store_true", help="change one ingredient at a time, on val")
     parser.add_argument("--samples", type=int, default=100_000, help="budget of each row of the ablation")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it runs")
     options = parser.parse_args()
     quick = ("--training.samples", "5120") if options.quick else ()
     if options.ablation:
-        rows = ablate(5120 if options.quick else options.samples)
+        rows = ablate(5120 if options.quick else options.samples, options.jobs)
     else:
         rows = compare(options.seeds, options.jobs, quick)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))

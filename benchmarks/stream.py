@@ -105,10 +105,19 @@ class Side:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its living children."""
+    """CPU time of this process and of its living children, once the batches they make ahead are made.
+
+    Without that wait a round would be given batches that were paid for before it began.
+    """
+    import time
+
     import psutil
 
-    me = psutil.Process()
+    me, quiet = psutil.Process(), 0
+    while quiet < 10:
+        working = any(t.status() != psutil.STATUS_SLEEPING for t in me.children(recursive=True))
+        quiet = 0 if working else quiet + 1
+        time.sleep(0.05)
     times = [p.cpu_times() for p in [me, *me.children(recursive=True)]]
     return sum(t.user + t.system for t in times)
 

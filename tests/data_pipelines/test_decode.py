@@ -41,7 +41,7 @@ def filled(data: bytes, transform: RandomCrop | ImageTransform | Fixed, seed: in
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("shape", [(384, 384), (500, 333), (90, 200), (1200, 900)])
+@pytest.mark.parametrize("shape", [(384, 384), (500, 333), (90, 200), (600, 500)])
 def test_the_fused_crop_is_the_reference_within_a_small_error(form: str, shape: tuple[int, int]) -> None:
     data = encoded(scene(*shape), form, quality=90)
     for seed in range(3):

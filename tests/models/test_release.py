@@ -75,3 +75,21 @@ def test_open_clip_models_embed_as_open_clip_does(tmp_path: Path) -> None:
     ready = release.Release(ours, config.tokenizer(()), config.transform(), "0", "RN50")
     torch.testing.assert_close(ready.embed_images([picture]), want_image, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ready.embed_texts(["a mandelbrot set"]), want_text, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture",
+    ["ViT-B-32-quickgelu", "coca_ViT-B-32", "ViT-B-16-SigLIP", "convnext_base_w", "EVA02-B-16", "ViTamin-S"],
+)
+def test_every_family_of_open_clip_embeds_as_its_own_model_does(architecture: str) -> None:
+    config = OpenClip(architecture)
+    torch.manual_seed(0)
+    ours = config.build(0).eval()
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(architecture, load_weights=False, force_custom_text=True).eval()
+    pixels = torch.rand(2, 3, config.transform().size, config.transform().size)
+    text = torch.randint(1, 300, (2, open_clip.get_model_config(architecture)["text_cfg"]["context_length"]))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.encode_image(pixels), theirs.encode_image(pixels, normalize=True))
+        torch.testing.assert_close(ours.encode_text(text), theirs.encode_text(text, normalize=True))

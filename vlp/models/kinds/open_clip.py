@@ -67,8 +67,12 @@ class OpenClip(Model):
                     require_pretrained=wanted,
                 )
         except (RuntimeError, OSError) as error:
-            what = f'the weights "{self.pretrained}" of "{self.architecture}"'
+            part = f'the weights "{self.pretrained}"' if wanted else "a part"
+            what = f'{part} of open_clip\'s "{self.architecture}"'
             raise UserError(f"{what} cannot be had: {str(error).splitlines()[0]}") from error
+        for tower in (model.visual, model.text):
+            if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
+                tower.output_tokens = False
         seen = open_clip.get_model_preprocess_cfg(model)
         bias = model.logit_bias
         out = DualEncoder(

@@ -157,7 +157,7 @@ def siglip_loss(rank: int, size: int) -> Step:
 
 
 def simulated(*, side: str, size: int, pairs: int, width: int, per_node: int) -> int:
-    """Bytes alive at the peak of one rank's InfoNCE in a world of `size`, with fake tensors and a fake process group."""
+    """Bytes alive at the peak of one rank of `size`, on fake tensors and a fake process group."""
     from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
 
     shape: dict[str, Any] = {"pairs": pairs, "width": width, "dtype": torch.float32}

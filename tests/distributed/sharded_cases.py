@@ -200,3 +200,19 @@ def counted_bytes(world, peers):
                     peer(e.image, e.text, e.scale).backward()
                 found.append((row.name, traffic.total, row.received))
     return found
+
+
+def simulate(pipe, negatives, size, *, pairs, width, dtype):
+    """Sends the peak bytes of one simulated rank of `size`, ours or open_clip's."""
+    from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
+
+    torch.set_num_threads(1)
+    shape = {"pairs": pairs, "width": width, "dtype": dtype}
+    if negatives != "open_clip":
+        pipe.send(simulated_peak(InfoNCE(), negatives, size=size, per_node=8, **shape))
+        return
+    from open_clip.loss import ClipLoss
+
+    with fake_world(size, 8):
+        peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
+        pipe.send(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), **shape))

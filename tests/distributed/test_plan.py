@@ -1,7 +1,6 @@
 """The cost model against counted collectives and simulated memory, and the plan it makes."""
 
 import json
-import multiprocessing
 
 import gloo_ranks
 import pytest
@@ -13,7 +12,6 @@ from vlp.distributed.mesh import Mesh
 from vlp.distributed.plan import main
 from vlp.distributed.strategy import read
 from vlp.errors import UserError
-from vlp.losses.infonce import InfoNCE
 
 SLOW = [pytest.param(n, 4, True, marks=pytest.mark.slow) for n in (8, 12, 16)]
 
@@ -27,29 +25,15 @@ def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
             assert counted == pytest.approx(predicted, abs=8), name
 
 
-def simulate(queue, negatives, size, *, pairs, width, dtype):
-    from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
-
-    if negatives != "open_clip":
-        about = {"size": size, "per_node": 8, "pairs": pairs, "width": width, "dtype": dtype}
-        queue.put(simulated_peak(InfoNCE(), negatives, **about))
-        return
-    from open_clip.loss import ClipLoss
-
-    with fake_world(size, 8):
-        peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
-        queue.put(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), pairs=pairs, width=width, dtype=dtype))
-
-
 def peak(negatives, size, **shape):
     """The simulated peak in a process of its own, which has a process group of its own."""
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=simulate, args=(queue, negatives, size), kwargs=shape)
+    here, there = gloo_ranks.CONTEXT.Pipe(duplex=False)
+    arguments = (there, negatives, size)
+    process = gloo_ranks.CONTEXT.Process(target=sharded_cases.simulate, args=arguments, kwargs=shape, daemon=True)
     process.start()
-    found = queue.get(timeout=280)
-    process.join()
-    return found
+    there.close()
+    assert here.poll(timeout=280)
+    return here.recv()
 
 
 QUICK = [(negatives, 64) for negatives in ("grid:8x8", "ring")]

@@ -96,19 +96,27 @@ def everyone(setup: Setup) -> Load:
 def grid(setup: Setup, rows: int, columns: int) -> Cost:
     """The R x C grid, one-sided and all else that gathers images along rows and captions along columns."""
     s, feature, gradient = setup, setup.block * setup.element, setup.block * GRADIENT
-    along_row, along_column = (lambda b: collective(s, columns, 1, b)), (lambda b: collective(s, rows, columns, b))
+
+    def along_row(block: float) -> Load:
+        return collective(s, columns, 1, block)
+
+    def along_column(block: float) -> Load:
+        return collective(s, rows, columns, block)
+
     load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
     if s.statistics:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
         vectors = 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT
         load = load + along_row(vectors) + along_column(vectors)
     load = load + everyone(s)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
-    held = gathered * feature + (rows + columns) * gradient + ((rows > 1) + (columns > 1)) * gradient
+    scattered = ((rows > 1) + (columns > 1)) * gradient
+    peak = max(scattered, tiles(s, rows * s.pairs, columns * s.pairs))  # the tiles are gone when gradients go home
+    held = gathered * feature + (rows + columns) * gradient + peak
     scalars = 6 * (rows + columns) * s.pairs * GRADIENT
     matmuls = 4 if s.statistics else 3
     note = "one-sided" if columns == 1 else ""
     name = f"grid:{rows}x{columns}"
-    return cost(s, name, load, held + scalars + tiles(rows * s.pairs, columns * s.pairs), matmuls=matmuls, note=note)
+    return cost(s, name, load, held + scalars, matmuls=matmuls, note=note)
 
 
 def ring(setup: Setup) -> Cost:
@@ -122,7 +130,7 @@ def ring(setup: Setup) -> Cost:
     if s.ranks <= s.per_node:
         load = Load(load.inside + load.between, 0.0, load.hops)
     held = 3 * s.block * s.element + 6 * s.block * GRADIENT + 6 * s.ranks * s.pairs * GRADIENT
-    held += tiles(s.pairs, s.pairs)
+    held += tiles(s, s.pairs, s.pairs)
     return cost(s, "ring", load, held, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
 
 
@@ -156,9 +164,10 @@ def open_clip(setup: Setup) -> list[Cost]:
     ]
 
 
-def tiles(n: int, m: int) -> int:
-    """Bytes of the two tiles of logits of an n x m block."""
-    return 2 * min(n, 1024) * min(m, 1024) * GRADIENT
+def tiles(s: Setup, n: int, m: int) -> int:
+    """Bytes of the two tiles of logits of an n x m block, and of the float32 copies of their bfloat16 features."""
+    n, m = min(n, 1024), min(m, 1024)
+    return (2 * n * m + (n + m) * s.width * (s.element < GRADIENT)) * GRADIENT
 
 
 def cost(

@@ -101,7 +101,10 @@ def shown(setup: Setup) -> list[Cost]:
 
 def table(plan: Plan, setup: Setup, rows: list[Cost], chosen: Cost, model: Towers | None) -> str:
     """The plan as text."""
-    mega = lambda value: f"{value / 1e6:,.1f}"  # noqa: E731
+
+    def mega(value: float) -> str:
+        return f"{value / 1e6:,.1f}"
+
     head = ("strategy", "exact", "MB inside", "MB between", "peak MB", "GFLOP", "ms", "")
     body = [
         (

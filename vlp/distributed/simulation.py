@@ -25,11 +25,11 @@ from vlp.losses.contrast import differentiable
 from vlp.losses.peers import ALONE
 
 
-class Living(TorchDispatchMode):
+class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that tensors made while it is active keep alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.known: set[int] = set()
 
@@ -86,8 +86,8 @@ def peak_of(
         image, text = (torch.empty(pairs, width, dtype=dtype, requires_grad=True) for _ in range(2))
         scale, bias = (torch.empty((), requires_grad=True) for _ in range(2))
         with living() as watch:
-            loss(Embeddings(image, text, scale, bias)).backward()
-    return watch.peak
+            loss(Embeddings(image, text, scale, bias)).backward()  # type: ignore[no-untyped-call]
+    return int(watch.peak)
 
 
 def simulated_peak(loss: Loss, negatives: str, *, size: int, per_node: int, **shape: Any) -> int:

@@ -15,7 +15,7 @@ class Traffic(TorchDispatchMode):
     """Counts the bytes this rank receives while active, by collective; an all-reduce of M counts 2 (n - 1) / n M."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.received: Counter[str] = Counter()
 
     @property

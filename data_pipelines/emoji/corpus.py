@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.emoji import rasters, stamps
+from data_pipelines.emoji import gcompris, rasters, stamps
 from data_pipelines.emoji.captions import caption_key, read_emoji
 from data_pipelines.emoji.clipart import clipart
 from data_pipelines.emoji.drawings import ARTISTS, OPENMOJI, Drawing, emoji_drawings, icon_park
@@ -25,7 +25,7 @@ from data_pipelines.sample import Sample
 # Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far
 # truer (46 dB against 32 dB on average: lossy WebP halves the resolution of colour).
 COLOURS = (16, 24, 32, 64)
-LOOSE = ("openclipart", "tuxpaint")  # whose drawings are smaller than their pages
+LOOSE = ("openclipart", "tuxpaint", "gcompris")  # whose drawings are smaller than their pages
 FIDELITY = 38.0  # dB of peak signal to noise ratio, at least
 
 
@@ -68,7 +68,7 @@ def packages_of(profile: str) -> list[Package]:
     """The packages that a profile is made of."""
     artists = (*ARTISTS, OPENMOJI) if profile == "full" else ARTISTS
     others = ["emojibase-data", "@iconify-json/icon-park", "@icon-park/svg", "openclipart-svg"]
-    others += [stamps.PACKAGE] if profile == "full" else []
+    others += [stamps.PACKAGE, gcompris.PACKAGE] if profile == "full" else []
     return [PACKAGES[name] for name in (*(artist.package for artist in artists), *others)]
 
 
@@ -85,6 +85,7 @@ def _drawings(profile: str, cache: Path) -> Iterator[Drawing]:
     yield from clipart(cache, emoji, words)
     if profile == "full":
         yield from stamps.stamps(cache)
+        yield from gcompris.gcompris(cache, emoji)
 
 
 def _distinct(drawings: Sequence[Drawing], dropped: Counter[str]) -> list[Drawing]:
@@ -101,7 +102,7 @@ def _encoded(
         yield from pool.imap(_encode, jobs, chunksize=32)
 
 
-def _encode(job: tuple[str | Path, int, bool]) -> tuple[bytes, rasters.Fingerprint, str] | None:
+def _encode(job: tuple[str | bytes | Path, int, bool]) -> tuple[bytes, rasters.Fingerprint, str] | None:
     """The picture's file, and the fingerprint and sha256 of what a reader will decode from it."""
     picture, side, crop = job
     pixels = rasters.render(picture, side, crop)

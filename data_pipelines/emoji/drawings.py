@@ -41,7 +41,7 @@ class Drawing:
     """One picture before it is rendered, and everything that is said of it."""
 
     key: str
-    picture: str | Path  # SVG markup, or the path of an SVG or a bitmap
+    picture: str | bytes | Path  # SVG markup, a bitmap's file, or the path of an SVG or a bitmap
     captions: dict[str, str]  # language -> caption
     tags: dict[str, tuple[str, ...]]  # language -> keywords
     group: str

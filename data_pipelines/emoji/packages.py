@@ -63,6 +63,12 @@ PACKAGES = {
             "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
             client="apt",
         ),
+        Package(
+            "gcompris-qt-data",
+            "3.1-2",
+            "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
+            client="apt",
+        ),
     )
 }
 

@@ -22,7 +22,7 @@ class Fingerprint:
     mean: tuple[float, float, float]  # colour, 0..255
 
 
-def render(picture: str | Path, side: int, crop: bool) -> Pixels | None:
+def render(picture: str | bytes | Path, side: int, crop: bool) -> Pixels | None:
     """The picture as [side, side, 3] on white; None if it cannot be drawn or shows nothing."""
     try:
         image = _draw(picture, side, crop)
@@ -36,9 +36,9 @@ def render(picture: str | Path, side: int, crop: bool) -> Pixels | None:
     return None if pixels.std(axis=(0, 1)).max() < 4 else pixels
 
 
-def _draw(picture: str | Path, side: int, crop: bool) -> Image.Image:
-    if isinstance(picture, Path) and picture.suffix != ".svg":
-        flat = _on_white(Image.open(picture))
+def _draw(picture: str | bytes | Path, side: int, crop: bool) -> Image.Image:
+    if isinstance(picture, bytes) or (isinstance(picture, Path) and picture.suffix != ".svg"):
+        flat = _on_white(Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture))
         return flat if crop else flat.resize((side, side), Image.Resampling.LANCZOS)
     import resvg_py
 

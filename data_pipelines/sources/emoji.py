@@ -20,7 +20,7 @@ class Emoji(Source):
     incidental: ClassVar[tuple[str, ...]] = ("workers", "cache")
 
     profile: Literal["bundled", "full"] = "bundled"
-    """bundled: what may be given on; full: also OpenMoji and Tux Paint (share-alike, GPL)"""
+    """bundled: what may be given on; full: also OpenMoji, Tux Paint and GCompris (share-alike, GPL)"""
     side: int = 64
     """width and height of the pictures, pixels"""
     workers: int = 0

@@ -2,7 +2,7 @@
 
 python train.py demo                                     one process
 torchrun --nproc-per-node 2 train.py demo                two
-accelerate launch --num-processes 2 train.py demo        two
+accelerate launch --multi_gpu --num_processes 2 train.py demo        two (without GPUs too)
 vlp train demo --training.samples 10000                  the same program as a command
 """
 

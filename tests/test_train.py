@@ -32,6 +32,14 @@ SMALL = (
     *("--model.width", "16", "--model.text.hidden", "32", "--model.bpe.vocab", "600", "--training.batch", "64"),
     *("--training.log-every", "1", "--training.no-tensorboard"),
 )
+# No kinks (ReLU) and no orthogonalised noise (Muon): what is left of rounding after eight steps is rounding.
+SMOOTH = (
+    *("demo", "--data.shards", "bundled:emoji/val", "--training.batch", "64", "--training.samples", "512"),
+    *("--model.image.name", "timm", "--model.image.architecture", "vit_tiny_patch16_224"),
+    *("--model.image-size", "64", "--augment.size", "64", "--training.optimizer.name", "adamw"),
+    *("--model.width", "16", "--model.text.hidden", "32", "--model.bpe.vocab", "600"),
+    *("--training.log-every", "1", "--training.no-tensorboard"),
+)
 
 
 def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -96,26 +104,24 @@ def test_the_command_line_says_it_in_one_line_with_status_2(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_torchrun_and_accelerate_train_as_one_process(tmp_path: Path) -> None:
-    """The demo's kinds of towers, batch norms included: the loss of every step agrees."""
-    flags = [*SMALL, "--training.samples", "512"]
-    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    assert train.main([*SMOOTH, "--out", str(tmp_path / "one")]) == 0
     launchers = {
         "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
         "accelerate": [
-            *(str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+            *(str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
             *("--mixed_precision", "no", "--dynamo_backend", "no"),
         ],
     }
     for name, command in launchers.items():
-        done = launch(*command, "train.py", *flags, "--out", str(tmp_path / name))
+        done = launch(*command, "train.py", *SMOOTH, "--out", str(tmp_path / name))
         assert done.returncode == 0, done.stderr[-2000:]
-        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
     """A checkpoint of two ranks after four of eight steps, continued by one process, ends where one process would."""
-    flags = [*SMALL, "--training.samples", "512", "--training.keep", "9", "--training.checkpoint-every", "0"]
+    flags = [*SMOOTH, "--training.keep", "9", "--training.checkpoint-every", "0"]
     assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
     both = str(tmp_path / "both")
     done = launch(str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py", *flags, "--out", both)
@@ -125,4 +131,4 @@ def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
     for later in saved[4:]:
         later.unlink()
     assert train.main([*flags, "--out", both]) == 0
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)

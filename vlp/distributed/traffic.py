@@ -51,6 +51,8 @@ def received(name: str, args: Any) -> int:
         return weight(rows) // rows.shape[0] * (rows.shape[0] - own) if rows.shape[0] else 0
     if name == "broadcast_":
         return weight(args[0])
+    if name == "scatter_":  # outputs, inputs, group, root: the root keeps its own part
+        return 0 if args[3] == dist.get_rank() else weight(args[0])
     if name == "recv_":
         return weight(args[0])
     if name in ("send", "barrier"):

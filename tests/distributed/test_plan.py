@@ -12,6 +12,7 @@ from vlp.distributed.mesh import Mesh
 from vlp.distributed.plan import main
 from vlp.distributed.strategy import read
 from vlp.errors import UserError
+from vlp.losses.tiles import EDGE
 
 SLOW = [pytest.param(n, 4, True, marks=pytest.mark.slow) for n in (8, 12, 16)]
 
@@ -45,10 +46,10 @@ LONG = [("open_clip", 64), ("grid:64x1", 64), ("grid:32x32", 1024), ("open_clip"
 def test_memory_is_what_a_simulated_rank_of_thousands_holds(negatives, size, dtype):
     pairs, width = 64, 512
     found = peak(negatives, size, pairs=pairs, width=width, dtype=dtype)
-    setup = cost.Setup(ranks=size, pairs=pairs, width=width, element=dtype.itemsize)
+    setup = cost.Setup(ranks=size, pairs=pairs, width=width, element=dtype.itemsize, edge=EDGE["cpu"])
     rows = {row.name: row.memory for row in (*cost.candidates(setup), *cost.open_clip(setup))}
     predicted = rows[negatives if negatives != "open_clip" else "open_clip local_loss gather_with_grad"]
-    assert predicted == pytest.approx(found, rel=0.15)
+    assert predicted == pytest.approx(found, rel=0.1)
 
 
 def test_rows_of_the_mesh_lie_inside_nodes_whatever_the_numbering():

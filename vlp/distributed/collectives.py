@@ -19,24 +19,22 @@ def all_gather(rows: Tensor, group: Group, size: int) -> Pending:
     """[size * b, ...]: everyone's rows in order of group rank, under way (all ranks of the group take part)."""
     rows = rows.detach().contiguous()
     out = rows.new_empty(size * rows.shape[0], *rows.shape[1:])
-    work = _all_gather(out, rows, group=group, async_op=True)
-
-    def wait() -> Tensor:
-        if work is not None:
-            work.wait()
-        return out
-
-    return wait
+    return arrival(_all_gather(out, rows, group=group, async_op=True), out)
 
 
 def reduce_scatter(rows: Tensor, group: Group, size: int) -> Pending:
     """[b, ...]: the sum over ranks of my slice of [size * b, ...], under way (all ranks of the group take part)."""
     out = rows.new_empty(rows.shape[0] // size, *rows.shape[1:])
-    work = _reduce_scatter(out, rows.contiguous(), group=group, async_op=True)
+    return arrival(_reduce_scatter(out, rows.contiguous(), group=group, async_op=True), out)
+
+
+def arrival(work: dist.Work | None, out: Tensor) -> Pending:
+    """`out` once `work` is done, which is let go then: it may hold a copy of what was sent."""
+    works = [] if work is None else [work]
 
     def wait() -> Tensor:
-        if work is not None:
-            work.wait()
+        while works:
+            works.pop().wait()
         return out
 
     return wait

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlp.distributed.strategy import Strategy, grids
+from vlp.losses.tiles import EDGE
 
 GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32 always
 CHECK = 180  # bytes of the two all-reduces in which everyone takes part: do the batches agree, and the value
@@ -38,6 +39,8 @@ class Setup:
     """Operations per second one rank sustains in matmuls."""
     statistics: int = 1
     """Log-sum-exps per row of the objective: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
+    edge: int = EDGE["cuda"]
+    """Rows and columns of a tile of logits."""
 
     @property
     def block(self) -> int:
@@ -110,8 +113,9 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
     load = load + everyone(s)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
-    peak = max(scattered, tiles(s, rows * s.pairs, columns * s.pairs))  # the tiles are gone when gradients go home
-    held = gathered * feature + (rows + columns) * gradient + peak
+    # tiles and features are gone when gradients go home
+    peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
+    held = (rows + columns) * gradient + peak
     scalars = 6 * (rows + columns) * s.pairs * GRADIENT
     matmuls = 4 if s.statistics else 3
     note = "one-sided" if columns == 1 else ""
@@ -165,9 +169,10 @@ def open_clip(setup: Setup) -> list[Cost]:
 
 
 def tiles(s: Setup, n: int, m: int) -> int:
-    """Bytes of the two tiles of logits of an n x m block, and of the float32 copies of their bfloat16 features."""
-    n, m = min(n, 1024), min(m, 1024)
-    return (2 * n * m + (n + m) * s.width * (s.element < GRADIENT)) * GRADIENT
+    """Bytes of tiles of logits of an n x m block: two, beside a float32 copy of bfloat16 features; or one beside both."""
+    n, m = min(n, s.edge), min(m, s.edge)
+    copies = s.width * (s.element < GRADIENT)
+    return max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) * GRADIENT
 
 
 def cost(

@@ -26,38 +26,40 @@ from vlp.losses.peers import ALONE
 
 
 class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that tensors made while it is active keep alive."""
+    """Adds up the storages that tensors made while it is active keep alive; those that were there before do not count."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self.known: set[int] = set()
+        self.known: dict[int, int] = {}  # storages alive, with the bytes they count for
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self.meet(tensor.untyped_storage(), 0)
         result = op(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and self.counts(tensor):
-                self.meet(tensor.untyped_storage())
+                self.meet(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         return result
 
     def counts(self, tensor: Tensor) -> bool:
         """Whether a tensor belongs to what is measured; all do, unless a subclass knows better."""
         return True
 
-    def meet(self, storage: torch.UntypedStorage) -> None:
-        """Counts a storage until it is freed, once."""
-        key, size = storage._cdata, storage.nbytes()
+    def meet(self, storage: torch.UntypedStorage, size: int) -> None:
+        """Counts a storage with `size` bytes until it is freed, once."""
+        key = storage._cdata
         if key in self.known:
             return
-        self.known.add(key)
+        self.known[key] = size
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.forget, key, size)
+        weakref.finalize(storage, self.forget, key)
 
-    def forget(self, key: int, size: int) -> None:
+    def forget(self, key: int) -> None:
         """Stops counting a storage."""
-        self.known.discard(key)
-        self.now -= size
+        self.now -= self.known.pop(key, 0)
 
 
 @contextmanager

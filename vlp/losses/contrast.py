@@ -19,6 +19,7 @@ from vlp.losses.tiles import (
     Pull,
     Sums,
     differentiate,
+    inner,
     local_cosines,
     local_logits,
     local_slope,
@@ -94,6 +95,7 @@ def evaluate(
         return Evaluation(everyone.sum(value))
     sums = view.empty_sums(block, wanted)
     differentiate(loss, block, row_pull, column_pull, sums)
+    del block, images, texts  # before the way home, which needs memory of its own
     text = None if sums.text is None else columns.scatter_sum(sums.text)
     image = None if sums.image is None else rows.scatter_sum(sums.image)
     sums = replace(sums, image=image and image(), text=text and text())
@@ -218,10 +220,10 @@ class View:
                 sums.image += torch.einsum("bk,bkd->bd", own, e.negatives.to(precision))
         # d/dscale: sum of G_ij (x_i . y_j), which is <G @ text, image>, or <G.T @ image, text> plus the local negatives
         if sums.image is not None:
-            scale = (sums.image * e.image).double().sum()
+            scale = inner(sums.image, e.image)
         else:
             assert sums.text is not None
-            scale = (sums.text * e.text).double().sum() + on_negatives
+            scale = inner(sums.text, e.text) + on_negatives
         value = sums.value.to(precision) if value is None else value
         size = self.everyone.size
         factor = e.scale.detach().to(precision) * size

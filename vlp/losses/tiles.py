@@ -22,7 +22,7 @@ from vlp.losses.tile import Side, Tile
 if TYPE_CHECKING:
     from vlp.losses import Loss
 
-EDGE = {"cpu": 1024, "cuda": 4096}
+EDGE = {"cpu": 512, "cuda": 2048}
 """Side of a tile by kind of device; two tiles are the whole of the logits memory."""
 SPREAD = 60.0
 """Logits this far apart still share one exponential: exp(-60) is far above the least normal float32, exp(-87)."""
@@ -47,7 +47,7 @@ class Block:
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tile]]:
         """Each tile with its rows and columns; it lives in one buffer, so use it up before the next one."""
-        edge = EDGE.get(self.image.device.type, 1024)
+        edge = EDGE.get(self.image.device.type, 512)
         n, m = len(self.image), len(self.text)
         buffer = self.image.new_empty(min(edge, n) * min(edge, m), dtype=self.precision)
         alpha = float(self.scale) if readable(self.image) and self.image.dtype == self.precision else None
@@ -87,6 +87,13 @@ def product(a: Tensor, b: Tensor, *, out: Tensor, add: bool = False) -> None:
         out.add_(result) if add else out.copy_(result)
     else:
         product(a.to(out.dtype), b.to(out.dtype), out=out, add=add)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> [] of [n, D] each, summed in float64, a tile's rows at a time: a whole product would be as large as a."""
+    edge = EDGE.get(a.device.type, 512)
+    parts = [(x * y).sum(1).double().sum() for x, y in zip(a.split(edge), b.split(edge), strict=True)]
+    return torch.stack(parts).sum()
 
 
 # Pass 1: statistics --------------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from open_clip import SimpleTokenizer
 
 PAD, UNKNOWN, START, END = range(4)
 REMEMBERED = 100_000  # texts whose ids a tokenizer keeps, some 30 MB
@@ -96,7 +99,10 @@ class Bpe:
 
 
 class OpenClipTokenizer:
-    """The tokenizer that open_clip pairs with a model name; rows are padded to the model's context."""
+    """The tokenizer that open_clip pairs with a model name; rows are padded to the model's context.
+
+    CLIP's own BPE is asked once for each word that it has not seen: its tokens never reach across white space.
+    """
 
     def __init__(self, architecture: str) -> None:
         import open_clip
@@ -105,10 +111,36 @@ class OpenClipTokenizer:
         self._encode: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(architecture)
         self.context = int(self._encode.context_length)  # type: ignore[attr-defined]
         self.vocab = int(getattr(self._encode, "vocab_size", 0))
+        simple = type(self._encode) is open_clip.SimpleTokenizer and self._encode.reduction_fn is None
+        self._words: dict[str, list[int]] | None = {} if simple else None
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token ids [B, context], int64."""
-        return self._encode(list(texts))
+        if self._words is None:
+            return self._encode(list(texts))
+        rows = torch.zeros(len(texts), self.context, dtype=torch.int64)
+        start, end = self._encode.sot_token_id, self._encode.eot_token_id  # type: ignore[attr-defined]
+        for row, text in zip(rows.numpy(), texts, strict=True):
+            ids = self._ids(text, self._words)[: self.context - 2]
+            row[: len(ids) + 2] = [start, *ids, end]
+        return rows
+
+    def _ids(self, text: str, words: dict[str, list[int]]) -> list[int]:
+        """The ids of a text, without those of its start and end."""
+        simple = cast("SimpleTokenizer", self._encode)
+        # cleaning mends encodings, HTML and white space: it has nothing to mend in printable ASCII without "&"
+        plain = text.isascii() and text.isprintable() and "&" not in text
+        if not plain:
+            return list(simple.encode(text))
+        ids: list[int] = []
+        for word in text.split():
+            known = words.get(word)
+            if known is None:
+                if len(words) >= REMEMBERED:
+                    words.clear()
+                known = words[word] = list(simple.encode(word))
+            ids += known
+        return ids
 
     def save(self, path: Path) -> None:
         """Write the name by which open_clip finds the tokenizer again."""

@@ -32,14 +32,9 @@ SMALL = (
     *("--model.width", "16", "--model.text.hidden", "32", "--model.bpe.vocab", "600", "--training.batch", "64"),
     *("--training.log-every", "1", "--training.no-tensorboard"),
 )
-# No kinks (ReLU) and no orthogonalised noise (Muon): what is left of rounding after eight steps is rounding.
-SMOOTH = (
-    *("demo", "--data.shards", "bundled:emoji/val", "--training.batch", "64", "--training.samples", "512"),
-    *("--model.image.name", "timm", "--model.image.architecture", "vit_tiny_patch16_224"),
-    *("--model.image-size", "64", "--augment.size", "64", "--training.optimizer.name", "adamw"),
-    *("--model.width", "16", "--model.text.hidden", "32", "--model.bpe.vocab", "600"),
-    *("--training.log-every", "1", "--training.no-tensorboard"),
-)
+# In float64 rounding is too small to tip a ReLU over: the whole recipe gives the same curve on any number of ranks.
+PROOF = (*SMALL, "--training.precision", "fp64", "--training.samples", "512")
+SAME = 1e-12
 
 
 def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -104,7 +99,7 @@ def test_the_command_line_says_it_in_one_line_with_status_2(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_torchrun_and_accelerate_train_as_one_process(tmp_path: Path) -> None:
-    assert train.main([*SMOOTH, "--out", str(tmp_path / "one")]) == 0
+    assert train.main([*PROOF, "--out", str(tmp_path / "one")]) == 0
     launchers = {
         "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
         "accelerate": [
@@ -113,15 +108,15 @@ def test_torchrun_and_accelerate_train_as_one_process(tmp_path: Path) -> None:
         ],
     }
     for name, command in launchers.items():
-        done = launch(*command, "train.py", *SMOOTH, "--out", str(tmp_path / name))
+        done = launch(*command, "train.py", *PROOF, "--out", str(tmp_path / name))
         assert done.returncode == 0, done.stderr[-2000:]
-        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=SAME)
 
 
 @pytest.mark.slow
 def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
     """A checkpoint of two ranks after four of eight steps, continued by one process, ends where one process would."""
-    flags = [*SMOOTH, "--training.keep", "9", "--training.checkpoint-every", "0"]
+    flags = [*PROOF, "--training.keep", "9", "--training.checkpoint-every", "0"]
     assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
     both = str(tmp_path / "both")
     done = launch(str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py", *flags, "--out", both)
@@ -131,4 +126,4 @@ def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
     for later in saved[4:]:
         later.unlink()
     assert train.main([*flags, "--out", both]) == 0
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=SAME)

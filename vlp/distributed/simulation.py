@@ -26,7 +26,7 @@ from vlp.losses.peers import ALONE
 
 
 class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that tensors made while it is active keep alive; those that were there before do not count."""
+    """Adds up the storages that tensors made while it is active keep alive; what was there before does not count."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -62,11 +62,11 @@ class DualEncoder(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float."""
-        return F.normalize(self.image_tower(self.normalise(image)).float(), dim=-1)
+        return F.normalize(single(self.image_tower(self.normalise(image))), dim=-1)
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Unit vectors [B, D] of token ids [B, L]; [B, K, D] of [B, K, L], K captions a picture."""
-        features = self.text_tower(text.flatten(0, -2)).float()
+        features = single(self.text_tower(text.flatten(0, -2)))
         return F.normalize(features, dim=-1).view(*text.shape[:-1], -1)
 
     def forward(self, image: Tensor, text: Tensor) -> Embeddings:
@@ -74,3 +74,8 @@ class DualEncoder(nn.Module):
         return Embeddings(
             self.encode_image(image), self.encode_text(text), self.logit_scale.exp(), self.logit_bias * 1.0
         )
+
+
+def single(features: Tensor) -> Tensor:
+    """At least float32: what a tower gives in bfloat16 is normalised in single precision."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))

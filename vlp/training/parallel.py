@@ -15,10 +15,10 @@ from torch import nn
 from vlp.distributed.batch_norm import share_statistics
 from vlp.distributed.world import World
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32", "fp64"]
 
 
-def resolve(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+def resolve(precision: Precision, device: torch.device) -> Literal["bf16", "fp32", "fp64"]:
     """What `auto` means on `device`: bf16 where it has units for it, else fp32.
 
     A CPU without AMX or AVX512_BF16 multiplies bf16 some hundred times slower than fp32.

@@ -19,7 +19,7 @@ from vlp.training.average import averaged
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
 from vlp.training.optimizers import set_progress
-from vlp.training.parallel import Parallel
+from vlp.training.parallel import Parallel, resolve
 from vlp.training.settings import Training
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Run:
     ) -> None:
         self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
         self.world = parallel.world
-        self.module = module.to(self.world.device).train()
+        proof = resolve(settings.precision, self.world.device) == "fp64"
+        self.module = module.to(self.world.device, torch.float64 if proof else None).train()
         self.average = averaged(module, settings.ema) if settings.ema else None
         self.optimizers = settings.optimizer.build(module)
         self.parameters = [p for p in module.parameters() if p.requires_grad]

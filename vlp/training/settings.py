@@ -32,7 +32,7 @@ class Training:
     """pairs of a rank's batch that are encoded in one graph (gradient caching): less memory, one more forward pass,
     the same gradient; 0: the whole batch"""
     precision: Precision = "auto"
-    """auto: bf16 where the device has units for it, else fp32"""
+    """auto: bf16 where the device has units for it, else fp32; fp64 is slow, and for proofs"""
     negatives: str = "auto"
     """schedule by which ranks share their negatives: auto, grid, one_sided, ring, grouped (approximate), ..."""
     optimizer: Optimizer = field(default_factory=AdamW)

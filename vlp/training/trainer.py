@@ -209,7 +209,7 @@ class Trainer:
 
     def fitted(self, run: Run, metrics: Mapping[str, float]) -> Fitted:
         """The result of a run that is done."""
-        return Fitted(run.best.eval(), run.step, run.samples, run.tally.seconds, run.watch.refused, metrics)
+        return Fitted(run.best.eval().float(), run.step, run.samples, run.tally.seconds, run.watch.refused, metrics)
 
 
 class Clock:

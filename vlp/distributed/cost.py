@@ -169,7 +169,7 @@ def open_clip(setup: Setup) -> list[Cost]:
 
 
 def tiles(s: Setup, n: int, m: int) -> int:
-    """Bytes of tiles of logits of an n x m block: two beside one float32 copy of bfloat16 features, or one beside both."""
+    """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both."""
     n, m = min(n, s.edge), min(m, s.edge)
     copies = s.width * (s.element < GRADIENT)
     return max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) * GRADIENT

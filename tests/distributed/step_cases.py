@@ -1,4 +1,4 @@
-"""What the ranks of a test world compute: the gradient of one optimizer step through DDP, against one float64 process."""
+"""What ranks compute: the gradient of one optimizer step through DDP, against one float64 process."""
 
 import torch
 from sharded_cases import LOSSES, TOLERANCE, strategies

@@ -164,23 +164,27 @@ def theirs(shards: Path, size: int, workers: int) -> Any:
     return get_wds_dataset(args, transform, is_train=True, tokenizer=tokenizer).dataloader
 
 
-def bare_decoding(shards: Path, samples: int) -> float:
-    """CPU seconds of the decode library alone on pictures in memory."""
+def bare(shards: Path, samples: int, *, size: int) -> float:
+    """CPU seconds of the libraries alone on pictures in memory: decoding, and where size > 0 the resize to it too."""
     import time
 
     import simplejpeg
+    import torch
 
     from data_pipelines.stream import read_samples
 
     held = [s.image for s, _ in zip(read_samples(str(shards)), range(samples), strict=False)]
     start = time.process_time()
     for data in held:
-        simplejpeg.decode_jpeg(data, "RGB")
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
+        if size:
+            whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+            torch.ops.aten._upsample_bicubic2d_aa(whole, [size, size], False, None, None)
     return time.process_time() - start
 
 
 def side(name: str, shards: Path, size: int, workers: int) -> None:
-    """The life of a side's process: "N" takes N batches, "limit" decodes as many, "epochs A B" and so on."""
+    """The life of a side's process: "N" takes N batches, "bare N SIZE" spends what libraries must, "epochs N" takes N."""
     import torch
 
     torch.set_num_threads(1)
@@ -188,8 +192,8 @@ def side(name: str, shards: Path, size: int, workers: int) -> None:
     batches = iter(loader)
     for line in sys.stdin:
         word, *rest = line.split()
-        if word == "limit":
-            print(f"={bare_decoding(shards, int(rest[0]) * BATCH)}", flush=True)
+        if word == "bare":
+            print(f"={bare(shards, int(rest[0]) * BATCH, size=int(rest[1]))}", flush=True)
             continue
         if word == "epochs":
             for _ in range(int(rest[0]) * epoch):
@@ -208,16 +212,19 @@ def compare(case: str, shards: Path, size: int, workers: int, *, rounds: int, ba
     name = PEER.format(importlib.metadata.version("open_clip_torch"))
     us, peer = Side(sys.executable, "ours", shards, size, workers), Side(peer_python(), "peer", shards, size, workers)
     us.ask(f"{batches}"), peer.ask(f"{batches}")
-    mine, others, limits = [], [], []
+    mine, others, decoding, resizing = [], [], [], []
     for _ in range(rounds):
         mine.append(batches * BATCH / us.ask(f"{batches}"))
         others.append(batches * BATCH / peer.ask(f"{batches}"))
         if case == "jpeg384.workers1":
-            limits.append(batches * BATCH / us.ask(f"limit {batches}"))
+            decoding.append(batches * BATCH / us.ask(f"bare {batches} 0"))
+            resizing.append(batches * BATCH / us.ask(f"bare {batches} {size}"))
     us.close(), peer.close()
     rows = [row(case, "samples/CPU-s", mine, others, name)]
-    if limits:
-        rows.append(row("jpeg384.of_decode_limit", "samples/CPU-s", mine, limits, "simplejpeg decode_jpeg alone"))
+    if decoding:
+        name, unit = "simplejpeg decode_jpeg alone", "samples/CPU-s"
+        rows.append(row("jpeg384.of_decode_limit", unit, mine, decoding, name))
+        rows.append(row("jpeg384.of_decode_and_resize_limit", unit, mine, resizing, f"{name}, then torch's resize"))
     return rows
 
 
@@ -268,11 +275,11 @@ def main() -> None:
         "command": "python -m benchmarks.stream" + (" --quick" if args.quick else ""),
         "date": datetime.date.today().isoformat(),
     }
-    print(f"{'case':28}{'ours':>12}{'peer':>12}{'ratio':>8}  min..max")
+    print(f"{'case':36}{'ours':>12}{'peer':>12}{'ratio':>8}  min..max")
     for r in rows:
         spread = f"{r['ratio_min']:.2f}..{r['ratio_max']:.2f}"
         numbers = f"{r['ours']:12,.1f}{r['peer']:12,.1f}{r['ratio']:8.2f}"
-        print(f"{r['case']:28}{numbers}  {spread}  {r['unit']}, {r['peer_name']}")
+        print(f"{r['case']:36}{numbers}  {spread}  {r['unit']}, {r['peer_name']}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")

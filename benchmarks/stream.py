@@ -184,7 +184,7 @@ def bare(shards: Path, samples: int, *, size: int) -> float:
 
 
 def side(name: str, shards: Path, size: int, workers: int) -> None:
-    """The life of a side's process: "N" takes N batches, "bare N SIZE" spends what libraries must, "epochs N" takes N."""
+    """What a side is told: "N": take N batches; "bare N SIZE": what libraries alone spend; "epochs N": take N."""
     import torch
 
     torch.set_num_threads(1)

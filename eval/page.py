@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.chart import Series, line_chart
 from eval.embed import write_whole
+from vlp.page import render
+from vlp.page.chart import Series, line_chart
 
 if TYPE_CHECKING:
     from eval.gallery import Hit
@@ -76,17 +77,9 @@ def _shown(answer: Answer) -> Tree:
     return {"text": answer.text, "note": answer.note, "uri": data_uri(answer.picture), "hits": hits}
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder, with the style sheet in it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return pages.get_template(template).render(css=(HERE / "page.css").read_text(encoding="utf-8"), **values)
-
-
 def search_page(answers: Sequence[Answer], title: str) -> str:
     """A page of questions with their hits."""
-    return render("search_page.html", title=title, answers=[_shown(answer) for answer in answers])
+    return render(HERE / "search_page.html", title=title, answers=[_shown(answer) for answer in answers])
 
 
 def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = ()) -> str:
@@ -94,7 +87,7 @@ def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = ()) -> str
     rows = _rows(run / "metrics.jsonl") if tree["train"] else []
     config = run / "config.toml"
     return render(
-        "report_page.html",
+        HERE / "report_page.html",
         title=Path(tree["model"]["name"]).parent.name or tree["model"]["name"],
         tree=tree,
         headline=_headline(tree),

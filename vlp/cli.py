@@ -15,6 +15,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shards build": ("data_pipelines.build:main", "any source of image-text pairs -> tar shards with a manifest"),
     "shards verify": ("data_pipelines.verify:main", "check sums, counts and every picture of a shard set"),
     "shards show": ("data_pipelines.sheet:main", "a contact sheet of a shard set, to look at"),
+    "shards stats": (
+        "data_pipelines.stats:main",
+        "what a shard set holds: picture sizes, captions, repetitions; a page",
+    ),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
     "embed": ("eval.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),

@@ -93,6 +93,7 @@ class Bar:
     low: float
     high: float
     count: int
+    label: str = ""  # what the bar is called when it is pointed at; empty: its range
 
 
 def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, logarithmic: bool = False) -> str:
@@ -104,7 +105,8 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, logarithmic: b
         return ""
     place: Callable[[float], float] = math.log10 if logarithmic else float
     first, last = place(bars[0].low), place(bars[-1].high)
-    y_ticks = ticks(0, max(bar.count for bar in bars), about=4)
+    most = max(bar.count for bar in bars)
+    y_ticks = ticks(0, most, about=min(4, max(1, most)))
 
     def x_at(x: float) -> float:
         return LEFT + (place(x) - first) / ((last - first) or 1) * (WIDTH - LEFT - RIGHT)
@@ -116,7 +118,7 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, logarithmic: b
     for bar in (bar for bar in bars if bar.count):
         left, right, top = x_at(bar.low), x_at(bar.high), y_at(bar.count)
         width, height = max(1.0, right - left - 1), max(1.0, HEIGHT - BOTTOM - top)
-        span = f"{short(bar.low)} to {short(bar.high)}"
+        span = escape(bar.label) or f"{short(bar.low)} to {short(bar.high)}"
         parts.append(
             f'<rect class="bars" x="{left:.1f}" y="{HEIGHT - BOTTOM - height:.1f}" width="{width:.1f}" '
             f'height="{height:.1f}"><title>{span}: {bar.count:,}</title></rect>'

@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What PIL may open, whatever a file calls itself: no format that runs another program, as EPS does."""
 Pixels = NDArray[np.uint8]  # [H, W, 3], RGB
 Transform = Callable[["Image", random.Random], Tensor]
 """A picture and the sample's own source of randomness to uint8 (or float) [3, H, W]."""
@@ -63,7 +66,7 @@ def decode(data: bytes, limits: Limits) -> Image:
     from PIL import Image as pil
 
     try:
-        with pil.open(io.BytesIO(data)) as picture:
+        with pil.open(io.BytesIO(data), formats=_kinds()) as picture:
             limits.check(*picture.size)
             picture.load()
             return to_rgb(picture)
@@ -73,6 +76,15 @@ def decode(data: bytes, limits: Limits) -> Image:
         raise Refused("bomb-sized picture") from None
     except Exception as error:  # PIL raises nearly anything on broken bytes
         raise Refused("undecodable picture") from error
+
+
+@cache
+def _kinds() -> tuple[str, ...]:
+    """Those of KINDS that this build of PIL can read."""
+    from PIL import Image as pil
+
+    pil.init()
+    return tuple(kind for kind in KINDS if kind in pil.OPEN)
 
 
 def to_rgb(picture: Image) -> Image:

@@ -1,28 +1,30 @@
 """Bytes of shards by position: local files, and object stores through fsspec.
 
-A remote read is split into requests of one block. A request that fails, stalls or comes back short is asked again from
-the byte where it broke; what a store refuses for good (not found, not allowed) is not.
+A remote read is split into requests of one block. A request that fails, stalls or comes back short is asked again, in
+smaller and smaller parts, from the byte where it broke; what a store refuses for good (not found, not allowed) is not.
+Every part must come from the object that was opened: one that is replaced meanwhile raises Changed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import threading
-import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.patience import Absent as Absent
+from data_pipelines.patience import Changed as Changed
+from data_pipelines.patience import Patience as Patience
+from data_pipelines.patience import Unreadable as Unreadable
 from vlp.errors import UserError
 
-
-class Unreadable(Exception):
-    """A shard, or a part of it, that cannot be read."""
+LEAST_PART = 1 << 16  # bytes; a request that failed is not made smaller than this
+ONE_ATTEMPT = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}  # of botocore: it is `Patience` that insists
+OPTIONS = {"s3": ONE_ATTEMPT, "s3a": ONE_ATTEMPT}
 
 
 class LocalFile:
@@ -54,20 +56,6 @@ class LocalFile:
             os.close(self._handle)
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a remote store is waited for."""
-
-    attempts: int = 8
-    """requests in a row that may bring nothing, before a read is given up"""
-    first_wait: float = 0.2
-    """seconds before the second attempt; doubled after each, with jitter"""
-    longest_wait: float = 20.0
-    """seconds between attempts, at most"""
-    deadline: float = 60.0
-    """seconds for one request (one block)"""
-
-
 def cache_home() -> Path:
     """The folder of everything that can be made again: $VLP_CACHE, else ~/.cache/vlp."""
     return Path(os.environ.get("VLP_CACHE") or Path.home() / ".cache" / "vlp")
@@ -76,17 +64,20 @@ def cache_home() -> Path:
 @cache
 def _filesystem(protocol_url: str, pid: int) -> Any:
     """The fsspec file system of a URL's scheme and host, one for each process (`pid` is why)."""
+    scheme = protocol_url.split("://", maxsplit=1)[0]
     try:
         import fsspec
 
-        return fsspec.core.url_to_fs(protocol_url)[0]
+        fs = fsspec.core.url_to_fs(protocol_url, use_listings_cache=False, **OPTIONS.get(scheme, {}))[0]
     except ImportError as error:
-        scheme = protocol_url.split("://", maxsplit=1)[0]
         raise UserError(
             f'{scheme}:// needs a package that is not installed ({error}): pip install "vlp[cloud]"'
         ) from None
     except ValueError as error:
         raise UserError(f'"{protocol_url}" cannot be read: {error}') from None
+    if scheme in OPTIONS:
+        fs.retries = 1
+    return fs
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -96,16 +87,19 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 class RemoteFile:
-    """An object of a store. Raises Unreadable when it cannot be had within the patience."""
+    """An object of a store, as it was when it was opened.
+
+    Raises Unreadable when it cannot be had within the patience, Absent if the store says no.
+    """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url, self.patience = url, patience or Patience()
-        info = self._insist(self._info)
+        info = self.patience.insist(url, lambda _: self._info())
         if not info.get("size"):
             raise Unreadable(f"{url}: the store does not tell its size, or it is empty")
-        self.size = int(info["size"])
-        tag = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-        self.version = f"{self.size} {tag}"
+        self.size, self.version = int(info["size"]), _version(info)
+        tag = str(info.get("ETag") or "")
+        self._tag = "" if tag.startswith("W/") else tag  # a weak one never counts as equal
 
     def _info(self) -> Any:
         fs, path = _open(self.url)
@@ -123,17 +117,34 @@ class RemoteFile:
         return sync(fs.loop, limited)
 
     def _range(self, start: int, stop: int) -> bytes:
+        """Bytes of the very object that was opened. Raises Changed, or an error whose status says so."""
         fs, path = _open(self.url)
+        if self._tag and hasattr(fs, "_call_s3"):
+            return bytes(self._limited(fs, _s3_range, fs, path, start, stop, self._tag))
+        if self._tag and self.url.startswith(("http://", "https://")):
+            condition = {"If-Match": self._tag}
+            return bytes(self._limited(fs, fs._cat_file, path, start=start, end=stop, headers=condition))
         if hasattr(fs, "_cat_file") and fs.async_impl:
-            return bytes(self._limited(fs, fs._cat_file, path, start=start, end=stop))
-        return bytes(fs.cat_file(path, start=start, end=stop))
+            got = bytes(self._limited(fs, fs._cat_file, path, start=start, end=stop))
+        else:
+            got = bytes(fs.cat_file(path, start=start, end=stop))
+        if _version(self._info()) != self.version:  # a store that takes no condition is asked afterwards
+            raise Changed(f"{self.url} was changed while it was read")
+        return got
 
     def read(self, start: int, length: int) -> bytes:
         """`length` bytes from `start`, fewer only at the end of the object."""
         stop, held = min(start + length, self.size), bytearray()
-        while start + len(held) < stop:
+        part = stop - start
+
+        def ask(attempt: int) -> bytes:
+            nonlocal part
+            part = max(LEAST_PART, part >> 1) if attempt else part  # a slow line brings less within the deadline
             at = start + len(held)
-            held += self._insist(lambda at=at: self._some(at, stop))
+            return self._some(at, min(stop, at + part))
+
+        while start + len(held) < stop:
+            held += self.patience.insist(self.url, ask)
         return bytes(held[: stop - start])
 
     def _some(self, start: int, stop: int) -> bytes:
@@ -142,23 +153,24 @@ class RemoteFile:
             raise OSError("an empty answer")
         if len(got) > stop - start and start > 0:
             raise UserError(f"{self.url}: the server ignores byte ranges; set shard_cache, or copy the shards")
-        return got
+        return got[: stop - start]
 
-    def _insist(self, ask: Any) -> Any:
-        """What `ask` returns at last: transient failures are waited out, with growing pauses."""
-        for attempt in range(self.patience.attempts):
-            try:
-                return ask()
-            except UserError:
-                raise
-            except (FileNotFoundError, PermissionError) as error:
-                raise Unreadable(f"{self.url}: {type(error).__name__}: {error}") from None
-            except Exception as error:  # every store has its own; all that are not final may pass
-                if attempt + 1 == self.patience.attempts:
-                    raise Unreadable(f"{self.url}: {type(error).__name__}: {error}") from None
-                wait = min(self.patience.longest_wait, self.patience.first_wait * 2**attempt)
-                time.sleep(wait * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+
+def _version(info: Any) -> str:
+    """What changes when an object is replaced."""
+    names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated")
+    return f"{info.get('size')} {next((info[name] for name in names if info.get(name)), '')}"
+
+
+async def _s3_range(fs: Any, path: str, start: int, stop: int, tag: str) -> bytes:
+    """Bytes of an S3 object, if it still has this ETag."""
+    bucket, key, _ = fs.split_path(path)
+    span = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": tag}
+    got = await fs._call_s3("get_object", Bucket=bucket, Key=key, **span, **fs.req_kw)
+    try:
+        return bytes(await got["Body"].read())
+    finally:
+        got["Body"].close()
 
 
 class Blocks:
@@ -189,14 +201,14 @@ class BlockStore:
 
     def __init__(self, limit: int, *, block: int = 1 << 22, threads: int = 8) -> None:
         self.block, self.limit, self.threads = block, limit, threads
-        self._held: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
 
     def get(self, file: RemoteFile, number: int) -> Future[bytes]:
         """Block `number` of `file`, perhaps still on its way."""
-        key = (file.url, number)
+        key = (file.url, file.version, number)
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
                 self._pool, self._pid = ThreadPoolExecutor(self.threads, "vlp-fetch"), os.getpid()
@@ -229,9 +241,9 @@ def exists(url: str) -> bool:
     """Whether there is an object at `url`; False if the store says no, UserError if it says nothing."""
     try:
         RemoteFile(url)
+    except Absent:
+        return False
     except Unreadable as error:
-        if "FileNotFoundError" in str(error) or "PermissionError" in str(error):
-            return False
         raise UserError(f"cannot look for {error}") from None
     return True
 
@@ -240,7 +252,7 @@ def listing(url: str) -> list[str]:
     """The objects right under `url`, as URLs. Raises UserError if the store cannot list."""
     fs, path = _open(url)
     try:
-        found = fs.ls(path, detail=False)
-    except Exception as error:  # every store has its own
-        raise UserError(f'cannot list "{url}" ({type(error).__name__}: {error}): give a brace range instead') from None
+        found = Patience().insist(f'"{url}"', lambda _: fs.ls(path, detail=False))
+    except Unreadable as error:
+        raise UserError(f"cannot list {error}: give a brace range instead") from None
     return [fs.unstrip_protocol(p) if "://" not in p else p for p in found]

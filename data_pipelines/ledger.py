@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from data_pipelines.manifest import write_whole
 from vlp.errors import UserError
 
 FILTERED = "filtered"
 REASONS = (
     "unreadable shard",
+    "changed shard",
     "corrupt tar",
     "truncated tail",
     "duplicate key",
     "unsafe name",
     "missing picture",
     "missing caption",
+    "undecodable caption",
     "undecodable picture",
     "bomb-sized picture",
     FILTERED,
@@ -76,6 +81,27 @@ class Ledger:
         """The ledger whose `state()` is given."""
         drops = Counter({(reason, shard): n for reason, shard, n in state["drops"]})
         return cls(state["delivered"], drops, state.get("restarts", 0))
+
+    def save(self, path: Path) -> None:
+        """Write everything that is counted to `path` as JSON, all or nothing."""
+        told = {"delivered": self.delivered, "dropped": self.dropped, "lost": self.lost, "by_reason": self.by_reason()}
+        write_whole(path, (json.dumps({**told, **self.state()}, indent=1, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """The ledger that `save` wrote. Raises UserError if there is none."""
+        try:
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"there is no ledger of delivered samples at {path} ({type(error).__name__})") from None
+
+    def sentence(self) -> str:
+        """One line for the end of a run."""
+        said = f"{self.delivered:,} samples were delivered"
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.by_reason().items())
+        said += f", {self.dropped:,} were not ({reasons})" if reasons else ", all that were asked for"
+        restarts = f"; {self.restarts} {'worker' if self.restarts == 1 else 'workers'} died and went on"
+        return said + (restarts if self.restarts else "")
 
     def table(self, shards: int = 10) -> str:
         """A table for the screen: losses by reason, and the `shards` worst shards."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_pipelines import decode
 from data_pipelines.captions import choose_several, identity
-from data_pipelines.fetch import Unreadable
+from data_pipelines.fetch import Changed, Unreadable
 from data_pipelines.lanes import Order, Place, mix
 from data_pipelines.ledger import FILTERED, Ledger
 from data_pipelines.shard_set import is_remote
@@ -168,7 +168,7 @@ class RowReader:
         record = held.record if held is not None else raw.record  # type: ignore[union-attr]
         said = choose_several(record, self.recipe.captions, self.recipe.texts, rng)
         if not said:
-            raise _Drop("missing caption")
+            raise _Drop("undecodable caption" if raw is not None and raw.garbled else "missing caption")
         if min(map(len, said)) < self.recipe.min_chars:
             raise _Drop(FILTERED)
         if raw is not None:
@@ -182,10 +182,13 @@ class RowReader:
 
     def _raw(self, place: Place) -> RawSample:
         try:
-            shard = self.shelves[place.source][place.shard]
-            if place.sample >= len(shard):  # the manifest promised more than the tar holds
-                raise _Drop(max(shard.index.lost, key=shard.index.lost.__getitem__, default="truncated tail"))
-            return shard.sample(place.sample)
+            shelf = self.shelves[place.source]
+            lost = shelf[place.shard].index.lost
+            if place.sample >= len(shelf[place.shard]):  # the manifest promised more than the tar holds
+                raise _Drop(max(lost, key=lost.__getitem__, default="truncated tail"))
+            return shelf.sample(place.shard, place.sample)
+        except Changed:
+            raise _Drop("changed shard") from None
         except Unreadable:
             raise _Drop("unreadable shard") from None
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines import tar_index
-from data_pipelines.fetch import Blocks, BlockStore, LocalFile, Patience, RemoteFile, Unreadable, cache_home
+from data_pipelines.fetch import Blocks, BlockStore, Changed, LocalFile, Patience, RemoteFile, Unreadable, cache_home
 from data_pipelines.shard_cache import ShardCache
 from data_pipelines.shard_set import ShardSet, is_remote
 from data_pipelines.tar_index import FORMATS, TarIndex
@@ -44,6 +44,7 @@ class RawSample:
     image: bytes
     image_format: str
     record: Mapping[str, Any]
+    garbled: bool = False  # its .txt or .json is there, but it is no text or no JSON object
 
 
 class Shard:
@@ -53,11 +54,13 @@ class Shard:
         self.url = url
         folder = access.index_cache or cache_home() / "index"
         self.source: LocalFile | Blocks
+        self.version = ""  # of a remote object
         if not is_remote(url):
             self.source = LocalFile(url)
             self.index = load_index(url, self.source, folder)
             return
         remote = RemoteFile(url, access.patience)
+        self.version = remote.version
         if access.shard_cache is not None:
             self.source = LocalFile(str(access.shard_cache.path(remote, sha256)))
         else:
@@ -81,24 +84,34 @@ class Shard:
             raise Unreadable(f"{self.url} ended early: it was cut after its index was built")
         image, txt, js, label = parts
         assert image is not None
-        return RawSample(self.index.keys[i], image, FORMATS[int(self.index.formats[i])], _record(txt, js, label))
+        record, garbled = _record(txt, js, label)
+        return RawSample(self.index.keys[i], image, FORMATS[int(self.index.formats[i])], record, garbled)
 
 
-def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> dict[str, Any]:
-    """The .json of a sample, with the .txt under "txt" and the .cls under "cls"; broken JSON counts as none."""
-    record: Any = {}
+def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> tuple[dict[str, Any], bool]:
+    """The .json of a sample, with the .txt under "txt" and the .cls under "cls"; and whether one could not be read.
+
+    What cannot be read counts as not there: to say half-decoded bytes would teach them.
+    """
+    record: dict[str, Any] = {}
+    garbled = False
     if js is not None:
         try:
-            record = json.loads(js)
-        except ValueError:
-            record = {}
-    if not isinstance(record, dict):
-        record = {}
+            held = json.loads(js)
+            if b"\xed" in js or b"\\ud" in js.lower():  # perhaps half a surrogate pair, which no tokenizer takes
+                json.dumps(held, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            held = None
+        garbled = not isinstance(held, dict)
+        record = dict(held) if isinstance(held, dict) else {}
     if txt is not None:
-        record["txt"] = txt.decode("utf-8", "replace").strip()
-    if label is not None and label.strip().isdigit():
+        try:
+            record["txt"] = txt.decode().strip()
+        except UnicodeDecodeError:
+            garbled = True
+    if label is not None and len(label) < 20 and label.strip().isdigit():
         record["cls"] = int(label)
-    return dict(record)
+    return record, garbled
 
 
 def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
@@ -149,19 +162,24 @@ class Shelf:
         self.shards, self.access = shards, access
         self.urls = shards.urls
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._failed: dict[int, tuple[float, str]] = {}
+        self._failed: dict[int, tuple[float, Unreadable]] = {}
+        self._versions: dict[int, str] = {}  # of each shard when it was first opened
         self._expecting: ThreadPoolExecutor | None = None
 
     def __getitem__(self, shard: int) -> Shard:
-        """An open shard. Raises Unreadable; a shard that failed is not asked for again at once."""
+        """An open shard. Raises Unreadable; a shard that failed is not asked for again at once.
+
+        Raises Changed for one that was replaced since it was first opened.
+        """
         held = self._open.get(shard)
         if held is None:
-            if shard in self._failed and time.monotonic() < self._failed[shard][0]:
-                raise Unreadable(self._failed[shard][1])
+            self._refuse_failed(shard)
             try:
                 held = Shard(self.urls[shard], self.access, self.shards.sha256[shard])
+                if held.version != self._versions.setdefault(shard, held.version):
+                    raise Changed(f"{held.url} was replaced since it was first read")
             except Unreadable as error:
-                self._failed[shard] = (time.monotonic() + FORGET_SECONDS, str(error))
+                self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
                 raise
             self._open[shard] = held
             if len(self._open) > MOST_OPEN:
@@ -169,6 +187,23 @@ class Shelf:
         else:
             self._open.move_to_end(shard)
         return held
+
+    def sample(self, shard: int, i: int) -> RawSample:
+        """Sample `i` of a shard. Raises Unreadable; the rest of a remote shard that failed is not asked for at once."""
+        held = self[shard]
+        if not is_remote(held.url):
+            return held.sample(i)
+        self._refuse_failed(shard)
+        try:
+            return held.sample(i)
+        except Unreadable as error:
+            self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
+            raise
+
+    def _refuse_failed(self, shard: int) -> None:
+        until, error = self._failed.get(shard, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise type(error)(str(error))
 
     def check_read_ahead(self, samples: float) -> None:
         """Raise UserError if `samples` of this source, twice over, do not fit the memory for parts of remote shards.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +13,12 @@ import torch
 
 from data_pipelines.captions import found
 from data_pipelines.decode import Transform
-from data_pipelines.fetch import BlockStore, Unreadable
+from data_pipelines.fetch import BlockStore, Patience, Unreadable
 from data_pipelines.lanes import Last, Order, Source
 from data_pipelines.ledger import Ledger
 from data_pipelines.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.position import STATE_FORMAT, fingerprint
+from data_pipelines.position import merge_states as merge_states
 from data_pipelines.rows import Recipe, RowReader, Tokenizer
 from data_pipelines.sample import Sample
 from data_pipelines.shard_cache import ShardCache
@@ -26,8 +27,6 @@ from data_pipelines.shelf import Access, Shelf
 from data_pipelines.workers import Pool
 from vlp.batch import Batch
 from vlp.errors import UserError
-
-STATE_FORMAT = "vlp-stream-1"
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,10 @@ class Stream:
     """folder of the tars' indexes that cannot lie beside them; empty: $VLP_CACHE/index"""
     read_ahead_bytes: int = 1 << 30
     """memory for parts of remote shards, bytes in each process; holds lanes x window samples, twice over"""
+    request_seconds: float = 60.0
+    """deadline of one request to a remote store (up to 4 MiB); what it brought too little of is asked for in halves"""
+    request_attempts: int = 8
+    """requests in a row that may fail before a sample counts as unreadable"""
     shard_cache: str = ""
     """folder to keep remote shards in, whole and checked; empty: they are read in parts and not kept"""
     shard_cache_bytes: int = 1 << 36
@@ -119,7 +122,7 @@ class Stream:
             shelf.check_read_ahead(held / size / max(1, self.workers))
         own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
         reader = RowReader(order, shelves, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
-        loader = Loader(reader, _fingerprint(order, shelves), self)
+        loader = Loader(reader, fingerprint(order, shelves), self)
         if rank == 0:
             loader.ledger.merge(lost)
             loader.ledger.check(self.drop_budget, patience=1000)
@@ -131,6 +134,7 @@ class Stream:
         return Access(
             index_cache=Path(self.index_cache) if self.index_cache else None,
             shard_cache=ShardCache(Path(self.shard_cache), self.shard_cache_bytes) if self.shard_cache else None,
+            patience=Patience(attempts=self.request_attempts, deadline=self.request_seconds),
             blocks=BlockStore(self.read_ahead_bytes),
         )
 
@@ -167,39 +171,6 @@ def _counted(shards: ShardSet, shelf: Shelf, lost: Ledger) -> list[int]:
                 lost.drop(reason, shards.urls[i], n)
         counts.append(count)
     return counts
-
-
-def _fingerprint(order: Order, shelves: Sequence[Shelf]) -> dict[str, Any]:
-    """What the order of batches depends on, part by part."""
-    parts = [
-        [[u.rsplit("/", 1)[-1] for u in shelf.urls], source.counts.tolist(), source.draws]
-        for shelf, source in zip(shelves, order.sources, strict=True)
-    ]
-    return {
-        "seed": order.seed,
-        "global_batch": order.global_batch,
-        "lanes": order.lanes,
-        "window": order.window,
-        "last": order.last,
-        "shards": hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
-    }
-
-
-def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One state out of the `state_dict` of every rank; raises UserError if they are not of the same step."""
-    held = list(states)
-    if not held:
-        raise UserError("no stream state was given to resume from")
-    base = held[0]
-    ledger, shifts, rows = Ledger(), {}, []
-    for s in held:
-        for name in ("format", "order", "epoch", "batch"):
-            if s[name] != base[name]:
-                raise UserError(f"the stream states of different ranks disagree on {name}: {s[name]} and {base[name]}")
-        ledger.merge(Ledger.of(s["ledger"]))
-        shifts.update(dict(s["shifts"]))
-        rows += s["rows"]
-    return {**base, "ledger": ledger.state(), "shifts": sorted(shifts.items()), "rows": sorted(rows)}
 
 
 class Loader:
@@ -308,6 +279,7 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
     shards = ShardSet.open(spec)
     shelf = Shelf(shards, Access())
     for i, url in enumerate(shards.urls):
+        read = 0
         try:
             shard = shelf[i]
             lost = dict(shard.index.lost)
@@ -316,25 +288,27 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
                 lost["truncated tail"] = lost.get("truncated tail", 0) + missing - sum(lost.values())
             for reason, n in lost.items():
                 _lose(skip, reason, url, n)
-            for j in range(len(shard)):
-                raw = shard.sample(j)
+            for read in range(len(shard)):
+                raw = shard.sample(read)
                 record = dict(raw.record)
                 captions = _captions(record)
                 if skip is not None:
                     skip.delivered += 1
                 yield Sample(raw.key, raw.image, raw.image_format, captions, record)
         except Unreadable as error:
-            _lose(skip, "unreadable shard", f"{url} ({error})", max(1, shards.counts[i]))
+            _lose(skip, "unreadable shard", f"{url} ({error})", max(1, shards.counts[i] - read))
 
 
 def _captions(record: dict[str, Any]) -> dict[str, str]:
-    """language -> its first caption; takes them out of `record`."""
+    """language -> its first caption; takes them out of `record`, and leaves all of them where there are several."""
     held = record.get("captions")
-    named = {lang: texts[0] for lang in held if (texts := found(record, lang))} if isinstance(held, Mapping) else {}
+    named = {lang: texts for lang in held if (texts := found(record, lang))} if isinstance(held, Mapping) else {}
     text = record.pop("txt", "")
     if isinstance(held, Mapping):
         record.pop("captions")
-    return named or ({"en": text} if text else {})
+    if several := {lang: texts for lang, texts in named.items() if len(texts) > 1}:
+        record["all_captions"] = several
+    return {lang: texts[0] for lang, texts in named.items()} or ({"en": text} if text else {})
 
 
 def _lose(skip: Ledger | None, reason: str, shard: str, count: int) -> None:

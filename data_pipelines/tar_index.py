@@ -243,11 +243,11 @@ def checksum_holds(head: bytes) -> bool:
 
 
 def number(raw: bytes) -> int:
-    """A tar number: octal text, or base 256 if the top bit is set."""
+    """A tar number, never negative: octal text, or base 256 if the top bit is set."""
     if raw[0] & 0x80:
         return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
     try:
-        return int(raw.strip(b" \0") or b"0", 8)
+        return max(0, int(raw.strip(b" \0") or b"0", 8))
     except ValueError:
         return 0
 
@@ -269,11 +269,12 @@ def pax(raw: bytes) -> dict[str, str]:
     while at < len(raw):
         space = raw.find(b" ", at)
         digits = raw[at:space]
-        if space < 0 or not digits.isdigit() or not 0 < int(digits) <= len(raw) - at:
+        if space < 0 or not digits.isdigit() or len(digits) > 8 or not 0 < int(digits) <= len(raw) - at:
             break
         key, _, value = raw[space + 1 : at + int(digits) - 1].partition(b"=")
         out[text(key)] = text(value)
         at += int(digits)
-    if not out.get("size", "0").isdigit():
+    size = out.get("size", "0")
+    if not (size.isascii() and size.isdigit() and len(size) < 20):
         del out["size"]
     return out

@@ -14,13 +14,16 @@ MOST_TAGS = 4
 def found(record: Mapping[str, Any], path: str) -> list[str]:
     """The texts at `path` of a sample's record: "en" is captions.en, "txt" the .txt file, "tags.zh" a list of tags.
 
-    Several captions of one picture (a list) are all returned; so are tags, one text each. Empty ones are left out.
+    Several captions of one picture (a list, or those under "all_captions") are all returned, the first one first; so
+    are tags, one text each. Empty ones are left out.
     A sample whose captions name no language, as img2dataset writes them, says its .txt for "en".
     """
-    captions = record.get("captions")
+    captions, every = record.get("captions"), record.get("all_captions")
     if path == "en" and not isinstance(captions, Mapping) and "en" not in record:
         path = "txt"
     value: Any = captions.get(path) if isinstance(captions, Mapping) else None
+    if value is not None and isinstance(every, Mapping):
+        value = every.get(path) or value
     if value is None:
         value = record
         for step in path.split("."):

@@ -1,7 +1,7 @@
 """Image-text retrieval both ways, in each language (protocol of Karpathy and Li 2015, with duplicated captions known).
 
-Several pictures may share a caption. Captions are made unique first; a picture is answered by any of its own captions,
-and a caption by every picture that has it.
+A picture is answered by any of its own captions (COCO and Flickr30k have five). Every caption is a query. Several
+pictures may share a caption: equal captions are made one, which is answered by every picture that has it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.captions import found as captions_at
 from data_pipelines.captions import normalised
 from eval.metrics import Relevant, first_relevant_rank
 from eval.tasks import EmbeddedSplit, Measured, Task, measure_recall
@@ -68,8 +67,7 @@ class Retrieval(Task):
         """
         found: dict[str, Measured] = {}
         for language in self.languages or split.languages:
-            own = (captions_at({"captions": s.captions, **s.metadata}, language) for s in split.samples)
-            captions = Captions.gather(own)
+            captions = Captions.gather(sample.said(language) for sample in split.samples)
             if not captions.texts:
                 have = ", ".join(split.languages) or "none"
                 raise UserError(f'{split.spec} has no captions in language "{language}"; it has: {have}')

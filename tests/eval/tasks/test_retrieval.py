@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_pipelines.build import build
+from data_pipelines.sample import Sample
+from data_pipelines.sources.coco_captions import CocoCaptions
 from eval.tasks import EmbeddedSplit
 from eval.tasks import retrieval as module
 from eval.tasks.retrieval import Captions, Retrieval
@@ -60,3 +64,30 @@ def test_pictures_without_a_caption_in_the_language_take_no_part(split: Embedded
     assert captions == Captions(("b", "a"), (1, 3, 3), (0, 1, 0))
     with pytest.raises(UserError, match="no captions in language"):
         Retrieval(languages=("fr",)).measure(split)
+
+
+def test_five_captions_of_a_picture_all_take_part(release: Release, samples: list[Sample], tmp_path: Path) -> None:
+    """As COCO and Flickr30k are used: any of its five captions answers a picture, and each of them is a query."""
+    words = ("{}", "a {}", "one {} here", "drawing of a {}", "the {}")
+    own = [[w.format(s.captions["en"]) for w in words] for s in samples[:12]]
+    own[3][4] = own[2][4]  # two pictures share this caption
+    rows = [{"image_id": p, "id": 12 * c + p, "caption": own[p][c]} for c in range(5) for p in range(12)]
+    pictures = [{"id": p, "file_name": f"{p}.png"} for p in range(12)]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": pictures, "annotations": rows}))
+    for p in range(12):
+        (tmp_path / f"{p}.png").write_bytes(samples[p].image)
+    build(CocoCaptions(tmp_path / "captions.json"), tmp_path / "shards")
+    split = EmbeddedSplit(release, str(tmp_path / "shards"))
+    assert split.languages == ("en",)
+    assert [s.said("en") for s in split.samples] == own
+    found = Retrieval(ks=(1, 5)).measure(split)
+    texts = sorted({text for captions in own for text in captions})
+    scores = split.image @ np.asarray(release.embed_texts(texts)).T
+    for k in (1, 5):
+        to_text = [any(texts[t] in own[p] for t in np.argsort(-scores[p])[:k]) for p in range(12)]
+        to_image = [any(texts[t] in own[p] for p in np.argsort(-scores[:, t])[:k]) for t in range(59)]
+        assert found[f"en/image_to_text/recall@{k}"].value == pytest.approx(np.mean(to_text))
+        assert found[f"en/text_to_image/recall@{k}"].value == pytest.approx(np.mean(to_image))
+    measured = found["en/image_to_text/recall@1"]
+    assert (measured.queries, measured.candidates, measured.chance) == (12, 59, pytest.approx(5 / 59))
+    assert found["en/text_to_image/recall@1"].queries == 59

@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_pipelines.ledger import Ledger
+from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.shard_set import ShardSet
-from data_pipelines.stream import Loader, Stream, read_samples
+from data_pipelines.stream import Loader, Stream, merge_states, read_samples
 from eval.tasks import Task
 from eval.tasks.retrieval import Retrieval
 from vlp.augment import Augment
@@ -44,6 +44,11 @@ from vlp.training.settings import Training
 from vlp.training.trainer import Evaluation, Fitted, Trainer
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
+LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
+HOW_FAST = (
+    *("workers", "prefetch", "start_method", "pin", "cache_bytes", "read_ahead_bytes", "request_seconds"),
+    *("request_attempts", "shard_cache", "shard_cache_bytes", "index_cache", "drop_budget"),
+)
 VERSIONS = ("torch", "open_clip_torch", "transformers", "timm", "webdataset", "numpy")
 
 
@@ -92,7 +97,18 @@ def train(run: Run, world: World) -> None:
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         run.out.mkdir(parents=True, exist_ok=True)
         (run.out / "config.toml").write_text(dump(run), encoding="utf-8")
-    fitted = Trainer(
+    try:
+        fitted = trainer(run, world, encoder, tokenizer).fit()
+    except DropBudgetExceeded as error:
+        (run.out / "drop_budget.txt").write_text(f"{error}\n", encoding="utf-8")
+        raise
+    if world.rank == 0:
+        finish(run, fitted, tokenizer)
+
+
+def trainer(run: Run, world: World, encoder: nn.Module, tokenizer: Tokenizer) -> Trainer:
+    """The parts of the run, put together."""
+    return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
@@ -102,17 +118,16 @@ def train(run: Run, world: World) -> None:
         evals=evaluations(run, tokenizer),
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
+        saving=lambda streams: Ledger.of(merge_states(streams)["ledger"]).save(run.out / LEDGER),
         example=next(iter(open_stream(run, tokenizer, World.alone(), None, batch=8))),
-    ).fit()
-    if world.rank == 0:
-        finish(run, fitted, tokenizer)
+    )
 
 
 def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
     """The batches of this rank, `batch` pairs or as many as the training wants."""
     size = run.picture or run.model.transform().size
     transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
-    return run.data.open(
+    return replace(run.data, workers=0 if batch else run.data.workers).open(
         transform=transform,
         tokenizer=tokenizer,
         global_batch=batch or run.training.batch,
@@ -127,15 +142,15 @@ def captions(data: Stream) -> Iterator[str]:
     """Every caption and tag of the training data, for the tokenizer; up to 500,000 pairs are read."""
     samples = (s for spec in data.mixture or (data.shards,) for s in read_samples(spec, skip=Ledger()))
     for sample in islice(samples, TOKENIZER_SAMPLES):
-        yield from sample.captions.values()
+        for language in sample.captions:
+            yield from sample.said(language)
         for tags in dict(sample.metadata.get("tags") or {}).values():
             yield from tags
 
 
 def data_identity(run: Run) -> Mapping[str, Any]:
-    """What a resumed run must share of the data; where and how fast it is read may differ."""
-    free = ("workers", "cache_bytes", "index_cache")
-    read = {k: v for k, v in to_tree(run.data).items() if k not in free}
+    """What a resumed run must share of the data; how fast it is read may differ."""
+    read = {k: v for k, v in to_tree(run.data).items() if k not in HOW_FAST}
     return {"picture": run.picture, "crop": list(run.crop), **read}
 
 
@@ -175,6 +190,8 @@ def finish(run: Run, fitted: Fitted, tokenizer: Tokenizer) -> None:
         "seed": run.training.seed,
     }
     (run.out / "train.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    ledger = Ledger.read(run.out / LEDGER)
+    print(f"{ledger.sentence()}; by reason and shard: {run.out / LEDGER}")
     rate = f"{fitted.samples_per_second:.0f} pairs/s"
     print(
         f"trained on {fitted.samples:,} pairs in {fitted.seconds:.0f} s ({rate}); the model is in {run.out / 'model'}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import train
+from data_pipelines.ledger import DropBudgetExceeded
 from vlp.config import PRESETS, build, read_preset
 from vlp.errors import UserError
 from vlp.models import release
@@ -127,3 +128,33 @@ def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
         later.unlink()
     assert train.main([*flags, "--out", both]) == 0
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "one"), rel=SAME)
+
+
+def test_the_ledger_goes_with_the_run_and_through_a_restart(
+    tmp_path: Path, damaged_shards: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = [*SMALL, "--data.shards", damaged_shards, "--out", str(out), "--training.checkpoint-every", "0"]
+    flags += ["--training.samples", "256", "--training.keep", "9", "--data.drop-budget", "0.5"]
+    assert train.main(flags) == 0
+    ledger = json.loads((out / "ledger.json").read_text())
+    lost = ledger["dropped"]
+    assert ledger["delivered"] == 256
+    assert 10 < lost < 60
+    assert ledger["by_reason"] == {"undecodable picture": lost}
+    assert {shard for _, shard, _ in ledger["drops"]} <= {str(p) for p in Path(damaged_shards).glob("*.tar")}
+    assert f"256 samples were delivered, {lost} were not ({lost} undecodable picture)" in capsys.readouterr().out
+    for later in sorted((out / "checkpoints").iterdir())[2:]:
+        later.unlink()
+    (out / "ledger.json").unlink()
+    assert train.main(flags) == 0
+    assert json.loads((out / "ledger.json").read_text()) == ledger
+
+
+def test_too_many_losses_leave_their_table_in_the_run(tmp_path: Path, damaged_shards: str) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(DropBudgetExceeded):
+        train.main([*SMALL, "--data.shards", damaged_shards, "--out", str(out), "--training.samples", "1280"])
+    table = (out / "drop_budget.txt").read_text()
+    assert "drop_budget allows 1.00%" in table
+    assert f"in {damaged_shards}" in table

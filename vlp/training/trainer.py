@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from vlp.training.settings import FREE, Training
 
 Augment = Callable[[Tensor, Draws], Tensor]  # [B, 3, H, W] pictures on the device -> the same, changed
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
+Positions = Sequence[Any]  # what `Stream.state_dict` of every rank gave
 
 
 class Stream(Protocol):
@@ -82,6 +83,8 @@ class Trainer:
     """changes a batch of pictures on the device; its draws are the only source of chance"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
+    saving: Callable[[Positions], None] | None = None
+    """is told the positions of all ranks in the data, on rank 0, before each checkpoint"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
 
@@ -193,6 +196,8 @@ class Trainer:
         state = run.state_dict(stream.state_dict())
         if self.world.rank == 0:
             head = {"identity": self.signature(), "metrics": progress.position}
+            if self.saving is not None:
+                self.saving(state["streams"])
             checkpoints.write(run.step, {**head, **state})
 
     def interrupted(self, run: Run, signum: int) -> Interrupted:

@@ -73,9 +73,11 @@ class Patience:
 
 def _final(error: Exception, status: int) -> bool:
     """Whether asking again is useless. fsspec calls every failed look-up "not found"; its cause tells the truth."""
+    if isinstance(error, PermissionError | NotImplementedError):  # expired credentials among them
+        return True
     if status or error.__cause__ is not None:
         return status in REFUSED
-    return isinstance(error, FileNotFoundError | PermissionError | NotImplementedError)
+    return isinstance(error, FileNotFoundError)
 
 
 def answer(error: BaseException | None) -> tuple[int, Mapping[str, str]]:

@@ -23,6 +23,15 @@ def test_captions_are_drawn_by_weight() -> None:
     assert set(said) == {"a cat", "一只猫", "猫", "pet", "animal", "pet, animal", "animal, pet"}
 
 
+def test_all_captions_of_a_picture_are_said() -> None:
+    record = {"captions": {"en": "one", "zh": "一"}, "all_captions": {"en": ["one", "two", " ", "three"], "fr": ["un"]}}
+    assert found(record, "en") == ["one", "two", "three"]
+    assert found(record, "zh") == ["一"]
+    assert found(record, "fr") == []  # a filter has taken this language out
+    assert {choose(record, {"en": 1.0}, random.Random(n)) for n in range(30)} == {"one", "two", "three"}
+    assert first(record) == "one"
+
+
 def test_what_a_sample_lacks_leaves_its_weight_to_the_rest() -> None:
     assert choose(RECORD, {"fr": 9.0, "en": 0.1}, random.Random(0)) == "a cat"
     assert choose(RECORD, {"fr": 1.0}, random.Random(0)) is None

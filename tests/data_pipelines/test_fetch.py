@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipelines.fetch import Blocks, BlockStore, Patience, RemoteFile, Unreadable
+from data_pipelines.fetch import Absent, Blocks, BlockStore, Changed, Patience, RemoteFile, Unreadable, exists
 from data_pipelines.shard_cache import ShardCache
 from data_pipelines.shard_set import ShardSet
 from data_pipelines.stream import Stream
@@ -23,6 +23,7 @@ from vlp.models.image_transform import RandomCrop
 pytest.importorskip("aiohttp")
 pytestmark = pytest.mark.timeout(120)
 BODY = bytes(range(256)) * 4096  # 1 MiB
+STATUS = {"throttle": 503, "forbidden": 403}
 QUICK = Patience(attempts=4, first_wait=0.01, longest_wait=0.02, deadline=2.0)
 
 
@@ -35,6 +36,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
         self.faults: list[str] = []
+        self.busy = 0  # requests of any kind that are told to come back
+        self.tags = False  # whether objects have ETags, and conditions are heeded
         self.gets: list[tuple[int, int]] = []
         self.lock = threading.Lock()
 
@@ -61,13 +64,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         held = self.server.objects.get(self.path)
+        if self.server.busy:
+            self.server.busy -= 1
+            self.send_error(503)
+            return
         with self.server.lock:
             fault = self.server.faults.pop(0) if body and self.server.faults else ""
         if held is None or fault == "gone":
             self.send_error(404)
             return
-        if fault == "throttle":
-            self.send_error(503)
+        if fault in STATUS:
+            self.send_error(STATUS[fault])
+            return
+        tag = f'"{hashlib.sha256(held).hexdigest()}"'
+        if self.server.tags and self.headers.get("If-Match", tag) != tag:
+            self.send_error(412)
             return
         first, last = 0, len(held) - 1
         asked = self.headers.get("Range")
@@ -79,6 +90,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(part)))
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(held)}")
         self.send_header("Accept-Ranges", "bytes")
+        if self.server.tags:
+            self.send_header("ETag", tag)
         self.end_headers()
         if not body:
             return
@@ -132,6 +145,35 @@ def test_what_is_gone_is_not_asked_for_again(server: Server) -> None:
     server.faults += ["gone"]
     with pytest.raises(Unreadable, match="FileNotFoundError"):
         file.read(0, 100)
+
+
+def test_what_is_forbidden_is_not_asked_for_again(server: Server) -> None:
+    """As the URLs of a store that were signed for a time answer when it is over."""
+    file = RemoteFile(f"{server.url}/a.tar", QUICK)
+    server.faults += ["forbidden"]
+    with pytest.raises(Absent, match="403"):
+        file.read(0, 100)
+    assert file.read(0, 100) == BODY[:100]
+
+
+def test_a_busy_server_is_not_taken_for_an_empty_one(server: Server) -> None:
+    server.busy = 4
+    assert RemoteFile(f"{server.url}/a.tar", QUICK).size == len(BODY)
+    server.busy = 3
+    assert exists(f"{server.url}/a.tar")
+    assert not exists(f"{server.url}/b.tar")
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_parts_of_two_objects_are_not_joined(server: Server, tags: bool) -> None:
+    """By ETags; and by comparing afterwards where a server has none."""
+    server.tags = tags
+    file = RemoteFile(f"{server.url}/a.tar", QUICK)
+    assert file.read(0, 100) == BODY[:100]
+    server.objects["/a.tar"] = BODY[::-1] if tags else BODY[::-1] + b"longer"
+    with pytest.raises(Changed, match="was changed while it was read"):
+        file.read(100, 100)
+    assert RemoteFile(f"{server.url}/a.tar", QUICK).read(0, 100) == BODY[::-1][:100]
 
 
 def test_a_server_without_ranges_is_refused_not_misread(server: Server) -> None:

@@ -84,9 +84,9 @@ def test_resume_on_other_ranks_and_workers(stream: Stream) -> None:
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(stream: Stream) -> None:
     one, many = opened(stream), opened(replace(stream, workers=3))
-    for step in range(16):
+    for step in range(20):
         assert next(iter(one)).keys == next(iter(many)).keys
-        if step in (2, 7, 10):  # further apart than the batches that are made ahead, so that each death is noticed
+        if step in (2, 7, 12):  # further apart than the batches that are made ahead, so that each death is noticed
             assert many._pool is not None
             os.kill(many._pool._workers[step % 3].process.pid or 0, signal.SIGKILL)
     assert many.ledger.restarts == 3

@@ -62,16 +62,24 @@ def read(folder: Path) -> Manifest:
     """The manifest in `folder`. Raises UserError if there is none or it is of another format."""
     path = folder / FILE
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_bytes(), where=str(path))
+    except FileNotFoundError:
+        raise UserError(f'there is no {FILE} in "{folder}"; build the shards with `vlp shards build`') from None
+
+
+def parse(data: bytes, *, where: str) -> Manifest:
+    """The manifest whose text is `data`. Raises UserError, which names `where`, if it is none of this format."""
+    try:
+        tree = json.loads(data)
         if tree["format"] != MANIFEST_FORMAT:
-            raise UserError(f'{path} has format "{tree["format"]}", expected "{MANIFEST_FORMAT}"')
+            raise UserError(f'{where} has format "{tree["format"]}", expected "{MANIFEST_FORMAT}"')
         shards = tuple(Shard(**{name: row[name] for name in Shard.__dataclass_fields__}) for row in tree["shards"])
         rest = {name: tree.get(name, {}) for name in ("counts", "examples", "about")}
         return Manifest(tree.get("name", ""), shards, **rest)
-    except FileNotFoundError:
-        raise UserError(f'there is no {FILE} in "{folder}"; build the shards with `vlp shards build`') from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a shard manifest ({error!r}); build it again with `vlp shards build`") from None
+        raise UserError(
+            f"{where} is not a shard manifest ({error!r}); build it again with `vlp shards build`"
+        ) from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from tyro.conf import Positional
 
 from data_pipelines.captions import found, normalised
-from data_pipelines.fetch import Unreadable
 from data_pipelines.manifest import write_whole
+from data_pipelines.patience import Unreadable
 from data_pipelines.shard_set import UNKNOWN, ShardSet
 from data_pipelines.shelf import Access, RawSample, Shelf
 from data_pipelines.tallies import Distinct, Frequent, Histogram
@@ -67,6 +67,7 @@ class Counted:
     unreadable_headers: int = 0
     languages: dict[str, Language] = field(default_factory=dict)
     no_caption: int = 0
+    garbled: int = 0  # records or texts that are no JSON object or no UTF-8
     captions: Distinct = field(default_factory=Distinct)
     said_most: Frequent = field(default_factory=Frequent)
     pictures: Distinct = field(default_factory=Distinct)
@@ -128,6 +129,7 @@ def _count_sample(raw: RawSample, counted: Counted) -> None:
         counted.sizes.add(f"{width} x {height}")
     captions = captions_by_language(raw.record)
     counted.no_caption += not captions
+    counted.garbled += raw.garbled
     for code, texts in captions.items():
         name = code if code in counted.languages or len(counted.languages) < 100 else "(other)"
         language = counted.languages.setdefault(name, Language())
@@ -169,6 +171,7 @@ def tree(spec: str, counted: Counted) -> dict[str, Any]:
         },
         "captions": {
             "samples_without": counted.no_caption,
+            "undecodable": counted.garbled,
             "languages": {
                 code: {
                     "samples": language.samples,
@@ -208,10 +211,17 @@ def told(numbers: Mapping[str, Any]) -> str:
     lines.append(f"  captions            {captions['captions']:,}, {about}{captions['repeated']:,} of them said before")
     same = pictures["same_file_as_another"]
     lines.append(f"  same picture file   {'' if same['exact'] else 'about '}{same['count']:,}")
+    lines += [f"  {reason}: {n:,}" for reason, n in trouble(numbers).items()]
+    return "\n".join(lines)
+
+
+def trouble(numbers: Mapping[str, Any]) -> dict[str, int]:
+    """What a reader of the shards cannot deliver, or not as it was meant: how many, by reason."""
+    pictures, captions = numbers["pictures"], numbers["captions"]
     lost = {**numbers["not_delivered"], "unreadable picture header": pictures["unreadable_headers"]}
     lost["missing caption"] = lost.get("missing caption", 0) + captions["samples_without"]
-    lines += [f"  {reason}: {n:,}" for reason, n in lost.items() if n]
-    return "\n".join(lines)
+    lost["undecodable caption"] = captions["undecodable"]
+    return {reason: n for reason, n in lost.items() if n}
 
 
 def _span(numbers: Mapping[str, float]) -> str:
@@ -246,6 +256,6 @@ def main(argv: list[str]) -> int:
         write_whole(stats.json, (json.dumps(numbers, ensure_ascii=False, indent=1) + "\n").encode())
     if stats.out is not None:
         stats.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(stats.out, stats_page.page(numbers, counted).encode())
+        write_whole(stats.out, stats_page.page(numbers, counted, lost=trouble(numbers)).encode())
         print(f"{stats.out} shows it")
     return 0

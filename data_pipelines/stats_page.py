@@ -20,11 +20,9 @@ BARS = 40
 COLUMNS = {"least": "least", "p5": "5 %", "p50": "median", "mean": "mean", "p95": "95 %", "greatest": "greatest"}
 
 
-def page(numbers: Mapping[str, Any], counted: Counted) -> str:
-    """The HTML of what was counted; `numbers` is its tree."""
+def page(numbers: Mapping[str, Any], counted: Counted, *, lost: Mapping[str, int]) -> str:
+    """The HTML of what was counted; `numbers` is its tree, `lost` what is not delivered, by reason."""
     pictures, captions = numbers["pictures"], numbers["captions"]
-    lost = {**numbers["not_delivered"], "unreadable picture header": pictures["unreadable_headers"]}
-    lost["missing caption"] = lost.get("missing caption", 0) + captions["samples_without"]
     measures = {
         "width, pixels": pictures["width_pixels"],
         "height, pixels": pictures["height_pixels"],
@@ -45,7 +43,7 @@ def page(numbers: Mapping[str, Any], counted: Counted) -> str:
         charts=_charts(counted),
         formats=_shares(pictures["formats"]),
         sizes=_shares(pictures["sizes"]["most_frequent"], of=sum(pictures["formats"].values())),
-        lost={reason: n for reason, n in lost.items() if n},
+        lost=lost,
     )
 
 

@@ -135,6 +135,21 @@ def build(source: Readable, *, block: int = 4096) -> TarIndex:
     return _assemble(groups, broken, lost, source.size)
 
 
+def sample_files(source: Readable, index: TarIndex, *, block: int = 4096) -> list[list[tuple[str, int, int]]]:
+    """(ending with its dot, offset, size) of every file of each sample of `index`, those it does not know included.
+
+    Of files with one name the first is taken; a file that is cut off is left out.
+    """
+    rows = {key: row for row, key in enumerate(index.keys)}
+    files: list[dict[str, tuple[str, int, int]]] = [{} for _ in index.keys]
+    for name, offset, size in _Scan(source, block).members():
+        match = None if _META.match(name) else _KEY.match(name)
+        if match is not None and match.group(1) in rows and offset + size <= source.size:
+            ending = name[len(match.group(1)) :]
+            files[rows[match.group(1)]].setdefault(ending, (ending, offset, size))
+    return [list(held.values()) for held in files]
+
+
 def _assemble(
     groups: dict[str, dict[str, tuple[int, int, str]]], broken: dict[str, str], lost: Counter[str], size: int
 ) -> TarIndex:

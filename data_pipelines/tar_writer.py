@@ -8,10 +8,22 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from data_pipelines.manifest import Shard
-from data_pipelines.sample import Sample
+
+
+class Packed(Protocol):
+    """A sample as a tar takes it."""
+
+    @property
+    def key(self) -> str:
+        """Its name, the same in all its files."""
+        ...
+
+    def members(self) -> tuple[tuple[str, bytes], ...]:
+        """(name, bytes) of its files."""
+        ...
 
 
 class TarWriter:
@@ -22,7 +34,9 @@ class TarWriter:
         self.samples = 0
         self._keys: set[str] = set()
         self._file = _Summed(self._partial.open("wb"))
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.TarFile(
+            fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT
+        )  # differs for long names alone
 
     @property
     def bytes(self) -> int:
@@ -32,7 +46,7 @@ class TarWriter:
     def __contains__(self, key: str) -> bool:
         return key in self._keys
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Packed) -> None:
         """Append the files of `sample`. Raises OSError if the disk takes no more."""
         for name, data in sample.members():
             info = tarfile.TarInfo(name)  # owner 0, time 0, mode 0644: nothing of this machine or hour

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "data_pipelines.stats:main",
         "what a shard set holds: picture sizes, captions, repetitions; a page",
     ),
+    "shards reshard": ("data_pipelines.reshard:main", "the same samples in tars of another size, shuffled if you like"),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
     "embed": ("eval.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),

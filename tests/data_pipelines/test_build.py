@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines import build as building
 from data_pipelines import manifest
 from data_pipelines.build import Shards, build, main
 from data_pipelines.filters import Filters
 from data_pipelines.sample import Sample
+from data_pipelines.shard_folder import JOURNAL
 from data_pipelines.sources import Source, Unreadable
 from data_pipelines.sources.folder import Folder
 from data_pipelines.stream import read_samples
@@ -104,7 +104,7 @@ def test_an_interrupted_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "a finished shard was written again"
     assert tar_bytes(tmp_path / "cut") == tar_bytes(tmp_path / "whole")
     assert (tmp_path / "cut/manifest.json").read_bytes() == (tmp_path / "whole/manifest.json").read_bytes()
-    assert not (tmp_path / "cut" / building.JOURNAL).exists()
+    assert not (tmp_path / "cut" / JOURNAL).exists()
 
 
 def test_a_finished_folder_is_kept_and_another_recipe_is_refused(tmp_path: Path) -> None:

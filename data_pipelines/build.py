@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
     """
     shards, filters = shards or Shards(), filters or Filters()
     fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
-    what = {"source": {"name": component_name(source, Source), **fields}, "filters": asdict(filters)}
+    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.told}
     sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
     return [
         fill(
@@ -52,6 +52,7 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
             name=shards.name or "/".join(filter(None, ((out / part).parent.name if part else "", (out / part).name))),
             about=lambda part=part: source.about(part),
             cut=shards,
+            repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
         )
         for part in source.parts()
     ]
@@ -64,8 +65,8 @@ def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: i
     def outcome(item: Sample | Unreadable) -> Outcome:
         if isinstance(item, Unreadable):
             return Outcome(item.where, None, item.reason)
-        fate = filters.apply(item)
-        return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate)
+        fate, traits = filters.judge(item)
+        return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate, traits=traits)
 
     with ThreadPoolExecutor(count) as pool:
         ahead: deque[Future[Outcome]] = deque()

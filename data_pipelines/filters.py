@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from data_pipelines.fingerprint import Fingerprint, fingerprint_of
+from data_pipelines.repeats import Traits, caption_trait
 from data_pipelines.sample import Sample
+from data_pipelines.scripts import SCRIPTS, share
+from vlp.config import did_you_mean
+from vlp.errors import UserError
+
+LATER = ("scripts", "script_share", "drop_duplicate_captions", "drop_duplicate_pictures")
 
 
 @dataclass(frozen=True)
@@ -27,34 +35,86 @@ class Filters:
     shrink: int = 0
     """scale pictures down until the shorter side has this many pixels (WebP, quality 90); 0: keep the files"""
 
+    scripts: tuple[str, ...] = ()
+    """scripts that captions may be written in, such as latin, or han kana for Japanese; none named: any"""
+    script_share: float = 0.5
+    """least share of a caption's letters that are of the named scripts; captions with less are left out"""
+    drop_duplicate_captions: bool = False
+    """keep only the first sample of those whose first captions say the same (case, width, spacing and stops aside)"""
+    drop_duplicate_pictures: bool = False
+    """keep only the first of pictures that look the same (difference hash and mean colour), whatever size or format"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a script that is not known."""
+        for name in self.scripts:
+            if name not in SCRIPTS:
+                near = did_you_mean(name, list(SCRIPTS))
+                raise UserError(f'no script is called "{name}"{near}; known: {", ".join(SCRIPTS)}')
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The fields as a manifest tells them: those of LATER only where they are not at their default.
+
+        So a folder that was built before there were such filters is still known as finished.
+        """
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != Filters.__dataclass_fields__[k].default}
+
     def apply(self, sample: Sample) -> Sample | str:
         """The sample as it goes into the shard, or the reason why it does not."""
+        return self.judge(sample)[0]
+
+    def judge(self, sample: Sample) -> tuple[Sample | str, Traits]:
+        """What `apply` says, and by what a repetition of the sample is recognised."""
+        fate = self._captions(sample)
+        if isinstance(fate, str):
+            return fate, Traits()
+        caption = caption_trait(fate.text) if self.drop_duplicate_captions else None
+        kept, picture = self._picture(fate)
+        return kept, Traits(caption, picture)
+
+    def _captions(self, sample: Sample) -> Sample | str:
         if self.languages:
             sample = replace(sample, captions={c: sample.captions[c] for c in self.languages if c in sample.captions})
         text = sample.text.strip()
+        if self.scripts and text:
+            sample = self._of_scripts(sample)
+            text = sample.text.strip()
+            if not text:
+                return "other script"
         if not text:
             return "missing caption"
         if len(text) < self.min_chars:
             return "caption too short"
         if self.max_chars and len(text) > self.max_chars:
             return "caption too long"
-        return self._picture(sample)
+        return sample
 
-    def _picture(self, sample: Sample) -> Sample | str:
+    def _of_scripts(self, sample: Sample) -> Sample:
+        """The sample with those of its captions alone that are written in the scripts."""
+        every = {code: sample.said(code) or [text] for code, text in sample.captions.items()}
+        fit = {code: [t for t in texts if share(t, self.scripts) >= self.script_share] for code, texts in every.items()}
+        captions = {code: texts[0] for code, texts in fit.items() if texts}
+        if "all_captions" not in sample.metadata:
+            return replace(sample, captions=captions)
+        several = {code: texts for code, texts in fit.items() if len(texts) > 1}
+        return replace(sample, captions=captions, metadata={**sample.metadata, "all_captions": several})
+
+    def _picture(self, sample: Sample) -> tuple[Sample | str, Fingerprint | None]:
         from data_pipelines import decode
 
         try:
             picture = decode.decode(sample.image, decode.Limits(most_pixels=self.most_pixels))
         except decode.Refused as refusal:
-            return str(refusal)
+            return str(refusal), None
         shorter, longer = sorted(picture.size)
         if shorter < self.min_side:
-            return "picture too small"
+            return "picture too small", None
         if self.max_aspect and longer > self.max_aspect * shorter:
-            return "picture too long"
+            return "picture too long", None
+        seen = fingerprint_of(picture) if self.drop_duplicate_pictures else None
         if not self.shrink or shorter <= self.shrink:
-            return sample
+            return sample, seen
         scale = self.shrink / shorter
         file = io.BytesIO()
         picture.resize((round(picture.width * scale), round(picture.height * scale))).save(file, "WEBP", quality=90)
-        return replace(sample, image=file.getvalue(), image_format="webp")
+        return replace(sample, image=file.getvalue(), image_format="webp"), seen

@@ -19,7 +19,7 @@ from data_pipelines import manifest
 from data_pipelines.fetch import Blocks, LocalFile, exists, read_small
 from data_pipelines.manifest import Manifest
 from data_pipelines.patience import Unreadable
-from data_pipelines.shard_folder import Outcome, fill
+from data_pipelines.shard_folder import SCRATCH, Outcome, fill
 from data_pipelines.shard_set import ShardSet, is_remote
 from data_pipelines.shelf import Access, Shelf
 from data_pipelines.shuffled import Shuffled
@@ -29,7 +29,7 @@ from vlp.errors import UserError
 
 AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what memory holds
 MOST_OPEN = 128
-TABLE = ".samples.sqlite"  # where each sample lies, while a shuffle is written
+TABLE = "samples.sqlite"  # where each sample lies
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def reshard(job: Reshard) -> Manifest:
     told = {"of": job.spec, "digest": old.digest, "shuffle": job.shuffle}
     recipe = {"reshard": told, "shard_size": job.shard_size, "shard_bytes": job.shard_bytes}
     names = {one.name for one in before}
-    done = fill(
+    return fill(
         job.out,
         lambda taken: _outcomes(old, job, taken),
         recipe=recipe,
@@ -151,8 +151,6 @@ def reshard(job: Reshard) -> Manifest:
         cut=job,
         rename=lambda packed, n: replace(cast(Files, packed), key=_numbered(packed, n)),
     )
-    (job.out / TABLE).unlink(missing_ok=True)
-    return done
 
 
 def _numbered(packed: Packed, n: int) -> str:
@@ -164,7 +162,9 @@ def _outcomes(old: _Old, job: Reshard, taken: int) -> Iterator[Outcome]:
     """What becomes of each input behind the first `taken`: losses come first, then samples in the new order."""
     yield from old.losses[taken:]
     first = max(0, taken - len(old.losses))
-    places = _in_order(old, first) if job.shuffle is None else _shuffled(old, job.out / TABLE, job.shuffle, first)
+    places = (
+        _in_order(old, first) if job.shuffle is None else _shuffled(old, job.out / SCRATCH / TABLE, job.shuffle, first)
+    )
     for place in places:
         yield place if isinstance(place, Outcome) else old.read(place)
 
@@ -199,6 +199,7 @@ def _shuffled(old: _Old, path: Path, seed: int, first: int) -> Iterator[Outcome]
 
 def _table(old: _Old, path: Path) -> sqlite3.Connection:
     """The table on disk of where every sample lies; made once, also for a run that was interrupted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     table = sqlite3.connect(path)
     if table.execute("PRAGMA user_version").fetchone()[0] == 1:
         return table

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import shutil
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +19,12 @@ from typing import Any, Protocol
 
 from data_pipelines import manifest
 from data_pipelines.manifest import Manifest, Shard
+from data_pipelines.repeats import Repeats, Traits
 from data_pipelines.tar_writer import Packed, TarWriter
 from vlp.errors import UserError
 
 JOURNAL = "building.json"
+SCRATCH = ".scratch"  # folder of what is needed until the manifest is there
 MOST_EXAMPLES = 20  # inputs named for each reason
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -46,6 +50,7 @@ class Outcome:
     where: str  # names the input to a person
     packed: Packed | None  # None: it is not written
     reason: str = ""  # why not
+    traits: Traits = field(default_factory=Traits)  # by what a repetition is recognised
 
 
 @dataclass
@@ -84,36 +89,46 @@ def fill(
     about: Callable[[], Mapping[str, Any]],
     cut: Cut,
     rename: Callable[[Packed, int], Packed] | None = None,
+    repeats: bool = False,
 ) -> Manifest:
     """The manifest of `folder`, filled with the shards of `outcomes(n)`, the outcomes behind the first n inputs.
 
     A key that a shard has already makes its sample a loss; with `rename`, the sample under another key (the n-th try).
+    With `repeats`, an outcome whose traits are those of one that was written is left out, too.
     A finished folder of the same `recipe` is left as it is; the finished shards of an interrupted one are kept.
     Raises UserError if the folder holds something else, if nothing is left to write, and if the disk is full.
     """
     told = json.dumps(recipe, sort_keys=True, default=str)
     progress = _resume(folder, told)
     if progress is None:
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return manifest.read(folder)
+    seen: Repeats | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write_whole(folder / JOURNAL, progress.text().encode())
-        _write_shards(outcomes(progress.taken), folder, progress, cut, rename)
+        seen = Repeats(folder / SCRATCH, taken=progress.taken) if repeats else None
+        _Writing(folder, progress, cut, rename, seen).write(outcomes(progress.taken))
         if not progress.shards:
             raise UserError(_nothing_left(folder, progress))
         renamed = {"renamed_keys": progress.renamed} if progress.renamed else {}
         tree = {**about(), **renamed, "recipe": json.loads(told)}
         done = Manifest(name, tuple(progress.shards), dict(progress.counts), progress.examples, tree)
         done.write(folder)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except (OSError, sqlite3.OperationalError) as error:
+        full = error.errno in DISK_FULL if isinstance(error, OSError) else error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        if not full:
             raise
         kept = sum(shard.samples for shard in progress.shards)
         raise UserError(
             f'the disk is full: "{folder}" holds {len(progress.shards)} finished shards with {kept} samples, which are '
             "kept; free some space and run the same command to go on"
         ) from None
+    finally:
+        if seen is not None:
+            seen.close()
     (folder / JOURNAL).unlink(missing_ok=True)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     return done
 
 
@@ -149,48 +164,64 @@ def _resume(folder: Path, recipe: str) -> Progress | None:
     return Progress(recipe, tree["taken"], kept, Counter(tree["counts"]), tree["examples"], tree["renamed"])
 
 
-def _write_shards(
-    outcomes: Iterable[Outcome],
-    folder: Path,
-    progress: Progress,
-    cut: Cut,
-    rename: Callable[[Packed, int], Packed] | None,
-) -> None:
-    """Write what is left; `progress` and the journal are brought up to date at the end of each shard."""
+@dataclass
+class _Writing:
+    """Writes outcomes into tars; progress and journal are brought up to date at the end of each."""
+
+    folder: Path
+    progress: Progress
+    cut: Cut
+    rename: Callable[[Packed, int], Packed] | None
+    seen: Repeats | None
     writer: TarWriter | None = None
-    pending = Progress(progress.recipe, counts=Counter(progress.counts), examples=progress.examples)
-    pending.taken, pending.renamed = progress.taken, progress.renamed
-    try:
-        for outcome in outcomes:
-            pending.taken += 1
-            packed = outcome.packed
-            if packed is None:
-                pending.drop(outcome.reason, outcome.where)
-                continue
-            writer = writer or TarWriter(folder / f"{len(progress.shards):05d}.tar")
-            if packed.key in writer and rename is not None:
-                packed = next(other for n in itertools.count(2) if (other := rename(packed, n)).key not in writer)
-                pending.renamed += 1
-            if packed.key in writer:
-                pending.drop("duplicate key", outcome.where)
-                continue
-            writer.add(packed)
-            if writer.samples >= cut.shard_size or writer.bytes >= cut.shard_bytes:
-                _finish(writer, folder, progress, pending)
-                writer = None
-        if writer is not None:
-            _finish(writer, folder, progress, pending)
-        progress.advance(pending)
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
 
+    def write(self, outcomes: Iterable[Outcome]) -> None:
+        progress = self.progress
+        pending = Progress(progress.recipe, counts=Counter(progress.counts), examples=progress.examples)
+        pending.taken, pending.renamed = progress.taken, progress.renamed
+        try:
+            for outcome in outcomes:
+                reason = self._add(outcome, pending)
+                pending.taken += 1
+                if reason:
+                    pending.drop(reason, outcome.where)
+                writer = self.writer
+                if writer and (writer.samples >= self.cut.shard_size or writer.bytes >= self.cut.shard_bytes):
+                    self._finish(writer, pending)
+            if self.writer is not None:
+                self._finish(self.writer, pending)
+            progress.advance(pending)
+        except BaseException:
+            if self.writer is not None:
+                self.writer.abandon()
+            raise
 
-def _finish(writer: TarWriter, folder: Path, progress: Progress, pending: Progress) -> None:
-    """Name the tar, then note it: a crash in between costs one shard, which is written again under the same name."""
-    progress.shards.append(writer.close())
-    progress.advance(pending)
-    manifest.write_whole(folder / JOURNAL, progress.text().encode())
-    if sys.stderr.isatty():
-        print(f"\r{folder}: {len(progress.shards)} shards", end="", file=sys.stderr, flush=True)
+    def _add(self, outcome: Outcome, pending: Progress) -> str:
+        """Put a sample into the tar; why not, if it is left out."""
+        packed = outcome.packed
+        if packed is None:
+            return outcome.reason
+        if self.seen is not None and (reason := self.seen.reason(outcome.traits)):
+            return reason
+        writer = self.writer = self.writer or TarWriter(self.folder / f"{len(self.progress.shards):05d}.tar")
+        if packed.key in writer:
+            if self.rename is None:
+                return "duplicate key"
+            rename = self.rename
+            packed = next(other for n in itertools.count(2) if (other := rename(packed, n)).key not in writer)
+            pending.renamed += 1
+        writer.add(packed)
+        if self.seen is not None:
+            self.seen.keep(outcome.traits, pending.taken)
+        return ""
+
+    def _finish(self, writer: TarWriter, pending: Progress) -> None:
+        """Name the tar, then note it: a crash in between costs one shard, which is written again under its name."""
+        self.progress.shards.append(writer.close())
+        self.writer = None
+        if self.seen is not None:
+            self.seen.commit()
+        self.progress.advance(pending)
+        manifest.write_whole(self.folder / JOURNAL, self.progress.text().encode())
+        if sys.stderr.isatty():
+            print(f"\r{self.folder}: {len(self.progress.shards)} shards", end="", file=sys.stderr, flush=True)

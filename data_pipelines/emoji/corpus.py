@@ -20,6 +20,7 @@ from data_pipelines.emoji.clipart import clipart
 from data_pipelines.emoji.drawings import ARTISTS, OPENMOJI, Drawing, emoji_drawings, icon_park
 from data_pipelines.emoji.packages import PACKAGES, Package
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, Picture, place
+from data_pipelines.fingerprint import Fingerprint, fingerprint
 from data_pipelines.sample import Sample
 
 # Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far
@@ -41,7 +42,7 @@ def assemble(*, profile: str, side: int, workers: int, cache: Path) -> Corpus:
     """The whole corpus, in an order that depends on the samples' keys alone."""
     dropped: Counter[str] = Counter()
     drawings = _distinct(sorted(_drawings(profile, cache), key=lambda d: d.key), dropped)
-    kept: list[tuple[Drawing, bytes, rasters.Fingerprint]] = []
+    kept: list[tuple[Drawing, bytes, Fingerprint]] = []
     seen: set[tuple[str, str]] = set()
     for drawing, encoded in zip(drawings, _encoded(drawings, side, workers), strict=True):
         if encoded is None:
@@ -94,15 +95,13 @@ def _distinct(drawings: Sequence[Drawing], dropped: Counter[str]) -> list[Drawin
     return list(unique.values())
 
 
-def _encoded(
-    drawings: Sequence[Drawing], side: int, workers: int
-) -> Iterator[tuple[bytes, rasters.Fingerprint, str] | None]:
+def _encoded(drawings: Sequence[Drawing], side: int, workers: int) -> Iterator[tuple[bytes, Fingerprint, str] | None]:
     jobs = [(drawing.picture, side, drawing.artist in LOOSE) for drawing in drawings]
     with multiprocessing.get_context("forkserver").Pool(workers or os.cpu_count()) as pool:
         yield from pool.imap(_encode, jobs, chunksize=32)
 
 
-def _encode(job: tuple[str | bytes | Path, int, bool]) -> tuple[bytes, rasters.Fingerprint, str] | None:
+def _encode(job: tuple[str | bytes | Path, int, bool]) -> tuple[bytes, Fingerprint, str] | None:
     """The picture's file, and the fingerprint and sha256 of what a reader will decode from it."""
     picture, side, crop = job
     pixels = rasters.render(picture, side, crop)
@@ -111,7 +110,7 @@ def _encode(job: tuple[str | bytes | Path, int, bool]) -> tuple[bytes, rasters.F
     decoded = _reduced(pixels)
     file = io.BytesIO()
     Image.fromarray(decoded).save(file, "WEBP", lossless=True, quality=90, method=5)
-    return file.getvalue(), rasters.fingerprint(decoded), hashlib.sha256(decoded.tobytes()).hexdigest()
+    return file.getvalue(), fingerprint(decoded), hashlib.sha256(decoded.tobytes()).hexdigest()
 
 
 def _reduced(pixels: rasters.Pixels) -> rasters.Pixels:

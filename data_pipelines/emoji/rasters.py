@@ -1,9 +1,8 @@
-"""Drawings as pixels: rendered, flattened on white, square, and their fingerprints."""
+"""Drawings as pixels: rendered, flattened on white, square."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,6 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]  # [side, side, 3]
 MARGIN = 0.04  # of the side, around drawings whose page is larger than they are
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """A picture reduced to what near-identical pictures share."""
-
-    bits: int  # difference hash, 256 bits
-    mean: tuple[float, float, float]  # colour, 0..255
 
 
 def render(picture: str | bytes | Path, side: int, crop: bool) -> Pixels | None:
@@ -68,13 +59,3 @@ def _centred(image: Image.Image, side: int, inner: int) -> Image.Image:
     square = Image.new("RGB", (side, side), "white")
     square.paste(image.resize(size, Image.Resampling.LANCZOS), ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
-
-
-def fingerprint(pixels: Pixels) -> Fingerprint:
-    """The difference hash (16 x 16 comparisons of neighbours) and the mean colour of `pixels`."""
-    grey = Image.fromarray(pixels).convert("L").resize((17, 16), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.int16)
-    # A step of two grey levels, so that flat areas hash alike whatever the codec did to them.
-    packed = np.packbits(values[:, 1:] > values[:, :-1] + 2).tobytes()
-    red, green, blue = (float(value) for value in pixels.reshape(-1, 3).mean(axis=0))
-    return Fingerprint(int.from_bytes(packed, "big"), (red, green, blue))

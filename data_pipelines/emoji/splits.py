@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.drawings import Drawing
-from data_pipelines.emoji.rasters import Fingerprint
+from data_pipelines.fingerprint import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
 
 SPLITS = ("train", "val", "test_concept", "test_style", "test_style_concept", "test_attr")
 HELD_OUT_FAMILY = "fluent"
 VAL_SHARE, TEST_SHARE = 0.08, 0.12  # of the groups of concepts
 ATTR_SHARE = 0.14  # of the (person, skin tone) combinations whose person is trained on
-ALIKE_BITS, ALIKE_COLOUR = 6, 5.0  # of 256 hash bits, of 255 in each channel's mean
 
 
 @dataclass(frozen=True)

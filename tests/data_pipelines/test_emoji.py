@@ -15,9 +15,10 @@ from data_pipelines.emoji.captions import caption_key, plain_hexcode, slug
 from data_pipelines.emoji.clipart import _caption, _Clip, _without_author
 from data_pipelines.emoji.corpus import COLOURS, _encode, _reduced
 from data_pipelines.emoji.drawings import Drawing
-from data_pipelines.emoji.rasters import Fingerprint, fingerprint, render
-from data_pipelines.emoji.splits import ALIKE_BITS, Picture, alike_pairs, place
+from data_pipelines.emoji.rasters import render
+from data_pipelines.emoji.splits import Picture, alike_pairs, place
 from data_pipelines.emoji.stamps import sentences
+from data_pipelines.fingerprint import ALIKE_BITS, Fingerprint, fingerprint
 from vlp.errors import UserError
 
 CIRCLE = (

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_pipelines import manifest
 from data_pipelines.build import Shards, build
 from data_pipelines.filters import Filters
 from data_pipelines.reshard import Reshard, reshard
@@ -84,11 +85,16 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_build_killed_at_every_step_ends_in_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
-    def work(out: Path) -> None:
-        build(Folder(pictures), out, filters=Filters(), shards=Shards(shard_size=4, threads=1, name="x"))
+@pytest.mark.parametrize("drop", [False, True])
+def test_build_killed_at_every_step_ends_in_the_same_bytes(pictures: Path, tmp_path: Path, drop: bool) -> None:
+    filters = Filters(drop_duplicate_captions=drop, drop_duplicate_pictures=drop)
 
-    assert kills_survived(work, tmp_path) > 20
+    def work(out: Path) -> None:
+        build(Folder(pictures), out, filters=filters, shards=Shards(shard_size=4, threads=1, name="x"))
+
+    assert kills_survived(work, tmp_path) > (15 if drop else 20)
+    counts = manifest.read(tmp_path / "whole").counts
+    assert [counts.get(f"duplicate {what}", 0) > 0 for what in ("caption", "picture")] == [drop, drop]
 
 
 @pytest.mark.parametrize("seed", [None, 4])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from data_pipelines import manifest, verify
 from data_pipelines.emoji.captions import caption_key
-from data_pipelines.emoji.rasters import Fingerprint, fingerprint
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, SPLITS, alike_pairs
+from data_pipelines.fingerprint import Fingerprint, fingerprint
 from data_pipelines.sample import Sample
 from data_pipelines.shard_set import BUNDLED
 from data_pipelines.stream import read_samples

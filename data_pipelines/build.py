@@ -16,6 +16,7 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.sample import Sample
 from data_pipelines.shard_folder import Outcome, fill
 from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources.datasets import SAVED
 from vlp.config import component, component_name, to_tree
 from vlp.errors import UserError
 
@@ -81,7 +82,15 @@ def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: i
 USAGE = """usage: vlp shards build SOURCE OUT [flags]
 
 SOURCE is a kind of input (%s) or a path whose kind can be told: a folder of pictures, a .parquet file,
-a COCO captions .json, a folder of img2dataset's tars. `vlp shards build SOURCE --help` lists its flags."""
+a COCO captions .json, a folder of img2dataset's tars, a folder that `datasets` saved.
+
+  vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each
+  vlp shards build table.parquet shards/mine --image image --captions en caption zh caption_zh
+  vlp shards build datasets shards/mine --path NAME --split train  a dataset by its name at the hub
+  vlp shards build ~/laion shards/mine --min-side 200 --scripts latin --drop-duplicate-pictures
+
+The same command goes on where an interrupted one was. `vlp shards build SOURCE --help` lists the flags of a source and
+the filters; manifest.json in OUT counts everything that was left out, by reason."""
 
 
 def main(argv: list[str]) -> int:
@@ -122,6 +131,8 @@ def _kind_of(word: str) -> str:
     path = Path(word).expanduser()
     if word in _kinds() or not path.exists():
         return word
+    if any((path / name).is_file() for name in SAVED):
+        return "datasets"
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")) and not any(path.glob("*.tar"))):
         return "parquet"
     if path.suffix == ".json":

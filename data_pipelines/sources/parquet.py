@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from data_pipelines.sample import Sample
 from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
 from vlp.errors import UserError
 
+PLAIN = {"en": "text"}  # language -> column, where nobody says
 ROWS = 64  # read at a time; pictures make rows large
 
 
@@ -22,8 +23,8 @@ class Parquet(Source):
     """a .parquet file, or a folder of them"""
     image: str = "image"
     """column of the pictures: bytes, a path, or the struct of bytes and path that `datasets` writes"""
-    captions: dict[str, str] = field(default_factory=lambda: {"en": "text"})
-    """language -> column of its captions"""
+    captions: dict[str, str] = field(default_factory=dict)
+    """languages, each with the column of its captions (one text in each row, or a list); none named: en text"""
     key: str = ""
     """column that names the samples; empty: the file's name and the number of the row"""
 
@@ -43,34 +44,55 @@ class Parquet(Source):
                 row = 0
                 for batch in table.iter_batches(ROWS):
                     for record in batch.to_pylist():
-                        yield self._item(f"{path.stem}-{row:08d}", path.parent, record)
+                        yield row_sample(
+                            record,
+                            place=f"{path.stem}-{row:08d}",
+                            image=self.image,
+                            captions=self.captions or PLAIN,
+                            key=self.key,
+                            folder=path.parent,
+                        )
                         row += 1
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
     def _check(self, path: Path, columns: list[str]) -> None:
-        for wanted in (self.image, *self.captions.values(), *filter(None, (self.key,))):
+        for wanted in (self.image, *(self.captions or PLAIN).values(), *filter(None, (self.key,))):
             if wanted not in columns:
                 raise UserError(f'{path} has no column "{wanted}"; it has: {", ".join(columns)}')
 
-    def _item(self, place: str, folder: Path, record: dict[str, Any]) -> Sample | Unreadable:
-        key = safe_key(str(record[self.key])) if self.key else safe_key(place)
-        picture = record.pop(self.image)
-        texts = {language: record.pop(column) for language, column in self.captions.items()}
-        captions = {
-            language: text.strip() for language, text in texts.items() if isinstance(text, str) and text.strip()
-        }
-        if not captions:
-            return Unreadable("missing caption", place)
-        try:
-            data = _bytes(picture, folder)
-        except OSError as error:
-            return Unreadable("missing picture", f"{place}: {error}")
-        stored = as_stored(data) if data else None
-        if stored is None:
-            return Unreadable("undecodable picture" if data else "missing picture", place)
-        plain = {name: value for name, value in record.items() if isinstance(value, str | int | float | bool | list)}
-        return Sample(key, stored[0], stored[1], captions, plain)
+
+def row_sample(
+    record: dict[str, Any], *, place: str, image: str, captions: Mapping[str, str], key: str, folder: Path
+) -> Sample | Unreadable:
+    """The sample in a row of a table; columns that are not asked for become its metadata.
+
+    `place` names the row, `image`, `captions` and `key` (empty: `place` is the key) its columns; paths of pictures are
+    under `folder`. A column of captions holds one text in each row, or a list of them.
+    """
+    name = safe_key(str(record[key])) if key else safe_key(place)
+    picture = record.pop(image)
+    every = {language: _texts(record[column]) for language, column in captions.items()}
+    record = {column: value for column, value in record.items() if column not in captions.values()}
+    texts = {language: held[0] for language, held in every.items() if held}
+    if not texts:
+        return Unreadable("missing caption", place)
+    try:
+        data = _bytes(picture, folder)
+    except OSError as error:
+        return Unreadable("missing picture", f"{place}: {error}")
+    stored = as_stored(data) if data else None
+    if stored is None:
+        return Unreadable("undecodable picture" if data else "missing picture", place)
+    plain = {column: value for column, value in record.items() if isinstance(value, str | int | float | bool | list)}
+    several = {language: held for language, held in every.items() if len(held) > 1}
+    return Sample(name, stored[0], stored[1], texts, {**plain, **({"all_captions": several} if several else {})})
+
+
+def _texts(value: Any) -> list[str]:
+    """The captions in a cell: one text, or a list of them; empty ones are left out."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
 
 
 def _bytes(picture: Any, folder: Path) -> bytes:

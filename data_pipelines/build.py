@@ -46,17 +46,26 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
     what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.told}
     sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
     return [
-        fill(
-            out / part,
-            lambda taken, part=part: _outcomes(islice(source.items(part), taken, None), filters, shards.threads),
-            recipe=what | sizes,
-            name=shards.name or "/".join(filter(None, ((out / part).parent.name if part else "", (out / part).name))),
-            about=lambda part=part: source.about(part),
-            cut=shards,
-            repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
-        )
+        _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards)
         for part in source.parts()
     ]
+
+
+def _build_part(
+    source: Source, part: str, folder: Path, *, recipe: dict[str, Any], filters: Filters, cut: Shards
+) -> Manifest:
+    def outcomes(taken: int) -> Iterator[Outcome]:
+        return _outcomes(islice(source.items(part), taken, None), filters, cut.threads)
+
+    return fill(
+        folder,
+        outcomes,
+        recipe=recipe,
+        name=cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,))),
+        about=lambda: source.about(part),
+        cut=cut,
+        repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
+    )
 
 
 def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: int) -> Iterator[Outcome]:

@@ -66,7 +66,7 @@ def decode(data: bytes, limits: Limits) -> Image:
     from PIL import Image as pil
 
     try:
-        with pil.open(io.BytesIO(data), formats=_kinds()) as picture:
+        with pil.open(io.BytesIO(data), formats=kinds()) as picture:
             limits.check(*picture.size)
             picture.load()
             return to_rgb(picture)
@@ -79,8 +79,8 @@ def decode(data: bytes, limits: Limits) -> Image:
 
 
 @cache
-def _kinds() -> tuple[str, ...]:
-    """Those of KINDS that this build of PIL can read."""
+def kinds() -> tuple[str, ...]:
+    """The formats that are opened at all: those of KINDS that this build of PIL can read."""
     from PIL import Image as pil
 
     pil.init()

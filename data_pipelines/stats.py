@@ -113,11 +113,13 @@ def count(spec: str) -> Counted:
 def _count_sample(raw: RawSample, counted: Counted) -> None:
     from PIL import Image
 
+    from data_pipelines.decode import kinds
+
     counted.samples += 1
     counted.picture_bytes.add(len(raw.image))
     counted.pictures.add(raw.image)
     try:
-        with Image.open(io.BytesIO(raw.image)) as picture:  # reads the header alone
+        with Image.open(io.BytesIO(raw.image), formats=kinds()) as picture:  # reads the header alone
             (width, height), kind = picture.size, str(picture.format).lower()
     except Exception:  # PIL raises nearly anything on broken bytes
         counted.unreadable_headers += 1

@@ -66,8 +66,10 @@ def as_stored(data: bytes) -> tuple[bytes, str] | None:
         return data, "webp"
     from PIL import Image
 
+    from data_pipelines.decode import kinds
+
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=kinds()) as picture:
             file = io.BytesIO()
             picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.mode else "RGB").save(
                 file, "PNG"

@@ -65,7 +65,7 @@ class Datasets(Source):
             raise UserError(f'the dataset "{self.path}" cannot be read ({type(error).__name__}: {told})') from None
 
     def _undecoded(self, rows: Any) -> Any:
-        """The rows with pictures, and whatever else would be decoded, as files. Raises UserError if a column is missing."""
+        """The rows with pictures and other media as files. Raises UserError if a column is missing."""
         import datasets
 
         features = rows.features or {}

@@ -177,3 +177,4 @@ def test_pictures_are_stored_as_they_are_where_shards_can() -> None:
     assert stored is not None
     assert stored[1] == "png"
     assert as_stored(b"text") is None
+    assert as_stored(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n") is None  # would run a program

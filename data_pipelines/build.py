@@ -90,8 +90,9 @@ def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: i
 
 USAGE = """usage: vlp shards build SOURCE OUT [flags]
 
-SOURCE is a kind of input (%s) or a path whose kind can be told: a folder of pictures, a .parquet file,
-a COCO captions .json, a folder of img2dataset's tars, a folder that `datasets` saved.
+SOURCE is a kind of input (%s) or a path whose
+kind can be told: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
+that `datasets` saved.
 
   vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each
   vlp shards build table.parquet shards/mine --image image --captions en caption zh caption_zh

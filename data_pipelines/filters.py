@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -74,7 +75,8 @@ class Filters:
 
     def _captions(self, sample: Sample) -> Sample | str:
         if self.languages:
-            sample = replace(sample, captions={c: sample.captions[c] for c in self.languages if c in sample.captions})
+            named = {code: _said(sample, code) for code in self.languages if code in sample.captions}
+            sample = _with_captions(sample, named)
         text = sample.text.strip()
         if self.scripts and text:
             sample = self._of_scripts(sample)
@@ -91,13 +93,11 @@ class Filters:
 
     def _of_scripts(self, sample: Sample) -> Sample:
         """The sample with those of its captions alone that are written in the scripts."""
-        every = {code: sample.said(code) or [text] for code, text in sample.captions.items()}
-        fit = {code: [t for t in texts if share(t, self.scripts) >= self.script_share] for code, texts in every.items()}
-        captions = {code: texts[0] for code, texts in fit.items() if texts}
-        if "all_captions" not in sample.metadata:
-            return replace(sample, captions=captions)
-        several = {code: texts for code, texts in fit.items() if len(texts) > 1}
-        return replace(sample, captions=captions, metadata={**sample.metadata, "all_captions": several})
+        fit = {
+            code: [text for text in _said(sample, code) if share(text, self.scripts) >= self.script_share]
+            for code in sample.captions
+        }
+        return _with_captions(sample, fit)
 
     def _picture(self, sample: Sample) -> tuple[Sample | str, Fingerprint | None]:
         from data_pipelines import decode
@@ -118,3 +118,17 @@ class Filters:
         file = io.BytesIO()
         picture.resize((round(picture.width * scale), round(picture.height * scale))).save(file, "WEBP", quality=90)
         return replace(sample, image=file.getvalue(), image_format="webp"), seen
+
+
+def _said(sample: Sample, language: str) -> list[str]:
+    """Every caption in `language`, the first one first."""
+    return sample.said(language) or [sample.captions[language]]
+
+
+def _with_captions(sample: Sample, said: Mapping[str, list[str]]) -> Sample:
+    """The sample with these captions and no others, also where all of them are listed."""
+    captions = {code: texts[0] for code, texts in said.items() if texts}
+    if "all_captions" not in sample.metadata:
+        return replace(sample, captions=captions)
+    several = {code: texts for code, texts in said.items() if len(texts) > 1}
+    return replace(sample, captions=captions, metadata={**sample.metadata, "all_captions": several})

@@ -83,7 +83,8 @@ class _Old:
             try:
                 index = self.shelf[row].index
             except Unreadable as error:
-                self.losses.append(Outcome(f"{url}: {error}", None, "unreadable shard"))
+                unread = Outcome(f"{url}: {error}", None, "unreadable shard")
+                self.losses += [unread] * max(1, self.shards.counts[row])
                 counts.append(0)
                 continue
             for reason, lost in sorted(index.lost.items()):

@@ -56,7 +56,9 @@ class Counted:
     shards: int = 0
     tar_bytes: int = 0
     samples: int = 0
-    lost: Counter[str] = field(default_factory=Counter)  # reason -> samples (shards, if they are unreadable)
+    lost: Counter[str] = field(
+        default_factory=Counter
+    )  # reason -> samples (an unreadable shard whose samples nobody counted: 1)
     shard_samples: Histogram = field(default_factory=Histogram)
     width: Histogram = field(default_factory=Histogram)
     height: Histogram = field(default_factory=Histogram)
@@ -99,7 +101,7 @@ def count(spec: str) -> Counted:
             for position in range(len(shard)):
                 _count_sample(shard.sample(position), counted)
         except Unreadable as error:
-            counted.lost["unreadable shard"] += 1
+            counted.lost["unreadable shard"] += max(1, shards.counts[row])
             print(f"{url} cannot be read: {error}", file=sys.stderr)
         if sys.stderr.isatty():
             print(f"\r{row + 1} of {len(shards)} shards", end="", file=sys.stderr, flush=True)
@@ -249,7 +251,7 @@ def main(argv: list[str]) -> int:
     stats = tyro.cli(Stats, args=argv, prog="vlp shards stats")
     for path, ending in ((stats.out, (".html", ".htm")), (stats.json, (".json",))):
         if path is not None and path.suffix.lower() not in ending:
-            raise UserError(f'"{path}" should end in {ending[0]}; name it {path.name}{ending[0]}')
+            raise UserError(f'"{path}" should end in {ending[0]}; name it {path.with_suffix(ending[0]).name}')
     counted = count(stats.spec)
     numbers = tree(stats.spec, counted)
     print(told(numbers))

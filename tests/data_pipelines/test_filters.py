@@ -191,6 +191,10 @@ def test_captions_are_left_out_one_by_one() -> None:
     assert isinstance(fate, Sample)
     assert fate.captions == {"en": "a cat", "zh": "cat"}
     assert fate.metadata == {"all_captions": {"en": ["a cat", "the cat"]}, "n": 1}
+    fate = Filters(languages=("de", "en")).apply(one)
+    assert isinstance(fate, Sample)
+    assert list(fate.captions.items()) == [("de", "猫"), ("en", "一只猫")]
+    assert fate.metadata == {"all_captions": {"en": every["en"]}, "n": 1}
 
 
 def test_an_unknown_script_is_answered_with_the_nearest(tmp_path: Path) -> None:

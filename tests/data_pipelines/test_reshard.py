@@ -118,6 +118,18 @@ def test_what_cannot_be_read_is_counted_and_named(tmp_path: Path, make_shards: C
     assert "00001.tar" in done.examples["truncated tail"][0]
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_shard_that_is_gone_costs_its_samples_as_its_manifest_counts_them(
+    tmp_path: Path, make_shards: Callable[..., Path], seed: int | None
+) -> None:
+    old = make_shards(tmp_path / "old", [5, 3, 2])
+    rows = tuple(Shard(f"0000{n}.tar", count, 0, "") for n, count in enumerate((5, 3, 2)))
+    Manifest("set", rows).write(old)
+    (old / "00001.tar").unlink()
+    done = reshard(Reshard(str(old), tmp_path / "new", shuffle=seed))
+    assert (done.samples, done.counts) == (7, {"unreadable shard": 3})
+
+
 def test_a_key_that_a_shard_has_already_gets_a_number(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
     for n in range(3):
         write_tar(tmp_path / f"{n}.tar", [("same.png", b"%d" % n), ("same.txt", b"t")])

@@ -112,7 +112,7 @@ def test_the_command_writes_a_page_and_json_that_agree(
     assert "6 samples in 2 shards" in told
     assert "missing caption: 1" in told
     with pytest.raises(UserError, match=r"name it s\.html"):
-        main([str(shards), "--out", str(tmp_path / "s")])
+        main([str(shards), "--out", str(tmp_path / "s.png")])
 
 
 def test_captions_are_escaped_on_the_page(tmp_path: Path, write_tar: Callable[..., Path]) -> None:

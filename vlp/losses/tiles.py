@@ -92,8 +92,8 @@ def product(a: Tensor, b: Tensor, *, out: Tensor, add: bool = False) -> None:
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> [] of [n, D] each, summed in float64, a tile's rows at a time: a whole product would be as large as a."""
     edge = EDGE.get(a.device.type, 512)
-    parts = [(x * y).sum(1).double().sum() for x, y in zip(a.split(edge), b.split(edge), strict=True)]
-    return torch.stack(parts).sum()
+    cuts = [slice(top, top + edge) for top in range(0, len(a), edge)]
+    return torch.stack([(a[rows] * b[rows]).sum(1).double().sum() for rows in cuts]).sum()
 
 
 # Pass 1: statistics --------------------------------------------------------------------------------------------------

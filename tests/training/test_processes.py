@@ -78,6 +78,11 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=2e-5)
 
 
+def test_two_ranks_share_batch_norms_in_bfloat16(tmp_path: Path) -> None:
+    finish(*start_two(tmp_path, "--steps", "3", "--precision", "bf16"))
+    assert steps(tmp_path / "0") == [1, 2, 3]
+
+
 def test_ctrl_c_ends_a_run_with_a_checkpoint_and_a_line(tmp_path: Path) -> None:
     process = start(tmp_path, "--steps", "500", "--pause", "0.05")
     wait_for_step(tmp_path / "0", 3)

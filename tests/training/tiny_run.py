@@ -88,6 +88,7 @@ def trainer(folder: Path, training: Training, world: World | None = None, pause:
 def main(argv: list[str]) -> int:
     """Train in a process of its own, once for each --chunk, and keep the weights in FOLDER/CHUNK/final.pt."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, nargs="+", default=[0])
@@ -96,7 +97,13 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
-        samples=options.steps * 16, batch=16, checkpoint_every=0.0, log_every=1, ema=0.9, tensorboard=False
+        samples=options.steps * 16,
+        batch=16,
+        checkpoint_every=0.0,
+        log_every=1,
+        ema=0.9,
+        tensorboard=False,
+        precision=options.precision,
     )
     with connect() as world:
         for chunk in options.chunk:

@@ -43,12 +43,14 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         axes = [0, *range(2, input.ndim)]
         shape = [1, -1, *[1] * (input.ndim - 2)]
-        mean = mean_over_ranks(input.mean(axes))
-        centred = input - mean.view(shape)
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))  # statistics of bfloat16 are float32's
+        mean = mean_over_ranks(wide.mean(axes))
+        centred = wide - mean.view(shape)
         variance = mean_over_ranks(centred.square().mean(axes))
         self._follow(mean.detach(), variance.detach(), input.numel() // input.shape[1] * dist.get_world_size())
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return out * self.weight.view(shape) + self.bias.view(shape) if self.affine else out
+        out = out * self.weight.view(shape) + self.bias.view(shape) if self.affine else out
+        return out.to(input.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:

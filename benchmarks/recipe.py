@@ -30,7 +30,8 @@ LANGUAGES = ("en", "zh")
 
 ABLATION: dict[str, tuple[str, ...]] = {
     "demo": (),
-    "one caption a picture": ("--data.texts", "1"),
+    "no tags": ("--data.captions.tags.en", "0", "--data.captions.tags.zh", "0", "--data.texts", "2"),
+    "one text a picture, drawn": ("--data.texts", "1"),
     "InfoNCE (other artists' drawings are negatives)": ("--loss.name", "infonce"),
     "AdamW 4e-3 instead of Muon": ("--training.optimizer.name", "adamw", "--training.optimizer.lr", "4e-3"),
     "no augmentation": ("--augment.name", "none", "--picture", "48"),

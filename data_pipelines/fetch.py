@@ -11,11 +11,12 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.background import Background
 from data_pipelines.patience import Absent as Absent
 from data_pipelines.patience import Changed as Changed
 from data_pipelines.patience import Patience as Patience
@@ -68,7 +69,8 @@ def _filesystem(protocol_url: str, pid: int) -> Any:
     try:
         import fsspec
 
-        fs = fsspec.core.url_to_fs(protocol_url, use_listings_cache=False, **OPTIONS.get(scheme, {}))[0]
+        options = {"use_listings_cache": False, "skip_instance_cache": True, **OPTIONS.get(scheme, {})}
+        fs = fsspec.core.url_to_fs(protocol_url, **options)[0]
     except ImportError as error:
         raise UserError(
             f'{scheme}:// needs a package that is not installed ({error}): pip install "vlp[cloud]"'
@@ -203,19 +205,19 @@ class BlockStore:
         self.block, self.limit, self.threads = block, limit, threads
         self._held: OrderedDict[tuple[str, str, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._background = Background(threads, "vlp-fetch")
         self._pid = os.getpid()
 
     def get(self, file: RemoteFile, number: int) -> Future[bytes]:
         """Block `number` of `file`, perhaps still on its way."""
         key = (file.url, file.version, number)
         with self._lock:
-            if self._pool is None or self._pid != os.getpid():
-                self._pool, self._pid = ThreadPoolExecutor(self.threads, "vlp-fetch"), os.getpid()
+            if self._pid != os.getpid():  # nobody here fetches what was under way in the parent
+                self._pid = os.getpid()
                 self._held.clear()
             held = self._held.get(key)
             if held is None or (held.done() and held.exception() is not None):
-                held = self._held[key] = self._pool.submit(file.read, number * self.block, self.block)
+                held = self._held[key] = self._background.submit(file.read, number * self.block, self.block)
             self._held.move_to_end(key)
             while len(self._held) > max(2, self.limit // self.block):
                 self._held.popitem(last=False)

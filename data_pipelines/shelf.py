@@ -7,7 +7,6 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines import tar_index
+from data_pipelines.background import Background
 from data_pipelines.fetch import Blocks, BlockStore, Changed, LocalFile, Patience, RemoteFile, Unreadable, cache_home
 from data_pipelines.shard_cache import ShardCache
 from data_pipelines.shard_set import ShardSet, is_remote
@@ -164,7 +164,7 @@ class Shelf:
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._failed: dict[int, tuple[float, Unreadable]] = {}
         self._versions: dict[int, str] = {}  # of each shard when it was first opened
-        self._expecting: ThreadPoolExecutor | None = None
+        self._expecting: Background | None = None
 
     def __getitem__(self, shard: int) -> Shard:
         """An open shard. Raises Unreadable; a shard that failed is not asked for again at once.
@@ -225,7 +225,7 @@ class Shelf:
         if not wanted or not any(is_remote(self.urls[s]) for s, _ in wanted[:1]):
             return
         if self._expecting is None:
-            self._expecting = ThreadPoolExecutor(2, "vlp-expect")
+            self._expecting = Background(2, "vlp-expect")
         self._expecting.submit(self._expect, list(wanted))
 
     def _expect(self, wanted: list[tuple[int, int]]) -> None:

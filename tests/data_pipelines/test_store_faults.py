@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,7 @@ import torch
 from data_pipelines.fetch import Absent, Changed, Patience, RemoteFile, Unreadable, _filesystem
 from data_pipelines.ledger import DropBudgetExceeded
 from data_pipelines.shard_cache import ShardCache
+from data_pipelines.shelf import Access, Shard
 from data_pipelines.stream import Loader, Stream
 from vlp.models.image_transform import RandomCrop
 
@@ -64,11 +66,12 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.target, self.faults, self.asked = target, list[str](), list[Asked]()
         self.every = ""  # a fault for every request
+        self.bucket = ""  # nothing is done to requests for another, which an earlier test may have left under way
         self.rate = 0  # bytes a second, where it is not 0
         self.lock = threading.Lock()
 
     def fault(self, path: str, span: str) -> str:
-        if not span or not path.endswith(".tar"):
+        if not span or not (path.endswith(".tar") and path.startswith(f"/{self.bucket}/")):
             return ""
         with self.lock:
             fault = self.every or (self.faults.pop(0) if self.faults else "")
@@ -140,6 +143,14 @@ class Store(NamedTuple):
     client: Any
     folder: Path
 
+    @property
+    def url(self) -> str:
+        return f"s3://{self.proxy.bucket}/set"
+
+    def key(self, name: str) -> dict[str, str]:
+        """Where boto3 finds a file of the folder."""
+        return {"Bucket": self.proxy.bucket, "Key": f"set/{name}"}
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Proxy]:
@@ -184,24 +195,26 @@ def folder(
 
 @pytest.fixture
 def store(server: Proxy, folder: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
-    """A bucket of its own for each test, and the deadline."""
+    """A bucket of its own for each test, with its indexes in the cache already, and the deadline."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.target}")
-    client.create_bucket(Bucket="train")
-    for path in folder.iterdir():
-        client.put_object(Bucket="train", Key=f"set/{path.name}", Body=path.read_bytes())
+    server.bucket = f"train-{uuid.uuid4().hex[:8]}"
+    client.create_bucket(Bucket=server.bucket)
     store = Store(server, client, folder)
-    keys(opened(store), 1)  # from now on the indexes are in the cache: no test finds blocks that indexing has read
+    for path in folder.iterdir():
+        client.put_object(**store.key(path.name), Body=path.read_bytes())
+    for path in folder.glob("*.tar"):
+        Shard(f"{store.url}/{path.name}", Access())  # else tests would find blocks in memory that indexing has read
     server.asked.clear()
     started = time.monotonic()
     yield store
     assert time.monotonic() - started < DEADLINE
     server.faults.clear()
     server.every, server.rate = "", 0
-    for held in client.list_objects_v2(Bucket="train").get("Contents", ()):
-        client.delete_object(Bucket="train", Key=held["Key"])
-    client.delete_bucket(Bucket="train")
+    for held in client.list_objects_v2(Bucket=server.bucket).get("Contents", ()):
+        client.delete_object(Bucket=server.bucket, Key=held["Key"])
+    client.delete_bucket(Bucket=server.bucket)
 
 
 def tokenizer(texts: list[str]) -> torch.Tensor:
@@ -210,7 +223,7 @@ def tokenizer(texts: list[str]) -> torch.Tensor:
 
 def opened(store: Store, **more: Any) -> Loader:
     settings = {"lanes": 2, "window": 8, "request_seconds": REQUEST_SECONDS, "captions": {"txt": 1.0}, **more}
-    stream = Stream(**{"shards": "s3://train/set", **settings})
+    stream = Stream(**{"shards": store.url, **settings})
     return stream.open(transform=RandomCrop(size=8), tokenizer=tokenizer, global_batch=10)
 
 
@@ -265,7 +278,7 @@ def test_workers_ride_out_the_same(store: Store) -> None:
 
 
 def test_a_line_too_slow_for_a_block_still_gets_it(store: Store) -> None:
-    file = RemoteFile("s3://train/set/00000.tar", Patience(deadline=3.0, first_wait=0.01))
+    file = RemoteFile(f"{store.url}/00000.tar", Patience(deadline=3.0, first_wait=0.01))
     want = (store.folder / "00000.tar").read_bytes()
     store.proxy.rate = 600_000
     assert file.read(100, 1 << 22) == want[100 : 100 + (1 << 22)]  # 7 s in all
@@ -276,13 +289,13 @@ def test_a_line_too_slow_for_a_block_still_gets_it(store: Store) -> None:
 def test_an_object_that_vanishes_under_way_is_counted_and_the_others_go_on(store: Store) -> None:
     loader = opened(store, drop_budget=1.0)
     held = keys(loader, 1)
-    store.client.delete_object(Bucket="train", Key="set/00000.tar")
+    store.client.delete_object(**store.key("00000.tar"))
     store.proxy.asked.clear()
     held += keys(loader, 6)
     seen = Counter(key for rows in held for key in rows)
     assert {f"{n:05d}" for n in range(40, 70)} <= set(seen)  # every sample of the other shard
     assert loader.ledger.by_reason().keys() == {"unreadable shard"}
-    assert {shard for _, shard in loader.ledger.drops} == {"s3://train/set/00000.tar"}
+    assert {shard for _, shard in loader.ledger.drops} == {f"{store.url}/00000.tar"}
     assert loader.ledger.dropped >= 70 - len(seen) > 0
     assert sum("00000" in a.path for a in store.proxy.asked) <= 12  # not once for each sample
 
@@ -292,16 +305,16 @@ def test_an_object_that_is_replaced_under_way_is_not_mixed_with_its_successor(st
     loader = opened(store, drop_budget=1.0)
     held = keys(loader, 1)
     other = bytes(reversed((store.folder / "00000.tar").read_bytes()))
-    store.client.put_object(Bucket="train", Key="set/00000.tar", Body=other)
+    store.client.put_object(**store.key("00000.tar"), Body=other)
     held += keys(loader, 6)  # looks at every picture
     assert loader.ledger.by_reason().keys() == {"changed shard"}
-    assert {shard for _, shard in loader.ledger.drops} == {"s3://train/set/00000.tar"}
+    assert {shard for _, shard in loader.ledger.drops} == {f"{store.url}/00000.tar"}
     assert {f"{n:05d}" for n in range(40, 70)} <= {key for rows in held for key in rows}
 
 
 def test_a_download_does_not_join_two_objects(store: Store, tmp_path: Path) -> None:
-    file = RemoteFile("s3://train/set/00001.tar")
-    store.client.put_object(Bucket="train", Key="set/00001.tar", Body=b"shorter")
+    file = RemoteFile(f"{store.url}/00001.tar")
+    store.client.put_object(**store.key("00001.tar"), Body=b"shorter")
     with pytest.raises(Changed, match="was changed while it was read"):
         ShardCache(tmp_path, 1 << 30).path(file, "")
     assert not list(tmp_path.glob("*.tar"))
@@ -311,13 +324,13 @@ def test_an_outage_ends_the_run_with_the_table_in_time(store: Store) -> None:
     loader = opened(store, request_attempts=3)
     keys(loader, 1)
     store.proxy.every = "slow down"
-    with pytest.raises(DropBudgetExceeded, match=r"unreadable shard(.|\n)*s3://train/set"):
+    with pytest.raises(DropBudgetExceeded, match=rf"unreadable shard(.|\n)*{store.url}"):
         keys(loader, 100)
 
 
 @pytest.mark.parametrize(("fault", "sentence"), [("gone", "FileNotFoundError"), ("expired", "token has expired")])
 def test_what_is_refused_for_good_is_not_asked_for_twice(store: Store, fault: str, sentence: str) -> None:
-    file = RemoteFile("s3://train/set/00000.tar")
+    file = RemoteFile(f"{store.url}/00000.tar")
     store.proxy.every = fault
     with pytest.raises(Absent, match=sentence):
         file.read(0, 100)
@@ -325,7 +338,7 @@ def test_what_is_refused_for_good_is_not_asked_for_twice(store: Store, fault: st
 
 
 def test_there_is_one_place_that_insists(store: Store) -> None:
-    file = RemoteFile("s3://train/set/00000.tar", Patience(attempts=2, first_wait=0.01))
+    file = RemoteFile(f"{store.url}/00000.tar", Patience(attempts=2, first_wait=0.01))
     store.proxy.every = "slow down"
     with pytest.raises(Unreadable, match="Please reduce your request rate"):
         file.read(0, 100)

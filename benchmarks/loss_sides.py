@@ -88,9 +88,11 @@ def cached_rss(*, chunks: int) -> float:
         def encode_text(self, text: Tensor) -> Tensor:
             return normalize(self.text(text), dim=-1)
 
-        def forward(self, image: Tensor, text: Tensor) -> Embeddings:
-            scale = self.logit_scale.exp()
-            return Embeddings(self.encode_image(image), self.encode_text(text), scale, self.logit_bias)
+        def forward(self, image: Tensor | None, text: Tensor | None) -> Embeddings:
+            none = self.logit_scale.new_empty(0)
+            images = none if image is None else self.encode_image(image)
+            texts = none if text is None else self.encode_text(text)
+            return Embeddings(images, texts, self.logit_scale.exp(), self.logit_bias)
 
     pairs, model, loss = 64 * chunks, Towers(), InfoNCE()
     image = torch.zeros(pairs, 3, 32, 32, dtype=torch.uint8)

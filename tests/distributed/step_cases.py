@@ -12,6 +12,8 @@ from vlp.training.gradient import cached, whole_batch
 
 PAIRS, WIDTH, ROWS = 4, 6, 3  # a rank's pairs, width of the embeddings, pairs in a chunk: the last one is shorter
 
+STEPS = (("whole", whole_batch, 0), ("joined", whole_batch, ROWS), ("cached", cached, ROWS))
+
 
 class Towers(nn.Module):
     """Two linear towers with a scale and a bias, whose features are rounded to `features`."""
@@ -27,18 +29,20 @@ class Towers(nn.Module):
         self.features, self.negatives = features, negatives
         self.to(dtype)
 
-    def forward(self, image, text):
+    def forward(self, image, text, send=None):
         def unit(t):
             return normalize(t, dim=-1).to(self.features)
 
-        out = Embeddings(unit(self.image(image)), unit(self.text(text)), self.logit_scale.exp(), self.logit_bias * 1.0)
-        if not self.negatives:
-            return out
+        scale, bias, none = self.logit_scale.exp(), self.logit_bias * 1.0, self.logit_scale.new_empty(0)
+        texts = none if text is None else unit(self.text(text))
+        if send is not None:
+            send(texts)
+        images = none if image is None else unit(self.image(image))
+        if not self.negatives or text is None:
+            return Embeddings(images, texts, scale, bias)
         harder = torch.stack([text.flip(1), text.roll(1, 1)], 1)  # captions that look like the pair's own
         keep = text[:, :2] > -0.5
-        return Embeddings(
-            out.image, out.text, out.scale, out.bias, negatives=unit(self.text(harder)), negatives_keep=keep
-        )
+        return Embeddings(images, texts, scale, bias, negatives=unit(self.text(harder)), negatives_keep=keep)
 
 
 def batch_of(pairs, dtype):
@@ -75,13 +79,18 @@ def every_step(world):
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
-                for name, step in (("whole", whole_batch), ("cached", cached)):
-                    towers = Towers(dtype, features, negatives=True)
+                for name, step, rows in (
+                    ("whole", whole_batch, 0),
+                    ("joined", whole_batch, ROWS),
+                    ("cached", cached, ROWS),
+                ):
+                    towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
                     model, options = towers, {}
                     if world.size > 1:
-                        model = nn.parallel.DistributedDataParallel(towers)
-                        options = {"unsynced": model.no_sync} if step is cached else {}
-                    step(model, sharded(loss, world, negatives), batch, seed=0, rows=ROWS, **options)
+                        chunked = step is cached
+                        model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
+                        options = {"unsynced": model.no_sync} if chunked else {}
+                    step(model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, **options)
                     errors = [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
                     if not max(errors) < TOLERANCE[features]:
                         wrong.append(f"{loss} {negatives} {name} {features}: {max(errors):.1e}")

@@ -9,7 +9,7 @@ import torch
 from tiny_run import Tiny, pairs
 from torch import Tensor, nn
 
-from vlp.batch import Batch
+from vlp.batch import Batch, Embeddings
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.siglip import SigLIP
 from vlp.training.gradient import Objective, cached, whole_batch
@@ -58,17 +58,45 @@ def test_the_graph_held_by_the_cached_step_is_that_of_one_chunk() -> None:
 
         held: list[int] = []  # noqa: RUF012
 
-        def forward(self, image: Tensor, text: Tensor):  # type: ignore[no-untyped-def]
+        def forward(self, image: Tensor | None, text: Tensor | None, send=None):  # type: ignore[no-untyped-def]
             if torch.is_grad_enabled():
-                self.held.append(len(image))
+                self.held.append(sum(len(side) for side in (image, text) if side is not None))
             return super().forward(image, text)
 
     model = Wide()
     for n in (8, 64):
         model.held.clear()
         cached(model, InfoNCE().reference, pairs(0, n), seed=0, rows=4)
-        assert set(model.held) == {4}
-        assert len(model.held) == n // 4
+        assert set(model.held) == {4}  # pictures or texts, never both
+        assert len(model.held) == 2 * n // 4
+
+
+@pytest.mark.parametrize(("step", "rows"), [(whole_batch, 0), (cached, 3)], ids=["whole", "cached"])
+def test_captions_are_on_their_way_before_any_image_is_encoded(step: Callable[..., Tensor], rows: int) -> None:
+    told: list[str] = []
+
+    class Telling(Tiny):
+        def encode_text(self, text: Tensor) -> Tensor:
+            told.append("text")
+            return super().encode_text(text)
+
+        def encode_image(self, image: Tensor) -> Tensor:
+            told.append("image")
+            return super().encode_image(image)
+
+    sent: list[Tensor] = []
+
+    def send(text: Tensor) -> None:
+        told.append("sent")
+        sent.append(text)
+
+    def objective(e: Embeddings) -> Tensor:
+        assert e.text.data_ptr() == sent[0].data_ptr()  # what travels is what the loss is given
+        return InfoNCE().reference(e)
+
+    step(Telling(), objective, pairs(0, 9), seed=0, rows=rows, send=send)
+    first = 1 if rows == 0 else 3
+    assert told[: 2 * first + 1] == ["text"] * first + ["sent"] + ["image"] * first
 
 
 def test_saved_bytes_grow_with_the_batch_and_leave_out_the_weights() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,14 @@ class Tiny(nn.Module):
     def encode_text(self, text: Tensor) -> Tensor:
         return F.normalize(self.text_head(self.text(text).mean(-2)), dim=-1)
 
-    def forward(self, image: Tensor, text: Tensor) -> Embeddings:
-        return Embeddings(
-            self.encode_image(image), self.encode_text(text), self.logit_scale.exp(), self.logit_bias * 1.0
-        )
+    def forward(
+        self, image: Tensor | None, text: Tensor | None, send: Callable[[Tensor], None] | None = None
+    ) -> Embeddings:
+        texts = self.logit_scale.new_empty(0) if text is None else self.encode_text(text)
+        if send is not None:
+            send(texts)
+        images = self.logit_scale.new_empty(0) if image is None else self.encode_image(image)
+        return Embeddings(images, texts, self.logit_scale.exp(), self.logit_bias * 1.0)
 
 
 def pairs(start: int, stop: int) -> Batch:

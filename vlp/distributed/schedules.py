@@ -77,9 +77,13 @@ class Sharded:
         return value
 
     def send_ahead(self, text: Tensor) -> None:
-        """Starts the captions [b, D] on their way while the images are still being encoded (all ranks take part)."""
+        """Starts the captions [b, D] on their way while the images are still being encoded (all ranks take part).
+
+        Of [b, K, D], K captions a picture, those travel that the loss is given first. Only a grid sends ahead.
+        """
         if self.world.size == 1 or self.strategy.kind != "grid":
             return
+        text = text if text.ndim == 2 else text[:, 0]
         facts = [text.shape[0], text.shape[1], text.element_size()]
         agree(facts, ASPECTS[:3], self.world, text.device)
         self.ahead = (text, self.columns.gather(text.detach()))

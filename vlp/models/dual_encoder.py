@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -69,11 +69,19 @@ class DualEncoder(nn.Module):
         features = single(self.text_tower(text.flatten(0, -2)))
         return F.normalize(features, dim=-1).view(*text.shape[:-1], -1)
 
-    def forward(self, image: Tensor, text: Tensor) -> Embeddings:
-        """Embeddings of B pictures and B texts, with the scale and bias that go with them."""
-        return Embeddings(
-            self.encode_image(image), self.encode_text(text), self.logit_scale.exp(), self.logit_bias * 1.0
-        )
+    def forward(
+        self, image: Tensor | None, text: Tensor | None, send: Callable[[Tensor], None] | None = None
+    ) -> Embeddings:
+        """Embeddings of B pictures and B texts, with the scale and bias that go with them.
+
+        A side that is None stays empty. `send` is given the texts' embeddings before the pictures are encoded.
+        """
+        none = self.logit_scale.new_empty(0)
+        texts = none if text is None else self.encode_text(text)
+        if send is not None:
+            send(texts)
+        images = none if image is None else self.encode_image(image)
+        return Embeddings(images, texts, self.logit_scale.exp(), self.logit_bias * 1.0)
 
 
 def single(features: Tensor) -> Tensor:

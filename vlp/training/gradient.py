@@ -1,9 +1,9 @@
 """The two ways to the gradient of one optimizer step: the whole batch at once, or in chunks with the same result.
 
 The loss is evaluated once per step on all embeddings of the local batch, in both. `cached` (GradCache, 2101.06983)
-encodes the batch twice, first without a graph and then, chunk by chunk, with one; its memory does not grow with the
-number of chunks. Both draw a chunk's random numbers (dropout, patch dropout) from a seed of its own, so they agree
-exactly with dropout on.
+encodes the batch twice, first without a graph and then, tower by tower and chunk by chunk, with one; its memory does
+not grow with the number of chunks. Both draw a chunk's random numbers (dropout, patch dropout) from a seed of its own,
+so they agree exactly with dropout on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,10 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Embeddings
 
 Objective = Callable[[Embeddings], Tensor]  # the global mean loss of this rank's pairs and everyone else's
+Send = Callable[[Tensor], None]  # starts captions [B, D] on their way to other ranks
 PER_PAIR = ("image", "text", "negatives")  # what the towers give for each pair, where they do
 SHARED = ("scale", "bias")
+IMAGE_SEED = 1 << 62  # beyond the seeds of chunks
 
 Unsynced = Callable[[], AbstractContextManager[object]]
 
@@ -38,39 +39,57 @@ class Buffers:
             buffer.copy_(value)
 
 
-def whole_batch(model: nn.Module, objective: Objective, batch: Batch, *, seed: int, rows: int = 0) -> Tensor:
+def whole_batch(
+    model: nn.Module, objective: Objective, batch: Batch, *, seed: int, rows: int = 0, send: Send | None = None
+) -> Tensor:
     """The loss []; gradients are added to the parameters' `.grad`. All ranks participate, and sync in the backward.
 
-    With `rows`, the towers see chunks of that many pairs, all in one graph: the reference of `cached`.
+    `send` is given the captions' embeddings while the images are still to be encoded. With `rows`, each tower sees
+    chunks of that many pairs, all in one graph: the reference of `cached`.
     """
-    chunks = split(batch, rows)
-    out = join([encode(model, c, seed + i) for i, c in enumerate(chunks)], batch)
+    if rows:
+        out = apart(model, split(batch, rows), seed, send)
+    else:
+        torch.manual_seed(seed)
+        out = model(batch.image, batch.text, send)
+    out = replace(out, ids=batch.ids, weights=batch.weights)
     loss, gradients = at_embeddings(objective, out)
     backward(out, gradients)
     return loss
 
 
 def cached(
-    model: nn.Module, objective: Objective, batch: Batch, *, seed: int, rows: int, unsynced: Unsynced = nullcontext
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    *,
+    seed: int,
+    rows: int,
+    unsynced: Unsynced = nullcontext,
+    send: Send | None = None,
 ) -> Tensor:
-    """The same as `whole_batch`, holding the graph of `rows` pairs at a time. All ranks participate.
+    """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
-    Ranks sync in the backward of the last chunk only; `unsynced()` is the context that keeps the others from it.
+    Ranks sync in the last backward only, where DDP must look for unused parameters (find_unused_parameters): those of
+    the text tower have their gradients already. `unsynced()` is the context that keeps the other backwards from it.
     """
     chunks = split(batch, rows)
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = join([encode(module, c, seed + i) for i, c in enumerate(chunks)], batch)
+        out = replace(apart(module, chunks, seed, send), ids=batch.ids, weights=batch.weights)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, out)
     for i, chunk in enumerate(chunks):
-        last = i == len(chunks) - 1
         own = {n: gradients[n][i * rows : (i + 1) * rows] for n in PER_PAIR if n in gradients}
+        image = {"image": own.pop("image")}
+        with unsynced():
+            backward(text_side(model, chunk, seed + i), own)
+        last = i == len(chunks) - 1
         if last:  # one scale and one bias serve all chunks, so their gradients pass once
-            own |= {n: gradients[n] for n in SHARED}
+            image |= {n: gradients[n] for n in SHARED}
         with nullcontext() if last else unsynced():
-            backward(encode(model, chunk, seed + i), own)
+            backward(image_side(model, chunk, seed + i), image)
     return loss
 
 
@@ -80,22 +99,35 @@ def split(batch: Batch, rows: int) -> list[Batch]:
     return [batch[i : i + rows] for i in range(0, len(batch), rows)]
 
 
-def encode(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
-    """The embeddings of `batch`, with random numbers that depend on `seed` alone."""
+def text_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
+    """What the text tower says of `batch`, with random numbers that depend on `seed` alone."""
     torch.manual_seed(seed)
-    out: Embeddings = model(batch.image, batch.text)
+    out: Embeddings = model(None, batch.text)
     return out
 
 
-def join(parts: Sequence[Embeddings], batch: Batch) -> Embeddings:
-    """The embeddings of all chunks as one, with the ids and weights of the batch."""
+def image_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
+    """What the image tower says of `batch`, and scale and bias; other random numbers than the text tower's."""
+    torch.manual_seed(IMAGE_SEED ^ seed)
+    out: Embeddings = model(batch.image, None)
+    return out
+
+
+def apart(model: nn.Module, chunks: Sequence[Batch], seed: int, send: Send | None) -> Embeddings:
+    """The embeddings of all chunks as one, one tower after the other: captions travel while images are encoded."""
+    texts = [text_side(model, c, seed + i) for i, c in enumerate(chunks)]
 
     def rows(name: str) -> Tensor | None:
-        tensors = [getattr(p, name) for p in parts]
+        tensors = [getattr(t, name) for t in texts]
         return None if tensors[0] is None else torch.cat(tensors)
 
-    joined: dict[str, Any] = {name: rows(name) for name in (*PER_PAIR, "negatives_keep")}
-    return replace(parts[-1], **joined, ids=batch.ids, weights=batch.weights)
+    text = torch.cat([t.text for t in texts])
+    if send is not None:
+        send(text)
+    images = [image_side(model, c, seed + i) for i, c in enumerate(chunks)]
+    negatives, keep = rows("negatives"), rows("negatives_keep")
+    image = torch.cat([i.image for i in images])
+    return replace(images[-1], image=image, text=text, negatives=negatives, negatives_keep=keep)
 
 
 def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,4 +158,5 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
 def backward(out: Embeddings, gradients: Mapping[str, Tensor]) -> None:
     """Go on backwards from the tensors of `out` with these gradients; what a locked tower made is left out."""
     pairs = [(getattr(out, name), g) for name, g in gradients.items() if getattr(out, name).requires_grad]
-    torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+    if pairs:
+        torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])

@@ -34,7 +34,7 @@ def resolve(precision: Precision, device: torch.device) -> Literal["bf16", "fp32
 class Parallel:
     """accelerate's wrapping of the model, and the few things that all ranks must do together."""
 
-    def __init__(self, world: World, precision: Precision) -> None:
+    def __init__(self, world: World, precision: Precision, *, chunked: bool = False) -> None:
         self.world = world
         if world.size > 1:  # accelerate reads torchrun's variables, which srun alone does not set
             for key, value in (
@@ -48,7 +48,10 @@ class Parallel:
         self.accelerator = Accelerator(
             cpu=world.device.type == "cpu",
             mixed_precision="bf16" if resolve(precision, world.device) == "bf16" else "no",
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                # the cached step syncs in a backward of the image tower alone
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=chunked)
+            ],
         )
 
     def prepare(self, model: nn.Module) -> nn.Module:

@@ -91,9 +91,10 @@ class Run:
             batch = replace(batch, image=self.augment(batch.image, draws))
         if 0 < self.settings.chunk < len(batch):
             unsynced = partial(self.parallel.unsynced, self.model)
-            loss = cached(self.model, self.objective, batch, seed=seed, rows=self.settings.chunk, unsynced=unsynced)
+            rows, send = self.settings.chunk, self.objective.send_ahead
+            loss = cached(self.model, self.objective, batch, seed=seed, rows=rows, unsynced=unsynced, send=send)
         else:
-            loss = whole_batch(self.model, self.objective, batch, seed=seed)
+            loss = whole_batch(self.model, self.objective, batch, seed=seed, send=self.objective.send_ahead)
         return float(loss)
 
     def clip(self) -> float:

@@ -130,7 +130,7 @@ class Trainer:
             )
         if training.threads:
             torch.set_num_threads(training.threads)
-        parallel = Parallel(world, training.precision)
+        parallel = Parallel(world, training.precision, chunked=0 < training.chunk < training.batch // world.size)
         self.model.to(world.device)
         self.refuse_too_much()
         checkpoints = Checkpoints(self.folder / "checkpoints", training.keep)

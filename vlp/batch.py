@@ -52,7 +52,7 @@ class Embeddings:
     text: Tensor  # [B, D], unit norm; [B, K, D] with K captions a picture (the step gives losses one block at a time)
     scale: Tensor  # [] the logit scale, 1 / temperature (already exponentiated)
     bias: Tensor  # [] the logit bias, 0 where the objective has none
-    ids: Tensor | None = None  # [B] int64, as in Batch
+    ids: Tensor | None = None  # [B] int64, as in Batch; or [B, I]: alike are pairs that share one of I ids
     weights: Tensor | None = None  # [B] float32, as in Batch
     negatives: Tensor | None = None  # [B, K, D], unit norm: captions that are negatives of their own image only
     negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions

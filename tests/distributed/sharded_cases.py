@@ -35,6 +35,7 @@ def whole_batch(b, *, extras, seed=0) -> Embeddings:
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
     if not extras:
         return Embeddings(image, text, scale, bias, ids=ids)
+    ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
     weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
     return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep)
 

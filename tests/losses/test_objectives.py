@@ -190,6 +190,17 @@ def test_hn_nce_without_hardness_is_infonce():
     torch.testing.assert_close(HNNCE(alpha=1.0, beta=0.0)(e), InfoNCE()(e))
 
 
+@pytest.mark.parametrize("duplicates", ["spread", "mask"])
+def test_pairs_that_share_one_of_two_ids_are_alike(duplicates):
+    loss, e = MultiPositive(duplicates=duplicates), embeddings(7)
+    one = torch.tensor([0, 0, 1, 2, 3, 4, 5])  # pairs 0 and 1
+    two = torch.tensor([9, 8, 7, 6, 6, 5, 5])  # pairs 3 and 4, 5 and 6
+    both = torch.tensor([0, 0, 1, 3, 3, 5, 5])
+    for call in (loss, loss.reference):
+        found, expected = (call(replace(e, ids=ids)) for ids in (torch.stack([one, two], 1), both))
+        torch.testing.assert_close(found, expected)
+
+
 def test_multi_positive_of_distinct_ids_is_infonce():
     e = replace(embeddings(9), ids=torch.arange(9))
     for duplicates in ("spread", "mask"):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch, Embeddings
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
-from vlp.training.gradient import Objective, cached, whole_batch
+from vlp.training.gradient import Objective, cached, shared_ids, whole_batch
 from vlp.training.memory import saved_bytes
 
 
@@ -121,3 +122,29 @@ def test_several_captions_a_picture_are_the_mean_of_their_losses() -> None:
         torch.testing.assert_close(loss, torch.stack([one for one, _ in each]).mean())
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, torch.stack([g[name] for _, g in each]).mean(0))
+
+
+def test_equal_captions_are_told_by_their_tokens_however_far_they_are_padded() -> None:
+    batch = replace(pairs(0, 4), text=torch.tensor([[3, 1, 0], [1, 3, 0], [3, 1, 0], [1, 3, 2]]))
+    assert shared_ids(batch) is None  # the data give no ids, so the objective asks for none
+    batch = replace(batch, ids=torch.arange(4))
+    ids = shared_ids(batch)
+    assert ids is not None
+    assert ids[:, 0].tolist() == [0, 1, 2, 3]
+    assert (ids[:, None, 1] == ids[None, :, 1]).tolist() == [[i == j or i + j == 2 for j in range(4)] for i in range(4)]
+    again = shared_ids(replace(batch, text=torch.nn.functional.pad(batch.text, (0, 5))))
+    assert again is not None
+    assert torch.equal(ids, again)
+
+
+def test_a_pair_that_says_the_same_in_one_of_its_captions_is_a_positive_there_alone() -> None:
+    model, batch = Tiny(dropout=0.0, norm=False).double(), replace(pairs(0, 8), ids=torch.arange(8))
+    same = batch.text.clone()
+    same[5] = same[2]
+    several = replace(batch, text=torch.stack([batch.text, same], 1))
+    loss, _ = gradients(model, lambda m: cached(m, MultiPositive(), several, seed=0, rows=3))
+    twins = torch.tensor([0, 1, 2, 3, 4, 2, 6, 7])
+    with torch.no_grad():
+        first = MultiPositive().reference(replace(model(batch.image, batch.text), ids=batch.ids))
+        second = MultiPositive().reference(replace(model(batch.image, same), ids=twins))
+    torch.testing.assert_close(loss, (first + second) / 2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
-from vlp.losses.tile import Matrix, Side, Term, Tile
+from vlp.losses.tile import Matrix, Side, Term, Tile, alike
 
 __all__ = ["Loss", "Matrix", "Side", "Softmax", "Term", "Tile"]
 
@@ -78,7 +78,7 @@ class Loss:
             local = local.masked_fill(~e.negatives_keep, -torch.inf)
         same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         if self.uses_ids and e.ids is not None:
-            same = e.ids[:, None] == e.ids[None, :]
+            same = alike(e.ids, e.ids)
         rows = self.definition(Matrix(logits, local, same))
         columns = self.definition(Matrix(logits.T, local[:, :0], same.T))
         weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)

@@ -18,7 +18,10 @@ from vlp.losses.tile import Matrix, Side, Term, Tile
 
 @dataclass(frozen=True, kw_only=True)
 class MultiPositive(Softmax):
-    """InfoNCE that knows which pairs of the batch share a caption, an image or a concept (`Embeddings.ids`)."""
+    """InfoNCE that knows which pairs of the batch share a caption, an image or a concept (`Embeddings.ids`).
+
+    The trainer tells equal captions by their tokens, beside the ids that the data give.
+    """
 
     uses_ids: ClassVar[bool] = True
 

@@ -30,7 +30,17 @@ class Tile:
         """Bool [r, c]: True where image and caption share an id."""
         assert self.row_ids is not None
         assert self.column_ids is not None
-        return self.row_ids[:, None] == self.column_ids[None, :]
+        return alike(self.row_ids, self.column_ids)
+
+
+def alike(a: Tensor, b: Tensor) -> Tensor:
+    """Bool [r, c]: where ids [r] and [c] are equal, or [r, I] and [c, I] are equal in one of their columns at least."""
+    if a.ndim == 1:
+        return a[:, None] == b[None, :]
+    same = a[:, None, 0] == b[None, :, 0]
+    for i in range(1, a.shape[1]):
+        same |= a[:, None, i] == b[None, :, i]
+    return same
 
 
 class Term(NamedTuple):

@@ -52,7 +52,7 @@ def whole_batch(
     else:
         torch.manual_seed(seed)
         out = model(batch.image, batch.text, send)
-    out = replace(out, ids=batch.ids, weights=batch.weights)
+    out = replace(out, ids=shared_ids(batch), weights=batch.weights)
     loss, gradients = at_embeddings(objective, out)
     backward(out, gradients)
     return loss
@@ -77,7 +77,7 @@ def cached(
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = replace(apart(module, chunks, seed, send), ids=batch.ids, weights=batch.weights)
+        out = replace(apart(module, chunks, seed, send), ids=shared_ids(batch), weights=batch.weights)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, out)
     for i, chunk in enumerate(chunks):
@@ -151,8 +151,24 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """
     if out.text.ndim == 2:
         return objective(out)
-    blocks = [objective(replace(out, text=text)) for text in out.text.unbind(1)]
+    blocks = [
+        objective(replace(out, text=text, ids=None if out.ids is None else out.ids[:, [0, k + 1]]))
+        for k, text in enumerate(out.text.unbind(1))
+    ]
     return torch.stack(blocks).mean()
+
+
+def shared_ids(batch: Batch) -> Tensor | None:
+    """[B, 1 + K] int64: the id of each pair and one for each of its K captions; None where pairs have no ids.
+
+    Equal captions have equal ids, however far they are padded: a pair that says the same is no negative.
+    """
+    if batch.ids is None:
+        return None
+    text = batch.text.to(torch.int64)
+    powers = torch.full((text.shape[-1],), 6364136223846793005, device=text.device).cumprod(0)  # modulo 2 ** 64
+    captions = (text * powers).sum(-1)  # padding is 0 and adds nothing
+    return torch.cat([batch.ids[:, None], captions.view(len(batch), -1)], 1)
 
 
 def backward(out: Embeddings, gradients: Mapping[str, Tensor]) -> None:

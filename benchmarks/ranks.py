@@ -2,8 +2,8 @@
 
     python -m benchmarks.ranks [--json OUT] [--steps 100]
 
-Everything of preset `demo` takes part: its augmentation, batch norms, multi-positive loss, Muon. In float64, where
-rounding is too small to decide which side of a ReLU a number falls, and in float32, as one would train.
+Everything of preset `demo` takes part, at 48 px: its augmentation, batch norms, multi-positive loss, Muon. In
+float64, where rounding is too small to decide which side of a ReLU a number falls, and in float32, as one would train.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks import record
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 512
+SMALL = ("--model.image-size", "48", "--augment.size", "48")
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
@@ -31,7 +32,7 @@ def losses(out: Path, ranks: int, precision: str, steps: int) -> list[float]:
     launcher = (sys.executable,) if ranks == 1 else torchrun
     flags = ("--training.samples", str(steps * BATCH), "--training.precision", precision, "--training.log-every", "1")
     grid = () if ranks == 1 else ("--training.negatives", "grid:2x2")
-    command = (*launcher, "train.py", "demo", "--out", str(out), "--training.no-tensorboard", *flags, *grid)
+    command = (*launcher, "train.py", "demo", "--out", str(out), "--training.no-tensorboard", *SMALL, *flags, *grid)
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
-from data_pipelines.shard_set import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.stream import Loader, Stream, merge_states, read_samples
 from eval.tasks import Task
 from eval.tasks.retrieval import Retrieval
@@ -31,6 +31,7 @@ from vlp.augment import Augment
 from vlp.augment.none import Unchanged
 from vlp.config import dump, parse, run_main, to_tree
 from vlp.distributed.world import World, connect
+from vlp.files import write_whole
 from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
@@ -41,7 +42,7 @@ from vlp.models.tokenizer import Tokenizer
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted
 from vlp.training.settings import Training
-from vlp.training.trainer import Evaluation, Fitted, Trainer
+from vlp.training.trainer import Evaluate, Fitted, Trainer
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
@@ -53,7 +54,7 @@ VERSIONS = ("torch", "open_clip_torch", "transformers", "timm", "webdataset", "n
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """Everything about one training run: data, model, objective, optimizer step, and where it goes."""
 
     out: Path = Path("runs/train")
@@ -78,7 +79,7 @@ class Run:
 
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
-    run = parse(Run, argv, "vlp train", (__doc__ or "").replace("\n", "\n\n"))
+    run = parse(RunConfig, argv, "vlp train", (__doc__ or "").replace("\n", "\n\n"))
     with connect() as world:
         try:
             train(run, world)
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def train(run: Run, world: World) -> None:
+def train(run: RunConfig, world: World) -> None:
     """Train, and leave the model folder in RUN/model. All ranks participate."""
     if world.device.type == "cpu":
         keep_freed_memory()
@@ -95,18 +96,17 @@ def train(run: Run, world: World) -> None:
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
-        run.out.mkdir(parents=True, exist_ok=True)
-        (run.out / "config.toml").write_text(dump(run), encoding="utf-8")
+        write_whole(run.out / "config.toml", dump(run))
     try:
         fitted = trainer(run, world, encoder, tokenizer).fit()
     except DropBudgetExceeded as error:
-        (run.out / "drop_budget.txt").write_text(f"{error}\n", encoding="utf-8")
+        write_whole(run.out / "drop_budget.txt", f"{error}\n", shared=True)
         raise
     if world.rank == 0:
         finish(run, fitted, tokenizer)
 
 
-def trainer(run: Run, world: World, encoder: nn.Module, tokenizer: Tokenizer) -> Trainer:
+def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer) -> Trainer:
     """The parts of the run, put together."""
     return Trainer(
         training=run.training,
@@ -123,7 +123,7 @@ def trainer(run: Run, world: World, encoder: nn.Module, tokenizer: Tokenizer) ->
     )
 
 
-def open_stream(run: Run, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
+def open_stream(run: RunConfig, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
     """The batches of this rank, `batch` pairs or as many as the training wants."""
     size = run.picture or run.model.transform().size
     transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
@@ -148,13 +148,13 @@ def captions(data: Stream) -> Iterator[str]:
             yield from tags
 
 
-def data_identity(run: Run) -> Mapping[str, Any]:
+def data_identity(run: RunConfig) -> Mapping[str, Any]:
     """What a resumed run must share of the data; how fast it is read may differ."""
     read = {k: v for k, v in to_tree(run.data).items() if k not in HOW_FAST}
     return {"picture": run.picture, "crop": list(run.crop), **read}
 
 
-def evaluations(run: Run, tokenizer: Tokenizer) -> dict[str, Evaluation]:
+def evaluations(run: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluate]:
     """Retrieval on the validation shards, if there are any."""
     if not run.validation:
         return {}
@@ -167,7 +167,7 @@ def evaluations(run: Run, tokenizer: Tokenizer) -> dict[str, Evaluation]:
     return {"val": retrieval}
 
 
-def finish(run: Run, fitted: Fitted, tokenizer: Tokenizer) -> None:
+def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer) -> None:
     """Write RUN/model and RUN/train.json, on rank 0."""
     shards = [ShardSet.open(spec) for spec in run.data.mixture or (run.data.shards,)]
     notes = {
@@ -189,7 +189,7 @@ def finish(run: Run, fitted: Fitted, tokenizer: Tokenizer) -> None:
         "refused_steps": fitted.refused,
         "seed": run.training.seed,
     }
-    (run.out / "train.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_whole(run.out / "train.json", json.dumps(record, indent=1) + "\n")
     ledger = Ledger.read(run.out / LEDGER)
     print(f"{ledger.sentence()}; by reason and shard: {run.out / LEDGER}")
     rate = f"{fitted.samples_per_second:.0f} pairs/s"

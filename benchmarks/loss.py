@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from vlp.distributed import cost
+from vlp.distributed.plan import cost
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = importlib.metadata.version("open_clip_torch")

@@ -118,9 +118,9 @@ def world(*, size: int, **options: Any) -> dict[str, Any]:
 def rank_main(rank: int, size: int, options: dict[str, Any], folder: str) -> None:
     import torch.distributed as dist
 
-    from vlp.distributed.schedules import sharded
-    from vlp.distributed.simulation import Living
-    from vlp.distributed.traffic import Traffic
+    from vlp.distributed.plan.simulation import Living
+    from vlp.distributed.plan.traffic import Traffic
+    from vlp.distributed.sharded import sharded
     from vlp.distributed.world import connect
 
     pairs, rounds, objective = options["pairs"], options["rounds"], options["objective"]
@@ -160,7 +160,7 @@ def siglip_loss(rank: int, size: int) -> Step:
 
 def simulated(*, side: str, size: int, pairs: int, width: int, per_node: int) -> int:
     """Bytes alive at the peak of one rank of `size`, on fake tensors and a fake process group."""
-    from vlp.distributed.simulation import fake_world, peak_of, simulated_peak
+    from vlp.distributed.plan.simulation import fake_world, peak_of, simulated_peak
 
     shape: dict[str, Any] = {"pairs": pairs, "width": width, "dtype": torch.float32}
     if side == "ours":
@@ -171,7 +171,7 @@ def simulated(*, side: str, size: int, pairs: int, width: int, per_node: int) ->
 
 def siglip_logits(*, side: str, size: int, pairs: int) -> int:
     """Bytes of logits alive at the peak: all that is not as wide as the features."""
-    from vlp.distributed.simulation import Living, fake_world, peak_of, simulated_peak
+    from vlp.distributed.plan.simulation import Living, fake_world, peak_of, simulated_peak
 
     class Logits(Living):
         def counts(self, tensor: Tensor) -> bool:

@@ -35,7 +35,7 @@ def make_shards(folder: Path, samples: int) -> Path:
     from PIL import Image
 
     from data_pipelines.emoji import packages
-    from vlp.models.image_transform import flatten
+    from vlp.pictures import to_rgb
 
     if (folder / "done").exists():
         return folder
@@ -48,7 +48,7 @@ def make_shards(folder: Path, samples: int) -> Path:
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
             for i in range(per_shard):
                 path = rng.choice(usable)
-                picture = flatten(Image.open(path))
+                picture = to_rgb(Image.open(path))
                 side = min(picture.size) * rng.uniform(0.6, 1.0)
                 left, top = ((n - side) * rng.random() for n in picture.size)
                 box = (left, top, left + side, top + side)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.manifest import write_whole
 from vlp.errors import UserError
+from vlp.files import write_whole
 
 FILTERED = "filtered"
 REASONS = (
@@ -85,7 +85,7 @@ class Ledger:
     def save(self, path: Path) -> None:
         """Write everything that is counted to `path` as JSON, all or nothing."""
         told = {"delivered": self.delivered, "dropped": self.dropped, "lost": self.lost, "by_reason": self.by_reason()}
-        write_whole(path, (json.dumps({**told, **self.state()}, indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(path, json.dumps({**told, **self.state()}, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Ledger:

@@ -13,18 +13,18 @@ import torch
 
 from data_pipelines.captions import found
 from data_pipelines.decode import Transform
-from data_pipelines.fetch import BlockStore, Patience, Unreadable
-from data_pipelines.lanes import Last, Order, Source
 from data_pipelines.ledger import Ledger
-from data_pipelines.mixture import draws_by_factor, draws_by_weight
-from data_pipelines.position import STATE_FORMAT, fingerprint
-from data_pipelines.position import merge_states as merge_states
-from data_pipelines.rows import Recipe, RowReader, Tokenizer
+from data_pipelines.loading.epoch_order import Last, Order, OrderSource
+from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.loading.position import STATE_FORMAT, fingerprint
+from data_pipelines.loading.position import merge_states as merge_states
+from data_pipelines.loading.rows import Recipe, RowReader, Tokenizer
+from data_pipelines.loading.workers import Pool
+from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
+from data_pipelines.remote.shard_cache import ShardCache
 from data_pipelines.sample import Sample
-from data_pipelines.shard_cache import ShardCache
-from data_pipelines.shard_set import UNKNOWN, ShardSet
-from data_pipelines.shelf import Access, Shelf
-from data_pipelines.workers import Pool
+from data_pipelines.shards.open_shards import Access, OpenShards
+from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from vlp.batch import Batch
 from vlp.errors import UserError
 
@@ -139,14 +139,14 @@ class Stream:
         )
 
 
-def _sources(stream: Stream, access: Access) -> tuple[list[Shelf], tuple[Source, ...], Ledger]:
+def _sources(stream: Stream, access: Access) -> tuple[list[OpenShards], tuple[OrderSource, ...], Ledger]:
     """The shelf of each source, how many samples an epoch draws from it, and what its indexes say is lost."""
     if bool(stream.shards) == bool(stream.mixture):
         raise UserError("a stream needs either `shards` or `mixture`" + (", not both" if stream.shards else ""))
     shelves, counts, lost = [], [], Ledger()
     for spec in stream.mixture or {stream.shards: 1.0}:
         shards = ShardSet.open(spec)
-        shelf = Shelf(shards, access)
+        shelf = OpenShards(shards, access)
         shelves.append(shelf)
         counts.append(np.array(_counted(shards, shelf, lost), np.int64))
     sizes = [int(c.sum()) for c in counts]
@@ -154,10 +154,10 @@ def _sources(stream: Stream, access: Access) -> tuple[list[Shelf], tuple[Source,
         draws = draws_by_weight(sizes, list(stream.mixture.values()), stream.epoch_samples or sum(sizes))
     else:
         draws = draws_by_factor(sizes, list(stream.mixture.values()) or [1.0])
-    return shelves, tuple(Source(c, d) for c, d in zip(counts, draws, strict=True)), lost
+    return shelves, tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True)), lost
 
 
-def _counted(shards: ShardSet, shelf: Shelf, lost: Ledger) -> list[int]:
+def _counted(shards: ShardSet, shelf: OpenShards, lost: Ledger) -> list[int]:
     """Samples of each shard, from the manifest or from the shard's index; what the index lost goes to the ledger."""
     counts = []
     for i, count in enumerate(shards.counts):
@@ -277,7 +277,7 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
     What cannot be read is counted in `skip`; without one it raises UserError, so that nothing is lost unseen.
     """
     shards = ShardSet.open(spec)
-    shelf = Shelf(shards, Access())
+    shelf = OpenShards(shards, Access())
     for i, url in enumerate(shards.urls):
         read = 0
         try:

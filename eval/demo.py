@@ -16,15 +16,19 @@ import tyro
 from rich.console import Console
 from tyro.conf import arg
 
-from eval import page, report, run
-from eval.gallery import Gallery, build_gallery
+from eval import run
 from eval.index.flat import Flat
 from eval.progress_bar import progress_bar
-from eval.search import ask_picture, ask_text, print_answer
+from eval.report import assemble as report
+from eval.report.page import report_page
+from eval.search.answer import Answer, ask_picture, ask_text
+from eval.search.build import build_gallery
+from eval.search.gallery import Gallery
+from eval.search.query import print_answer
 from vlp.errors import UserError
+from vlp.files import write_whole
 
 if TYPE_CHECKING:
-    from eval.page import Answer
     from vlp.models.release import Release
 
 UNSEEN = ("test_style", "test_concept", "test_style_concept")  # the gallery: no picture of these was trained on
@@ -95,9 +99,9 @@ class Demo:
 
 def verify(demo: Demo) -> None:
     """Check every checksum and every picture of the data, once. Raises UserError with the first problem."""
-    from data_pipelines.shard_set import ShardSet
-    from data_pipelines.verify import Verify, problems
-    from eval.embed import data_sha256
+    from data_pipelines.commands.verify import Verify, problems
+    from data_pipelines.shards.shard_set import ShardSet
+    from eval.embeddings.encode import data_sha256
 
     marker = demo.out / "verified.json"
     sets = {spec: ShardSet.open(spec) for spec in demo.specs(SPLITS)}
@@ -236,6 +240,6 @@ def road(demo: Demo) -> int:
         gallery = index(demo, release)
     with demo.stage("ask six questions", 5):
         answers = ask(demo, release, gallery)
-        page.write(page.report_page(tree, run=demo.out, answers=answers), demo.out / "report.html")
+        write_whole(demo.out / "report.html", report_page(tree, run=demo.out, answers=answers))
     what_next(demo, tree)
     return 0

@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from eval import page, report
-from eval.tasks import EmbeddedSplit, Measured, Task
+from eval.embeddings.split import EmbeddedSplit
+from eval.report import assemble as report
+from eval.report.page import report_page
+from eval.tasks import Measured, Task
 from eval.tasks.retrieval import Retrieval
 from eval.tasks.zero_shot import ZeroShot
 from vlp.config import did_you_mean
 from vlp.errors import UserError
+from vlp.files import write_whole
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
@@ -142,7 +145,7 @@ def main(argv: list[str]) -> int:
         table(tree, Console())
         if out is not None:
             report.write_json(tree, out / "report.json")
-            page.write(page.report_page(tree, run=Path(model).parent), out / "report.html")
+            write_whole(out / "report.html", report_page(tree, run=Path(model).parent))
             print(f"written: {out / 'report.json'}, {out / 'report.html'}")
         short = unmet(tree, at_least)
         for sentence in short:

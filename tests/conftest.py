@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from data_pipelines.fetch import LocalFile
-from data_pipelines.shard_set import BUNDLED
-from data_pipelines.tar_index import build
+from data_pipelines.remote.fetch import LocalFile
+from data_pipelines.shards.shard_set import BUNDLED
+from data_pipelines.shards.tar_index import build
 
 
 @pytest.fixture(scope="session")

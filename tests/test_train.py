@@ -16,7 +16,7 @@ from vlp.config import PRESETS, build, read_preset
 from vlp.errors import UserError
 from vlp.models import release
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SMALL = (
     *(
@@ -49,7 +49,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.toml")))
 def test_every_preset_is_a_run(preset: str) -> None:
-    assert build(train.Run, read_preset(preset)).data.shards
+    assert build(train.RunConfig, read_preset(preset)).data.shards
 
 
 def test_a_run_leaves_a_model_and_its_record_which_is_a_preset(tmp_path: Path) -> None:

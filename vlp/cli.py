@@ -12,20 +12,26 @@ from vlp.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("eval.demo:main", "the whole road on the bundled data: train, evaluate, index, search, report"),
-    "shards build": ("data_pipelines.build:main", "any source of image-text pairs -> tar shards with a manifest"),
-    "shards verify": ("data_pipelines.verify:main", "check sums, counts and every picture of a shard set"),
-    "shards show": ("data_pipelines.sheet:main", "a contact sheet of a shard set, to look at"),
+    "shards build": (
+        "data_pipelines.commands.build:main",
+        "any source of image-text pairs -> tar shards with a manifest",
+    ),
+    "shards verify": ("data_pipelines.commands.verify:main", "check sums, counts and every picture of a shard set"),
+    "shards show": ("data_pipelines.commands.show:main", "a contact sheet of a shard set, to look at"),
     "shards stats": (
-        "data_pipelines.stats:main",
+        "data_pipelines.commands.stats:main",
         "what a shard set holds: picture sizes, captions, repetitions; a page",
     ),
-    "shards reshard": ("data_pipelines.reshard:main", "the same samples in tars of another size, shuffled if you like"),
+    "shards reshard": (
+        "data_pipelines.commands.reshard:main",
+        "the same samples in tars of another size, shuffled if you like",
+    ),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
-    "embed": ("eval.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
-    "index build": ("eval.gallery:main", "a FAISS index over the pictures of a shard set"),
-    "search": ("eval.search:main", "ask an index by text or by picture"),
-    "plan": ("vlp.distributed.plan:main", "what a run will cost per strategy: bytes, memory, time"),
+    "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
+    "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
+    "search": ("eval.search.query:main", "ask an index by text or by picture"),
+    "plan": ("vlp.distributed.plan.table:main", "what a run will cost per strategy: bytes, memory, time"),
 }
 
 

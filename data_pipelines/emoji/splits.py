@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.drawings import Drawing
-from data_pipelines.fingerprint import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
+from data_pipelines.filters.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
 
 SPLITS = ("train", "val", "test_concept", "test_style", "test_style_concept", "test_attr")
 HELD_OUT_FAMILY = "fluent"

@@ -66,7 +66,7 @@ def as_stored(data: bytes) -> tuple[bytes, str] | None:
         return data, "webp"
     from PIL import Image
 
-    from data_pipelines.decode import kinds
+    from vlp.pictures import kinds
 
     try:
         with Image.open(io.BytesIO(data), formats=kinds()) as picture:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data_pipelines.fetch import Unreadable as Lost
+from data_pipelines.remote.fetch import Unreadable as Lost
 from data_pipelines.sample import IMAGE_FORMATS, Sample
-from data_pipelines.shard_set import ShardSet
-from data_pipelines.shelf import Access, RawSample, Shelf
+from data_pipelines.shards.open_shards import Access, OpenShards, RawSample
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
 from data_pipelines.sources.folder import captions_of
 
@@ -25,7 +25,7 @@ class Img2Dataset(Source):
     def items(self, part: str) -> Iterator[Sample | Unreadable]:
         """The samples in the order of the tars. Raises UserError if there are no tars."""
         shards = ShardSet.open(self.path)
-        shelf = Shelf(shards, Access())
+        shelf = OpenShards(shards, Access())
         for row, url in enumerate(shards.urls):
             try:
                 shard = shelf[row]

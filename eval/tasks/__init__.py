@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eval.embed import embedded_pictures
-from eval.metrics import Ints, Relevant, bootstrap, chance_recall
-from vlp.errors import UserError
+from eval.embeddings.split import EmbeddedSplit
+from eval.metrics.bootstrap import bootstrap
+from eval.metrics.ranking import Ints, Relevant, chance_recall
 
 if TYPE_CHECKING:
-    from data_pipelines.sample import Sample
-    from data_pipelines.shard_set import ShardSet
     from vlp.models.release import Release
 
 
@@ -41,38 +36,6 @@ def measure_recall(ranks: Ints, relevant: Relevant, *, candidates: int, k: int, 
         candidates=candidates,
         chance=chance_recall(relevant.counts, candidates, k),
     )
-
-
-class EmbeddedSplit:
-    """The pictures of a shard set as one model sees them; embedded once, however many tasks ask."""
-
-    def __init__(self, release: Release, spec: str, *, bar: bool = True) -> None:
-        from data_pipelines.ledger import Ledger
-        from data_pipelines.shard_set import ShardSet
-
-        self.release = release
-        self.spec = spec
-        self.shards: ShardSet = ShardSet.open(spec)
-        self.samples: list[Sample] = []
-        self.skipped = Ledger()
-        parts: list[NDArray[np.float32]] = []
-        for _, samples, vectors in embedded_pictures(
-            release, self.shards, self.skipped, what=f"embedding {Path(spec).name}", bar=bar
-        ):
-            self.samples += samples
-            parts.append(vectors)
-        if not parts:
-            raise UserError(f"{spec} has no readable picture to evaluate; check it with: vlp shards verify {spec}")
-        self.image = np.concatenate(parts)  # [N, D], unit norm
-
-    @cached_property
-    def languages(self) -> tuple[str, ...]:
-        """Every language that captions come in, most frequent first."""
-        found: dict[str, int] = {}
-        for sample in self.samples:
-            for language in sample.captions:
-                found[language] = found.get(language, 0) + 1
-        return tuple(sorted(found, key=lambda language: (-found[language], language)))
 
 
 @dataclass(frozen=True, kw_only=True)

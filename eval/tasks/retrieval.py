@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.captions import normalised
-from eval.metrics import Relevant, first_relevant_rank
-from eval.tasks import EmbeddedSplit, Measured, Task, measure_recall
+from eval.embeddings.split import EmbeddedSplit
+from eval.metrics.ranking import Relevant, first_relevant_rank
+from eval.tasks import Measured, Task, measure_recall
 from vlp.errors import UserError
 
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics import Relevant, bootstrap, first_relevant_rank, mean_per_class
-from eval.prompts import classifier
-from eval.tasks import EmbeddedSplit, Measured, Task, measure_recall
+from eval.embeddings.split import EmbeddedSplit
+from eval.metrics.bootstrap import bootstrap
+from eval.metrics.per_class import mean_per_class
+from eval.metrics.ranking import Relevant, first_relevant_rank
+from eval.prompts.classifier import classifier
+from eval.tasks import Measured, Task, measure_recall
 from vlp.errors import UserError
 
 

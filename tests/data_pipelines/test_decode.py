@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.decode import Limits, Refused, batch_memory, decode, fill, fill_from, pixels
+from data_pipelines.decode import batch_memory, fill, fill_from, pixels
 from vlp.models.image_transform import ImageTransform, RandomCrop, to_tensor
+from vlp.pictures import Limits, Refused, decode
 
 LIMITS = Limits()
 

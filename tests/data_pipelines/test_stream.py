@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
-from data_pipelines.shard_set import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.stream import Loader, Stream, merge_states, read_samples
 from vlp.batch import Batch
 from vlp.errors import UserError

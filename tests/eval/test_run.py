@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from eval import run
-from eval.report import training_record
+from eval.embeddings.split import EmbeddedSplit
+from eval.report.assemble import training_record
 from eval.run import evaluate, main, split_name, unmet
-from eval.tasks import EmbeddedSplit
 from eval.tasks.retrieval import Retrieval
 from vlp.errors import UserError
 from vlp.models.release import Release

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vlp.losses.peers import Pending
+from vlp.losses._engine.peers import Pending
 
 Group = dist.ProcessGroup | None
 """None: all ranks."""

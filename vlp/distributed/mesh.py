@@ -9,9 +9,9 @@ from typing import cast
 import torch.distributed as dist
 
 from vlp.distributed.collectives import Group
-from vlp.distributed.peers import GroupPeers
+from vlp.distributed.process_groups import GroupPeers
 from vlp.errors import UserError
-from vlp.losses.peers import ALONE, Peers
+from vlp.losses._engine.peers import ALONE, Peers
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
-from vlp.losses.tile import Matrix, Side, Term, Tile, alike
+from vlp.losses._engine.contrast import contrast
+from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
 
 __all__ = ["Loss", "Matrix", "Side", "Softmax", "Term", "Tile"]
 
@@ -86,8 +87,6 @@ class Loss:
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The loss [] of one process's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""
-        from vlp.losses.contrast import contrast
-
         return contrast(self, e)
 
 

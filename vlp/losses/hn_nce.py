@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlp.losses import Softmax
-from vlp.losses.tile import Matrix, Side, Tile
+from vlp.losses._engine.tile import Matrix, Side, Tile
 
 
 @dataclass(frozen=True, kw_only=True)

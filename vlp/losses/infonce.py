@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlp.losses import Softmax
-from vlp.losses.tile import Matrix, Side
+from vlp.losses._engine.tile import Matrix, Side
 
 
 @dataclass(frozen=True, kw_only=True)

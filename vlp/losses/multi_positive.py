@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlp.losses import Softmax
-from vlp.losses.tile import Matrix, Side, Term, Tile
+from vlp.losses._engine.tile import Matrix, Side, Term, Tile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from vlp.losses import Loss
-from vlp.losses.tile import Matrix, Side, Term, Tile
+from vlp.losses._engine.tile import Matrix, Side, Term, Tile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlp.pictures import to_rgb
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -21,17 +23,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def to_tensor(picture: Image) -> Tensor:
     """uint8 [3, H, W] of an RGB picture."""
     return torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def flatten(picture: Image) -> Image:
-    """The picture as RGB; transparency is laid on white, where drawings are made to stand."""
-    from PIL import Image as pil
-
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = pil.new("RGBA", picture.size, (255, 255, 255, 255))
-        return pil.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class ImageTransform:
         """uint8 [3, size, size]; `rng` is not used (training transforms share the signature)."""
         from PIL import Image as pil
 
-        picture = flatten(picture)
+        picture = to_rgb(picture)
         width, height = picture.size
         filter_ = pil.Resampling.BICUBIC if self.interpolation == "bicubic" else pil.Resampling.BILINEAR
         if self.resize == "squash":
@@ -95,6 +86,6 @@ class RandomCrop:
         """uint8 [3, size, size]."""
         from PIL import Image as pil
 
-        picture = flatten(picture)
+        picture = to_rgb(picture)
         box = self.box(*picture.size, rng)
         return to_tensor(picture.resize((self.size, self.size), pil.Resampling.BICUBIC, box=box))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlp.config import build, component_name, to_tree
 from vlp.errors import UserError
+from vlp.files import write_whole
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
@@ -74,10 +75,9 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
     import tomli_w
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    _write(folder / "model.safetensors", lambda path: save_file(state, path))
-    _write(folder / "tokenizer.json", tokenizer.save)
+    write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
+    write_whole(folder / "tokenizer.json", tokenizer.save)
     files = {name: sha256(folder / name) for name in ("model.safetensors", "tokenizer.json")}
     tree = {
         "format": FORMAT,
@@ -86,18 +86,8 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
         "model": {"name": component_name(config, Model), **to_tree(config)},
         "notes": notes,
     }
-    _write(folder / "model.toml", lambda path: path.write_text(tomli_w.dumps(tree), encoding="utf-8"))
+    write_whole(folder / "model.toml", tomli_w.dumps(tree))
     return files["model.safetensors"]
-
-
-def _write(path: Path, writer: object) -> None:
-    """Let `writer` fill a file beside `path`, then move it into place, so that `path` is never half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        writer(temporary)  # type: ignore[operator]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(name: str | Path, device: str = "cpu") -> Release:

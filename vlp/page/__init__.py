@@ -8,14 +8,16 @@ from typing import Any
 HERE = Path(__file__).parent
 
 
-def render(template: Path, **values: Any) -> str:
+def render(template: Path, *parts: Path, **values: Any) -> str:
     """The page that `template` makes of `values`; it may extend base_page.html and include files of its own folder.
+
+    `parts` are files of other folders that it includes.
 
     Raises jinja2.UndefinedError for a value that the template names and nobody gave.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    folders = FileSystemLoader([template.parent, HERE])
+    folders = FileSystemLoader([template.parent, *(part.parent for part in parts), HERE])
     pages = Environment(loader=folders, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     css = (HERE / "page.css").read_text(encoding="utf-8")
     return pages.get_template(template.name).render(css=css, **values)

@@ -8,8 +8,9 @@ from vlp.errors import UserError
 from vlp.training.guard import Guard
 from vlp.training.optimizers import Optimizer
 from vlp.training.optimizers.adamw import AdamW
-from vlp.training.parallel import Precision
-from vlp.training.schedule import Schedule
+from vlp.training.parallel.precision import Precision
+from vlp.training.schedules import Schedule
+from vlp.training.schedules.cosine import Cosine
 
 # Settings that may differ between the parts of a run that was interrupted: they change no weight, or only its rounding.
 FREE = frozenset(
@@ -37,8 +38,8 @@ class Training:
     """schedule by which ranks share their negatives: auto, grid, one_sided, ring, grouped (approximate), ..."""
     optimizer: Optimizer = field(default_factory=AdamW)
     """adamw, muon or lion, with its learning rate and weight decay"""
-    schedule: Schedule = field(default_factory=Schedule)
-    """how the learning rate rises and falls"""
+    schedule: Schedule = field(default_factory=Cosine)
+    """cosine, linear or constant: how the learning rate falls after its warm-up"""
     clip: float = 1.0
     """largest norm of the whole gradient; 0: any"""
     max_scale: float = 100.0

@@ -12,29 +12,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vlp.augment import Draws
+from vlp.augment import Augment
 from vlp.batch import Batch
 from vlp.config import to_tree
-from vlp.distributed.schedules import sharded
+from vlp.distributed.sharded import sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Loss
 from vlp.training import memory
-from vlp.training.checkpoint import Checkpoints, flat
+from vlp.training.checkpoints.folder import Checkpoints
+from vlp.training.checkpoints.identity import flat
 from vlp.training.interruption import Interrupted, Interruption
-from vlp.training.parallel import Parallel, resolve
-from vlp.training.progress import Bar, JsonLines, Lines, Progress, Sink, Tensorboard, Wandb
-from vlp.training.run import Run
+from vlp.training.parallel.ddp import Parallel
+from vlp.training.parallel.precision import resolve
 from vlp.training.settings import FREE, Training
+from vlp.training.sinks import Sink, Sinks
+from vlp.training.sinks.console import Bar, Lines
+from vlp.training.sinks.json_lines import JsonLines
+from vlp.training.sinks.tensorboard import Tensorboard
+from vlp.training.sinks.wandb import Wandb
+from vlp.training.state import TrainState
 
-Augment = Callable[[Tensor, Draws], Tensor]  # [B, 3, H, W] pictures on the device -> the same, changed
-Evaluation = Callable[[nn.Module], Mapping[str, float]]
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Positions = Sequence[Any]  # what `Stream.state_dict` of every rank gave
 
 
-class Stream(Protocol):
+class Batches(Protocol):
     """Batches of this rank, for ever, from a position that can be saved."""
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -72,12 +77,12 @@ class Trainer:
     model: nn.Module
     """image [B, 3, H, W], text [B, L] -> Embeddings; it is trained in place"""
     loss: Loss
-    open_stream: Callable[[Any], Stream]
+    open_stream: Callable[[Any], Batches]
     """the data from the saved positions of all ranks, on any number of ranks; from the beginning if that is None"""
     folder: Path
     """where metrics.jsonl, events and checkpoints go"""
     world: World = field(default_factory=World.alone)
-    evals: Mapping[str, Evaluation] = field(default_factory=dict)
+    evals: Mapping[str, Evaluate] = field(default_factory=dict)
     """by name; every rank calls each of them with the same weights, and rank 0's numbers are kept"""
     augment: Augment | None = None
     """changes a batch of pictures on the device; its draws are the only source of chance"""
@@ -94,33 +99,33 @@ class Trainer:
         Raises UserError if a checkpoint belongs to another run, if memory will not do, if the disk is full, or if the
         guard gives up; Interrupted, with a checkpoint written, if a signal asked to stop.
         """
-        run, stream, progress, checkpoints = self.start()
-        training, batches, clock = self.training, iter(stream), Clock(run)
+        state, stream, sinks, checkpoints = self.start()
+        training, batches, clock = self.training, iter(stream), Clock(state)
         metrics: dict[str, float] = {}
-        with progress, Interruption() as interruption:
-            while run.step < training.steps:
+        with sinks, Interruption() as interruption:
+            while state.step < training.steps:
                 batch = next(batches).to(self.world.device)
-                loss = run.gradient(batch)  # encode, sharded objective, gradients at the embeddings, replay; one sync
-                norm = run.clip()
-                run.update(loss, norm)  # guard, step, clamp the scale, average
-                progress.moved(run.samples, clock.tick(loss))
-                done = run.step == training.steps
-                if done or run.step % training.log_every == 0:
-                    progress.record(run.row())
-                if training.eval_every and (done or run.step % training.eval_every == 0):
-                    metrics = self.evaluate(run)
-                    progress.record({"step": run.step, "samples": run.samples, **metrics})
-                save, stop = run.parallel.any_rank(self.world.rank == 0 and clock.due, interruption.asked)
+                loss = state.gradient(batch)  # encode, sharded objective, gradients at the embeddings, replay; one sync
+                norm = state.clip()
+                state.update(loss, norm)  # guard, step, clamp the scale, average
+                sinks.moved(state.samples, clock.tick(loss))
+                done = state.step == training.steps
+                if done or state.step % training.log_every == 0:
+                    sinks.record(state.row())
+                if training.eval_every and (done or state.step % training.eval_every == 0):
+                    metrics = self.evaluate(state)
+                    sinks.record({"step": state.step, "samples": state.samples, **metrics})
+                save, stop = state.parallel.any_rank(self.world.rank == 0 and clock.due, interruption.asked)
                 if done or save or stop:
                     clock.tick(loss)
-                    self.save(run, stream, progress, checkpoints)
+                    self.save(state, stream, sinks, checkpoints)
                     clock.saved()
                 if stop and not done:
-                    raise self.interrupted(run, interruption.signum)
-        run.parallel.release(run.module)
-        return self.fitted(run, metrics)
+                    raise self.interrupted(state, interruption.signum)
+        state.parallel.release(state.module)
+        return self.fitted(state, metrics)
 
-    def start(self) -> tuple[Run, Stream, Progress, Checkpoints]:
+    def start(self) -> tuple[TrainState, Batches, Sinks, Checkpoints]:
         """Everything built, and where a checkpoint left it. All ranks participate."""
         training, world = self.training, self.world
         if training.batch % world.size:
@@ -139,11 +144,11 @@ class Trainer:
                 checkpoints.clear()
                 shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             parallel.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
-        state = checkpoints.read(self.signature())
-        run = Run(training, self.model, sharded(self.loss, world, training.negatives), parallel, self.augment)
-        position = run.load_state_dict(state) if state else None
+        saved = checkpoints.read(self.signature())
+        state = TrainState(training, self.model, sharded(self.loss, world, training.negatives), parallel, self.augment)
+        position = state.load_state_dict(saved) if saved else None
         stream = self.open_stream(position)
-        return run, stream, self.progress(run, state["metrics"] if state else 0), checkpoints
+        return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
 
     def signature(self) -> dict[str, Any]:
         """What two parts of one run must share: settings, loss, data, names and shapes of the weights."""
@@ -169,41 +174,41 @@ class Trainer:
         )
         memory.refuse_too_much(need, memory.available(world.device, world.local_size), rows=rows, chunk=chunk)
 
-    def progress(self, run: Run, position: int) -> Progress:
+    def sinks(self, state: TrainState, position: int) -> Sinks:
         """Where rank 0's numbers go; elsewhere nowhere. `position` is where a checkpoint left metrics.jsonl."""
         if self.world.rank:
-            return Progress([])
+            return Sinks([])
         training, total = self.training, self.training.steps * self.training.batch
-        sinks: list[Sink] = [JsonLines(self.folder / "metrics.jsonl", position)]
+        places: list[Sink] = [JsonLines(self.folder / "metrics.jsonl", position)]
         if training.tensorboard:
-            sinks.append(Tensorboard(self.folder / "tensorboard", run.step))
+            places.append(Tensorboard(self.folder / "tensorboard", state.step))
         if training.wandb:
-            sinks.append(Wandb(training.wandb, self.folder))
-        sinks.append(Bar(total, run.samples) if sys.stdout.isatty() else Lines(total))
-        return Progress(sinks)
+            places.append(Wandb(training.wandb, self.folder))
+        places.append(Bar(total, state.samples) if sys.stdout.isatty() else Lines(total))
+        return Sinks(places)
 
     @torch.no_grad()
-    def evaluate(self, run: Run) -> dict[str, float]:
+    def evaluate(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluations, as name/number. All ranks participate."""
-        training = run.best.training
-        run.best.eval()
-        numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(run.best).items()}
-        run.best.train(training)
+        training = state.best.training
+        state.best.eval()
+        numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(state.best).items()}
+        state.best.train(training)
         return numbers
 
-    def save(self, run: Run, stream: Stream, progress: Progress, checkpoints: Checkpoints) -> None:
+    def save(self, state: TrainState, stream: Batches, sinks: Sinks, checkpoints: Checkpoints) -> None:
         """Write a checkpoint. All ranks participate; rank 0 has the file on disk when this returns."""
-        state = run.state_dict(stream.state_dict())
+        tree = state.state_dict(stream.state_dict())
         if self.world.rank == 0:
-            head = {"identity": self.signature(), "metrics": progress.position}
+            head = {"identity": self.signature(), "metrics": sinks.position}
             if self.saving is not None:
-                self.saving(state["streams"])
-            checkpoints.write(run.step, {**head, **state})
+                self.saving(tree["streams"])
+            checkpoints.write(state.step, {**head, **tree})
 
-    def interrupted(self, run: Run, signum: int) -> Interrupted:
+    def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 has told the user how to go on."""
         text = (
-            f"interrupted after step {run.step} of {self.training.steps} ({run.samples:,} pairs); everything is in "
+            f"interrupted after step {state.step} of {self.training.steps} ({state.samples:,} pairs); everything is in "
             f"{self.folder / 'checkpoints'}: give the same command again to go on from here"
         )
         if self.world.rank == 0:
@@ -212,28 +217,30 @@ class Trainer:
             self.world.lifeline.close(None)  # all ranks stop here together, so none of them has failed
         return Interrupted(text, signum or signal.SIGTERM)  # 0: another rank was told
 
-    def fitted(self, run: Run, metrics: Mapping[str, float]) -> Fitted:
+    def fitted(self, state: TrainState, metrics: Mapping[str, float]) -> Fitted:
         """The result of a run that is done."""
-        return Fitted(run.best.eval().float(), run.step, run.samples, run.tally.seconds, run.watch.refused, metrics)
+        return Fitted(
+            state.best.eval().float(), state.step, state.samples, state.tally.seconds, state.watch.refused, metrics
+        )
 
 
 class Clock:
-    """The time of a run, which goes on where its last part ended."""
+    """The time of a state, which goes on where its last part ended."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.before, self.samples = run, run.tally.seconds, run.samples
+    def __init__(self, state: TrainState) -> None:
+        self.state, self.before, self.samples = state, state.tally.seconds, state.samples
         self.started = self.saved_at = time.monotonic()
 
     def tick(self, loss: float) -> dict[str, float]:
         """Bring the run's seconds up to date; loss and rate for the progress bar."""
         here = time.monotonic() - self.started
-        self.run.tally.seconds = self.before + here
-        return {"loss": loss, "samples_per_second": (self.run.samples - self.samples) / max(here, 1e-9)}
+        self.state.tally.seconds = self.before + here
+        return {"loss": loss, "samples_per_second": (self.state.samples - self.samples) / max(here, 1e-9)}
 
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self.saved_at >= self.run.settings.checkpoint_every
+        return time.monotonic() - self.saved_at >= self.state.settings.checkpoint_every
 
     def saved(self) -> None:
         """A checkpoint has just been written."""

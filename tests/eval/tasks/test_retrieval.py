@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.build import build
+from data_pipelines.commands.build import build
 from data_pipelines.sample import Sample
 from data_pipelines.sources.coco_captions import CocoCaptions
-from eval.tasks import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit
 from eval.tasks import retrieval as module
 from eval.tasks.retrieval import Captions, Retrieval
 from vlp.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.prompts import classifier, prompts
-from eval.tasks import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit
+from eval.prompts.classifier import classifier, prompts
 from eval.tasks.zero_shot import ZeroShot
 from vlp.errors import UserError
 from vlp.models.release import Release

@@ -1,0 +1,1 @@
+"""`vlp shards ...`: build, verify, show, stats, reshard."""

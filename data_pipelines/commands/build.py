@@ -1,0 +1,154 @@
+"""`vlp shards build`: any Source -> filters, every drop counted -> tars under temporary names -> manifest, last."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, make_dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.filters.filters import Filters
+from data_pipelines.sample import Sample
+from data_pipelines.shards.manifest import Manifest
+from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources.datasets import SAVED
+from data_pipelines.writing.resumable_folder import Outcome, fill
+from vlp.config import component, component_name, to_tree
+from vlp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How samples are cut into tars."""
+
+    shard_size: int = 1000
+    """samples in a shard"""
+    shard_bytes: int = 512 * 2**20
+    """a shard is closed when it has this many bytes, whatever its number of samples"""
+    threads: int = 0
+    """threads that decode pictures to see whether they can be; 0: one for each core"""
+    name: str = ""
+    """name of the set in its manifest; empty: the folder's"""
+
+
+def build(source: Source, out: Path, *, filters: Filters | None = None, shards: Shards | None = None) -> list[Manifest]:
+    """The manifests of the shards of `source`: in `out`, or in a folder of `out` for each part of the source.
+
+    Finished parts and shards of an interrupted build are kept. Raises UserError if `out` holds something else, and if
+    the disk is full.
+    """
+    shards, filters = shards or Shards(), filters or Filters()
+    fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
+    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.told}
+    sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
+    return [
+        _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards)
+        for part in source.parts()
+    ]
+
+
+def _build_part(
+    source: Source, part: str, folder: Path, *, recipe: dict[str, Any], filters: Filters, cut: Shards
+) -> Manifest:
+    def outcomes(taken: int) -> Iterator[Outcome]:
+        return _outcomes(islice(source.items(part), taken, None), filters, cut.threads)
+
+    return fill(
+        folder,
+        outcomes,
+        recipe=recipe,
+        name=cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,))),
+        about=lambda: source.about(part),
+        cut=cut,
+        repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
+    )
+
+
+def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: int) -> Iterator[Outcome]:
+    """What becomes of each item, in order; a few are decoded ahead, so memory stays bounded."""
+    count = threads or os.cpu_count() or 1
+
+    def outcome(item: Sample | Unreadable) -> Outcome:
+        if isinstance(item, Unreadable):
+            return Outcome(item.where, None, item.reason)
+        fate, traits = filters.judge(item)
+        return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate, traits=traits)
+
+    with ThreadPoolExecutor(count) as pool:
+        ahead: deque[Future[Outcome]] = deque()
+        for item in items:
+            ahead.append(pool.submit(outcome, item))
+            if len(ahead) > 4 * count:
+                yield ahead.popleft().result()
+        for future in ahead:
+            yield future.result()
+
+
+USAGE = """usage: vlp shards build SOURCE OUT [flags]
+
+SOURCE is a kind of input (%s) or a path whose
+kind can be told: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
+that `datasets` saved.
+
+  vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each
+  vlp shards build table.parquet shards/mine --image image --captions en caption zh caption_zh
+  vlp shards build datasets shards/mine --path NAME --split train  a dataset by its name at the hub
+  vlp shards build ~/laion shards/mine --min-side 200 --scripts latin --drop-duplicate-pictures
+
+The same command goes on where an interrupted one was. `vlp shards build SOURCE --help` lists the flags of a source and
+the filters; manifest.json in OUT counts everything that was left out, by reason."""
+
+
+def main(argv: list[str]) -> int:
+    """`vlp shards build`: 0 when every shard and manifest is written. Raises UserError."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE % ", ".join(_kinds()))
+        return 0
+    import tyro
+
+    name, rest = _kind_of(argv[0]), argv[1:]
+    if name != argv[0]:
+        rest = ["--path", argv[0], *rest]
+    cls = component(Source, name)
+    flat = tyro.conf.OmitArgPrefixes
+    fields: list[Any] = [
+        ("out", tyro.conf.Positional[Path]),
+        ("source", flat[cls]),  # type: ignore[valid-type]
+        ("filters", flat[Filters], field(default_factory=Filters)),
+        ("shards", flat[Shards], field(default_factory=Shards)),
+    ]
+    job: Any = make_dataclass("Job", fields)
+    args = tyro.cli(job, args=rest, prog=f"vlp shards build {argv[0]}", description=cls.__doc__)
+    for done in build(args.source, args.out, filters=args.filters, shards=args.shards):
+        size = sum(shard.bytes for shard in done.shards) / 1e6
+        print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")
+        for reason, count in sorted(done.counts.items()):
+            named = ", ".join(done.examples.get(reason, [])[:3])
+            print(f"  left out, {reason}: {count} ({named}{', ...' if count > 3 else ''})")
+    return 0
+
+
+def _kinds() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parent.parent / "sources").glob("[a-z]*.py"))
+
+
+def _kind_of(word: str) -> str:
+    """The name of the source that `word` names or that reads the path `word`."""
+    path = Path(word).expanduser()
+    if word in _kinds() or not path.exists():
+        return word
+    if any((path / name).is_file() for name in SAVED):
+        return "datasets"
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")) and not any(path.glob("*.tar"))):
+        return "parquet"
+    if path.suffix == ".json":
+        return "coco_captions"
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return "img2dataset"
+    if path.is_dir():
+        return "folder"
+    raise UserError(f'"{word}" is no folder, .parquet, .json or .tar; name the kind of source: {", ".join(_kinds())}')

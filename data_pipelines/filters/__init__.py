@@ -1,0 +1,1 @@
+"""What makes a sample unfit, one reason a file."""

@@ -1,0 +1,1 @@
+"""The order of batches as arithmetic, and the processes that make them."""

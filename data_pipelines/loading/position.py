@@ -1,0 +1,47 @@
+"""Where a stream stands: the part of a checkpoint that the data need, and what must be equal to go on from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from data_pipelines.ledger import Ledger
+from data_pipelines.loading.epoch_order import Order
+from data_pipelines.shards.open_shards import OpenShards
+from vlp.errors import UserError
+
+STATE_FORMAT = "vlp-stream-1"
+
+
+def fingerprint(order: Order, shelves: Sequence[OpenShards]) -> dict[str, Any]:
+    """What the order of batches depends on, part by part."""
+    parts = [
+        [[u.rsplit("/", 1)[-1] for u in shelf.urls], source.counts.tolist(), source.draws]
+        for shelf, source in zip(shelves, order.sources, strict=True)
+    ]
+    return {
+        "seed": order.seed,
+        "global_batch": order.global_batch,
+        "lanes": order.lanes,
+        "window": order.window,
+        "last": order.last,
+        "shards": hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
+    }
+
+
+def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One state out of the `state_dict` of every rank; raises UserError if they are not of the same step."""
+    held = list(states)
+    if not held:
+        raise UserError("no stream state was given to resume from")
+    base = held[0]
+    ledger, shifts, rows = Ledger(), {}, []
+    for s in held:
+        for name in ("format", "order", "epoch", "batch"):
+            if s[name] != base[name]:
+                raise UserError(f"the stream states of different ranks disagree on {name}: {s[name]} and {base[name]}")
+        ledger.merge(Ledger.of(s["ledger"]))
+        shifts.update(dict(s["shifts"]))
+        rows += s["rows"]
+    return {**base, "ledger": ledger.state(), "shifts": sorted(shifts.items()), "rows": sorted(rows)}

@@ -1,0 +1,1 @@
+"""Bytes of object stores: asked for again where that may help, checked, kept on the local disk if wanted."""

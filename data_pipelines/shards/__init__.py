@@ -1,0 +1,1 @@
+"""Which tars there are, what they hold, and any sample of them one read away."""

@@ -1,0 +1,93 @@
+"""manifest.json: what a folder of shards holds, written last, so that what it lists is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.shards.shard_set import MANIFEST_FORMAT
+from vlp.errors import UserError
+from vlp.files import write_whole
+
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One finished tar."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shards of a folder, and what became of the inputs that are not in them."""
+
+    name: str
+    shards: tuple[ShardRecord, ...]
+    counts: dict[str, int] = field(default_factory=dict)  # reason -> inputs left out
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first few of them
+    about: dict[str, Any] = field(default_factory=dict)  # the source's own words
+
+    @property
+    def samples(self) -> int:
+        """How many samples all shards hold together."""
+        return sum(shard.samples for shard in self.shards)
+
+    def text(self) -> str:
+        """The manifest as JSON; equal manifests give equal bytes."""
+        tree = {
+            "format": MANIFEST_FORMAT,
+            "name": self.name,
+            "samples": self.samples,
+            "counts": dict(sorted(self.counts.items())),
+            "examples": dict(sorted(self.examples.items())),
+            "about": self.about,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Put the manifest into `folder`, whole or not at all."""
+        write_whole(folder / FILE, self.text())
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest in `folder`. Raises UserError if there is none or it is of another format."""
+    path = folder / FILE
+    try:
+        return parse(path.read_bytes(), where=str(path))
+    except FileNotFoundError:
+        raise UserError(f'there is no {FILE} in "{folder}"; build the shards with `vlp shards build`') from None
+
+
+def parse(data: bytes, *, where: str) -> Manifest:
+    """The manifest whose text is `data`. Raises UserError, which names `where`, if it is none of this format."""
+    try:
+        tree = json.loads(data)
+        if tree["format"] != MANIFEST_FORMAT:
+            raise UserError(f'{where} has format "{tree["format"]}", expected "{MANIFEST_FORMAT}"')
+        shards = tuple(
+            ShardRecord(**{name: row[name] for name in ShardRecord.__dataclass_fields__}) for row in tree["shards"]
+        )
+        rest = {name: tree.get(name, {}) for name in ("counts", "examples", "about")}
+        return Manifest(tree.get("name", ""), shards, **rest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{where} is not a shard manifest ({error!r}); build it again with `vlp shards build`"
+        ) from None
+
+
+def total(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """Inputs left out over all `manifests`, by reason."""
+    sums: dict[str, int] = {}
+    for manifest in manifests:
+        for reason, count in manifest.counts.items():
+            sums[reason] = sums.get(reason, 0) + count
+    return sums

@@ -1,0 +1,259 @@
+"""Open shards, a bounded number of them: sample i of shard s is one read away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipelines.remote.background import Background
+from data_pipelines.remote.fetch import (
+    Blocks,
+    BlockStore,
+    Changed,
+    LocalFile,
+    Patience,
+    RemoteFile,
+    Unreadable,
+    cache_home,
+)
+from data_pipelines.remote.shard_cache import ShardCache
+from data_pipelines.shards import tar_index
+from data_pipelines.shards.shard_set import ShardSet, is_remote
+from data_pipelines.shards.tar_index import FORMATS, TarIndex
+from vlp.errors import UserError
+
+MOST_OPEN = 256
+FORGET_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """How bytes of shards are had: the same in every process."""
+
+    index_cache: Path | None = None  # None: in the cache's home
+    shard_cache: ShardCache | None = None
+    patience: Patience = field(default_factory=Patience)
+    blocks: BlockStore = field(default_factory=lambda: BlockStore(1 << 30))
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """A sample as it lies in the tar; `record` is its .json with the .txt as record["txt"]."""
+
+    key: str
+    image: bytes
+    image_format: str
+    record: Mapping[str, Any]
+    garbled: bool = False  # its .txt or .json is there, but it is no text or no JSON object
+
+
+class OpenShard:
+    """One tar and its index. Raises Unreadable where bytes cannot be had."""
+
+    def __init__(self, url: str, access: Access, sha256: str = "") -> None:
+        self.url = url
+        folder = access.index_cache or cache_home() / "index"
+        self.source: LocalFile | Blocks
+        self.version = ""  # of a remote object
+        if not is_remote(url):
+            self.source = LocalFile(url)
+            self.index = load_index(url, self.source, folder)
+            return
+        remote = RemoteFile(url, access.patience)
+        self.version = remote.version
+        if access.shard_cache is not None:
+            self.source = LocalFile(str(access.shard_cache.path(remote, sha256)))
+        else:
+            self.source = Blocks(remote, access.blocks)
+        self.index = load_remote_index(url, self.source, remote, folder)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def sample(self, i: int) -> RawSample:
+        """Sample `i` of the index, in one read where its files lie together."""
+        spans: list[list[int]] = self.index.spans[i].tolist()
+        held = [s for s in spans if s[1] >= 0]
+        start, stop = min(s[0] for s in held), max(s[0] + s[1] for s in held)
+        if stop - start <= 2 * sum(s[1] for s in held) + 8192:
+            block = self.source.read(start, stop - start)
+            parts = [block[o - start : o - start + n] if n >= 0 else None for o, n in spans]
+        else:
+            parts = [self.source.read(o, n) if n >= 0 else None for o, n in spans]
+        if any(p is not None and len(p) < n for p, (_, n) in zip(parts, spans, strict=True)):
+            raise Unreadable(f"{self.url} ended early: it was cut after its index was built")
+        image, txt, js, label = parts
+        assert image is not None
+        record, garbled = _record(txt, js, label)
+        return RawSample(self.index.keys[i], image, FORMATS[int(self.index.formats[i])], record, garbled)
+
+
+def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> tuple[dict[str, Any], bool]:
+    """The .json of a sample, with the .txt under "txt" and the .cls under "cls"; and whether one could not be read.
+
+    What cannot be read counts as not there: to say half-decoded bytes would teach them.
+    """
+    record: dict[str, Any] = {}
+    garbled = False
+    if js is not None:
+        try:
+            held = json.loads(js)
+            if b"\xed" in js or b"\\ud" in js.lower():  # perhaps half a surrogate pair, which no tokenizer takes
+                json.dumps(held, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            held = None
+        garbled = not isinstance(held, dict)
+        record = dict(held) if isinstance(held, dict) else {}
+    if txt is not None:
+        try:
+            record["txt"] = txt.decode().strip()
+        except UnicodeDecodeError:
+            garbled = True
+    if label is not None and len(label) < 20 and label.strip().isdigit():
+        record["cls"] = int(label)
+    return record, garbled
+
+
+def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
+    """The index beside the tar, else from the cache, else built now and kept in the cache."""
+    cached = tar_index.cached_path(url, source.version, folder)
+    for path in (Path(tar_index.beside(url)), cached):
+        index = _stored(path, source.size)
+        if index is not None:
+            return index
+    return _built(source, cached)
+
+
+def load_remote_index(url: str, source: LocalFile | Blocks, remote: RemoteFile, folder: Path) -> TarIndex:
+    """The index from the cache, else the one beside the object, else built by reading the object through once."""
+    cached = tar_index.cached_path(url, remote.version, folder)
+    index = _stored(cached, remote.size)
+    if index is not None:
+        return index
+    with contextlib.suppress(Unreadable, ValueError, KeyError, OSError):
+        beside = RemoteFile(tar_index.beside(url), remote.patience)
+        index = TarIndex.load(beside.read(0, beside.size))
+        if index.tar_bytes == remote.size:
+            with contextlib.suppress(OSError):
+                index.save(cached)
+            return index
+    return _built(source, cached)
+
+
+def _stored(path: Path, size: int) -> TarIndex | None:
+    try:
+        index = TarIndex.load(path.read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    return index if index.tar_bytes == size else None
+
+
+def _built(source: LocalFile | Blocks, cached: Path) -> TarIndex:
+    index = tar_index.build(source, block=1 << 20 if isinstance(source, Blocks) else 4096)
+    with contextlib.suppress(OSError):  # a read-only or full cache costs time at the next start, nothing else
+        index.save(cached)
+    return index
+
+
+class OpenShards:
+    """The shards of a source, opened when first read and closed when many others were read since."""
+
+    def __init__(self, shards: ShardSet, access: Access) -> None:
+        self.shards, self.access = shards, access
+        self.urls = shards.urls
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._failed: dict[int, tuple[float, Unreadable]] = {}
+        self._versions: dict[int, str] = {}  # of each shard when it was first opened
+        self._expecting: Background | None = None
+
+    def __getitem__(self, shard: int) -> OpenShard:
+        """An open shard. Raises Unreadable; a shard that failed is not asked for again at once.
+
+        Raises Changed for one that was replaced since it was first opened.
+        """
+        held = self._open.get(shard)
+        if held is None:
+            self._refuse_failed(shard)
+            try:
+                held = OpenShard(self.urls[shard], self.access, self.shards.sha256[shard])
+                if held.version != self._versions.setdefault(shard, held.version):
+                    raise Changed(f"{held.url} was replaced since it was first read")
+            except Unreadable as error:
+                self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
+                raise
+            self._open[shard] = held
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(shard)
+        return held
+
+    def sample(self, shard: int, i: int) -> RawSample:
+        """Sample `i` of a shard. Raises Unreadable; the rest of a remote shard that failed is not asked for at once."""
+        held = self[shard]
+        if not is_remote(held.url):
+            return held.sample(i)
+        self._refuse_failed(shard)
+        try:
+            return held.sample(i)
+        except Unreadable as error:
+            self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
+            raise
+
+    def _refuse_failed(self, shard: int) -> None:
+        until, error = self._failed.get(shard, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise type(error)(str(error))
+
+    def check_read_ahead(self, samples: float) -> None:
+        """Raise UserError if `samples` of this source, twice over, do not fit the memory for parts of remote shards.
+
+        With less memory parts would be fetched again for every sample. Sources of unknown size are not checked.
+        """
+        known = [(b, c) for b, c in zip(self.shards.bytes, self.shards.counts, strict=True) if b > 0 and c > 0]
+        if not known or self.access.shard_cache is not None or not any(map(is_remote, self.urls)):
+            return
+        need = 2 * samples * sum(b for b, _ in known) / sum(c for _, c in known)
+        if need > self.access.blocks.limit:
+            raise UserError(
+                f"the windows of one process hold {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
+                f"{self.access.blocks.limit / 1e6:,.0f} MB: raise it, set shard_cache, or lower window or lanes"
+            )
+
+    def expect(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Begin to fetch the (shard, sample) pairs that are read soon, in the background; local ones need nothing."""
+        if not wanted or not any(is_remote(self.urls[s]) for s, _ in wanted[:1]):
+            return
+        if self._expecting is None:
+            self._expecting = Background(2, "vlp-expect")
+        self._expecting.submit(self._expect, list(wanted))
+
+    def _expect(self, wanted: list[tuple[int, int]]) -> None:
+        for s in sorted({s for s, _ in wanted}):
+            try:
+                shard = OpenShard(self.urls[s], self.access, self.shards.sha256[s])
+            except Unreadable:
+                continue  # whoever reads it will find out, and count
+            if isinstance(shard.source, Blocks):
+                spans = [shard.index.spans[i] for t, i in wanted if t == s and i < len(shard)]
+                if spans:
+                    shard.source.expect(*_reach(spans))
+
+    def __getstate__(self) -> dict[str, Any]:  # open files and threads stay in the process that has them
+        return {**self.__dict__, "_open": OrderedDict(), "_expecting": None}
+
+
+def _reach(spans: Sequence[NDArray[np.int64]]) -> tuple[int, int]:
+    """First byte and last byte + 1 of the files of some samples."""
+    held = np.concatenate(spans)
+    held = held[held[:, 1] >= 0]
+    return int(held[:, 0].min()), int(held.sum(axis=1).max())

@@ -1,0 +1,1 @@
+"""Tars and the folders they fill, whole or not at all."""

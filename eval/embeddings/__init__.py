@@ -1,0 +1,1 @@
+"""A model's embeddings of shards: made, stored, read."""

@@ -1,0 +1,1 @@
+"""Pure metric functions, each beside a slow reference."""

@@ -1,0 +1,42 @@
+"""What an answer is, and how a gallery is asked: by a text or by a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval.search.gallery import Gallery, Hit
+from vlp.errors import UserError
+from vlp.pictures import Limits, Refused, decode
+
+if TYPE_CHECKING:
+    from vlp.models.release import Release
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and what was found."""
+
+    text: str  # "" for a question by picture
+    note: str  # what a reader should know of the question: its language, what it means
+    picture: bytes  # b"" for a question in words
+    hits: Sequence[Hit]
+
+
+def ask_text(gallery: Gallery, release: Release, text: str, k: int, *, note: str = "") -> Answer:
+    """The K pictures nearest to a text."""
+    hits = gallery.search(release, np.asarray(release.embed_texts([text])), k)[0]
+    return Answer(text=text, note=note, picture=b"", hits=hits)
+
+
+def ask_picture(gallery: Gallery, release: Release, picture: bytes, k: int, *, note: str = "") -> Answer:
+    """The K pictures nearest to an encoded picture. Raises UserError if it cannot be decoded."""
+    try:
+        decoded = decode(picture, Limits())
+    except Refused as error:
+        raise UserError(f"{note or 'the picture'} cannot be searched for: {error}; give a PNG, JPEG or WebP") from None
+    hits = gallery.search(release, np.asarray(release.embed_images([decoded])), k)[0]
+    return Answer(text="", note=note, picture=picture, hits=hits)

@@ -1,0 +1,199 @@
+"""`vlp index build`: embed the pictures of a shard set (or take a folder of embeddings) and index them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tyro.conf import Positional, arg
+
+from eval.embeddings.encode import data_sha256, embedded_pictures
+from eval.embeddings.store import EmbeddingStore
+from eval.index import Index
+from eval.search.gallery import FORMAT, ROWS_PER_GROUP, Gallery
+from vlp.config import build, component_name, to_tree
+from vlp.errors import UserError
+from vlp.files import write_whole
+from vlp.pictures import Limits, decode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vlp.models.release import Release
+
+FILES = ("index.faiss", "rows.parquet", "index.faiss.removed.npy")
+
+
+def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbnail: int = 96) -> Gallery:
+    """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write the folder as a whole.
+
+    thumbnail: the longer side of the small pictures that are kept, pixels; 0 keeps none, hits are then read from their
+    shards. Raises UserError if `out` is something other than an index, or if the disk is full.
+    """
+    import tomli_w
+
+    from vlp.models.release import sha256
+
+    if out.exists() and any(out.iterdir()) and not (out / "index.toml").is_file():
+        raise UserError(f"{out} is there already and is not an index; choose another folder")
+    stored = (Path(spec) / "img_emb").is_dir()
+    parts, digest = _from_store(Path(spec), release) if stored else _from_shards(release, spec, thumbnail)
+    tables, arrays = zip(*parts, strict=True)
+    images = np.concatenate(arrays)
+    vectors = kind.empty(images.shape[1])
+    vectors.train(images)
+    vectors.add(images, np.arange(len(images)))
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        write_whole(temporary / "index.faiss", vectors.save)
+        write_whole(temporary / "rows.parquet", lambda path: _write_rows(list(tables), path))
+        about = {
+            "format": FORMAT,
+            "count": len(images),
+            "dim": images.shape[1],
+            "metric": "cosine",
+            "kind": {"name": component_name(kind, Index), **to_tree(kind)},
+            "model": {"id": release.id, "name": release.name, "beside": _beside(release.name, out)},
+            "data": {"spec": spec, "sha256": digest},
+            "sha256": {file: sha256(temporary / file) for file in FILES if (temporary / file).is_file()},
+        }
+        write_whole(temporary / "index.toml", tomli_w.dumps(about))
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Gallery.open(out)
+
+
+def _beside(model: str, out: Path) -> str:
+    """The way from the index to the model's folder; "" when the model is a name and no folder."""
+    return os.path.relpath(Path(model).resolve(), out.resolve()) if Path(model).is_dir() else ""
+
+
+def _write_rows(tables: list[pa.Table], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.concat_tables(tables), path, row_group_size=ROWS_PER_GROUP)
+
+
+def _table(keys: list[str], captions: list[str], shards: list[str], thumbnails: list[bytes]) -> pa.Table:
+    import pyarrow as pa
+
+    rows = {"key": keys, "captions": captions, "shard": shards, "thumbnail": thumbnails}
+    kinds = {"key": pa.string(), "captions": pa.string(), "shard": pa.string(), "thumbnail": pa.binary()}
+    return pa.table(rows, schema=pa.schema(kinds))
+
+
+Part = tuple["pa.Table", NDArray[np.float32]]
+
+
+def _from_shards(release: Release, spec: str, thumbnail: int) -> tuple[list[Part], str]:
+    """Rows and vectors of every shard, and the sha256 of the data."""
+    from data_pipelines.ledger import Ledger
+    from data_pipelines.shards.shard_set import ShardSet
+
+    shards = ShardSet.open(spec)
+    parts: list[Part] = []
+    for url, samples, vectors in embedded_pictures(release, shards, Ledger(), what="indexing pictures"):
+        small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
+        said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
+        parts.append((_table([s.key for s in samples], said, [url] * len(samples), small), vectors))
+    if not parts:
+        raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
+    return parts, data_sha256(shards)
+
+
+def _from_store(folder: Path, release: Release) -> tuple[list[Part], str]:
+    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder tells."""
+    store = EmbeddingStore.open(folder)
+    if store.model not in (release.id, ""):
+        raise UserError(
+            f"{folder} was embedded by the model {store.model[:12]}, not by {release.id[:12]} ({release.name})"
+        )
+    return list(_stored_parts(store)), store.data
+
+
+def _stored_parts(store: EmbeddingStore) -> Iterator[Part]:
+    for part in store.parts:
+        rows = store.rows(part).to_pylist()
+        keys = [str(row.get("key") or row.get("image_path") or i) for i, row in enumerate(rows)]
+        captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in rows]
+        shards = [str(row.get("shard") or "") for row in rows]
+        vectors = np.asarray(store.images(part), np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # float16 parts are of unit norm only nearly
+        yield _table(keys, captions, shards, [b""] * len(rows)), np.asarray(vectors / norms)
+
+
+def shrunk(image: bytes, side: int) -> bytes:
+    """The encoded picture itself if its longer side is at most `side` pixels, else a WebP that small."""
+    from PIL import Image as pil
+
+    with pil.open(BytesIO(image)) as picture:
+        if max(picture.size) <= side:
+            return image
+    whole = decode(image, Limits())
+    whole.thumbnail((side, side))
+    held = BytesIO()
+    whole.save(held, "webp", quality=85)
+    return held.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    """`vlp index build MODEL SHARDS OUT`."""
+    from vlp.models import release
+
+    def command(
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        shards: Annotated[Positional[str], arg(metavar="SHARDS")],
+        out: Annotated[Positional[Path], arg(metavar="OUT")],
+        *,
+        kind: str = "flat",
+        option: tuple[str, ...] = (),
+        thumbnail: int = 96,
+        device: str = "cpu",
+    ) -> int:
+        """Index the pictures of a shard set, to be searched by `vlp search`.
+
+        Args:
+            model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
+            shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
+            out: folder of the index; it is written as a whole or not at all.
+            kind: flat (exact), ivf, hnsw or pq; each is a file in eval/index.
+            option: settings of the kind, such as cells=256 probes=32.
+            thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none.
+            device: cpu, cuda, cuda:1 ...
+        """
+        chosen = build(Index, {"name": kind, **_options(option)}, "kind")
+        made = build_gallery(release.load(model, device), shards, out, kind=chosen, thumbnail=thumbnail)
+        print(f"{out}: {len(made.vectors):,} pictures, {kind}, {made.vectors.dim} dimensions")
+        print(f'try next:  vlp search {out} "a red apple"')
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp index build"))
+
+
+def _options(settings: tuple[str, ...]) -> dict[str, Any]:
+    """`cells=256` as TOML would read it; bare words are strings."""
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise UserError(f'"{setting}" is no setting of an index; write it as key=value, such as cells=256')
+        try:
+            options |= tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            options[key] = value
+    return options

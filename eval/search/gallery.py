@@ -1,0 +1,123 @@
+"""A gallery: an index over the pictures of a shard set, with a row for each.
+
+The folder holds index.faiss, rows.parquet and, written last, index.toml: the kind, the model, the data, and a checksum
+of every file. Ids in the index are numbers of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.index import NOTHING, Index, Vectors
+from vlp.config import build
+from vlp.errors import UserError
+from vlp.pictures import Limits, decode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlp.models.release import Release
+
+FORMAT = "vlp-index-1"
+ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture that was found."""
+
+    score: float  # cosine
+    key: str
+    captions: Mapping[str, str]
+    shard: str
+    thumbnail: bytes  # WebP or PNG, b"" where none was kept
+
+    def picture(self) -> Image:
+        """The thumbnail; where none was kept, the picture itself, read from its shard."""
+        from PIL import Image as pil
+
+        if self.thumbnail:
+            return pil.open(BytesIO(self.thumbnail)).convert("RGB")
+        from data_pipelines.stream import read_samples
+
+        if not self.shard:
+            raise UserError(f"no picture of {self.key} was kept, and its row does not say which shard it is in")
+        for sample in read_samples(self.shard):
+            if sample.key == self.key:
+                return decode(sample.image, Limits())
+        raise UserError(f"{self.shard} no longer holds {self.key}; build the index again")
+
+
+class Gallery:
+    """An open index folder."""
+
+    def __init__(self, folder: Path, vectors: Vectors, about: dict[str, Any]) -> None:
+        self.folder, self.vectors, self.about = folder, vectors, about
+
+    @classmethod
+    def open(cls, folder: Path) -> Gallery:
+        """The gallery in `folder`. Raises UserError if it is none, or if one of its files is missing or altered."""
+        from vlp.models.release import sha256
+
+        if not (folder / "index.toml").is_file():
+            raise UserError(f"{folder} is not an index: it has no index.toml; make one with: vlp index build")
+        about = tomllib.loads((folder / "index.toml").read_text(encoding="utf-8"))
+        if about.get("format") != FORMAT:
+            raise UserError(
+                f"{folder} has format {about.get('format')!r}; this version reads {FORMAT!r}: build it again"
+            )
+        for file, digest in about["sha256"].items():
+            path = folder / file
+            if not path.is_file() or sha256(path) != digest:
+                what = "is missing" if not path.is_file() else "was altered (its sha256 differs from index.toml's)"
+                raise UserError(f"{path} {what}; build the index again")
+        kind: Index = build(Index, about["kind"], "kind")
+        return cls(folder, Vectors.load(folder / "index.faiss", kind), about)
+
+    @property
+    def model(self) -> str:
+        """The model that the index was built with: its folder, found again if both were moved together, or its name."""
+        told = self.about["model"]
+        beside = self.folder / told["beside"] if told["beside"] else None
+        return str(beside.resolve()) if beside is not None and beside.is_dir() else str(told["name"])
+
+    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+        builder = self.about["model"]
+        if builder["id"] not in (release.id, ""):
+            raise UserError(
+                f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
+                f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
+            )
+        found = self.vectors.search(queries, k)
+        rows = self._rows(np.unique(found.ids[found.ids != NOTHING]))
+        return [
+            [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
+            for scores, ids in zip(found.scores, found.ids, strict=True)
+        ]
+
+    def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:
+        """For each id a function from a score to its Hit; reads only the row groups that hold one."""
+        import pyarrow.parquet as pq
+
+        def hit(row: dict[str, Any]) -> Any:
+            captions = json.loads(row["captions"])
+            return lambda score: Hit(score, row["key"], captions, row["shard"], row["thumbnail"] or b"")
+
+        rows: dict[int, Any] = {}
+        with pq.ParquetFile(self.folder / "rows.parquet") as file:
+            for group in np.unique(ids // ROWS_PER_GROUP):
+                table = file.read_row_group(int(group))
+                inside = ids[ids // ROWS_PER_GROUP == group]
+                for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
+                    rows[int(i)] = hit(row)
+        return rows

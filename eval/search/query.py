@@ -1,0 +1,103 @@
+"""`vlp search INDEX "text"` or `--image FILE`: the nearest pictures, as a table, a page or a sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+from eval.search.answer import Answer, ask_picture, ask_text
+from eval.search.gallery import Gallery, Hit
+from eval.search.page import search_page
+from vlp.errors import UserError
+from vlp.files import write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
+    """Print a table of the first `most` hits, one column a language of their captions."""
+    languages = list(dict.fromkeys(language for hit in answer.hits for language in hit.captions))
+    rows = Table(title=answer.text or answer.note, title_justify="left", title_style="bold", box=SIMPLE)
+    rows.add_column("#", justify="right")
+    rows.add_column("score", justify="right")
+    for language in languages:
+        rows.add_column(language)
+    rows.add_column("key", style="dim", overflow="fold")
+    for rank, hit in enumerate(answer.hits[:most], 1):
+        rows.add_row(str(rank), f"{hit.score:.3f}", *(hit.captions.get(la, "") for la in languages), hit.key)
+    console.print(rows)
+
+
+def sheet(hits: Sequence[Hit], *, side: int = 128, columns: int = 5, gap: int = 8) -> Image:
+    """The pictures of the hits on one white sheet, best first, from left to right and from top to bottom."""
+    from PIL import Image as pil
+
+    across = min(columns, max(1, len(hits)))
+    down = -(-len(hits) // across)
+    paper = pil.new("RGB", (across * (side + gap) + gap, down * (side + gap) + gap), "white")
+    for place, hit in enumerate(hits):
+        picture = hit.picture()
+        scale = side / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        left = gap + place % across * (side + gap) + (side - picture.width) // 2
+        top = gap + place // across * (side + gap) + (side - picture.height) // 2
+        paper.paste(picture, (left, top))
+    return paper
+
+
+def main(argv: list[str]) -> int:
+    """`vlp search INDEX "text" | --image FILE`."""
+    from vlp.models import release
+
+    def command(
+        index: Annotated[Positional[Path], arg(metavar="INDEX")],
+        text: Annotated[Positional[str], arg(metavar="TEXT")] = "",
+        *,
+        image: Path | None = None,
+        k: Annotated[int, arg(aliases=["-k"])] = 10,
+        html: Path | None = None,
+        grid: Path | None = None,
+        model: str = "",
+        device: str = "cpu",
+    ) -> int:
+        """Find the pictures of an index that are nearest to a text, in any language the model knows, or to a picture.
+
+        Args:
+            index: folder that `vlp index build` wrote.
+            text: what to look for, such as "a red apple".
+            image: picture to look for, instead of a text.
+            k: how many to find.
+            html: write a page with the pictures found, such as found.html.
+            grid: write a sheet of the pictures found, such as found.png.
+            model: where the index's model is now, if it was moved.
+            device: cpu, cuda, cuda:1 ...
+        """
+        if bool(text.strip()) == (image is not None):
+            raise UserError('ask by a text or by --image FILE, one of them: vlp search INDEX "a red apple"')
+        if image is not None and not image.is_file():
+            raise UserError(f"there is no picture {image}; give the path of a PNG, JPEG or WebP file")
+        if k < 1:
+            raise UserError(f"-k is {k}, but it should be at least 1")
+        gallery = Gallery.open(index)
+        loaded = release.load(model or gallery.model, device)
+        if image is not None:
+            answer = ask_picture(gallery, loaded, image.read_bytes(), k, note=str(image))
+        else:
+            answer = ask_text(gallery, loaded, text, k)
+        print_answer(answer, Console())
+        if html is not None:
+            write_whole(html, search_page([answer], text or str(image)))
+        if grid is not None:
+            made = sheet(answer.hits)
+            write_whole(grid, lambda path: made.save(path, format=grid.suffix[1:].upper().replace("JPG", "JPEG")))
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp search"))

@@ -1,0 +1,219 @@
+"""What the ranks of a test world compute: each objective by each schedule, against one float64 process."""
+
+from dataclasses import fields, replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import normalize
+
+from vlp.batch import Embeddings
+from vlp.distributed.sharded import sharded
+from vlp.distributed.strategies.strategy import grids
+from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.dcl import DCL
+from vlp.losses.hn_nce import HNNCE
+from vlp.losses.infonce import InfoNCE
+from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.siglip import SigLIP
+
+LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
+SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
+PAIRS, WIDTH = 5, 6
+
+
+def whole_batch(b, *, extras, seed=0) -> Embeddings:
+    """b pairs in float64, the same on every rank; `extras`: weights, ids and two negative captions each."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape):
+        return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+    ids = torch.randint(0, b, (b,), generator=generator)
+    image, text = unit(b, WIDTH), unit(b, WIDTH)
+    scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
+    if not extras:
+        return Embeddings(image, text, scale, bias, ids=ids)
+    ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
+    weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
+    return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep)
+
+
+def cast(e: Embeddings, dtype) -> Embeddings:
+    """Fresh leaves of another dtype; scale and bias stay float32 at least."""
+    new = {}
+    for field in fields(e):
+        value = getattr(e, field.name)
+        if value is not None and value.is_floating_point() and field.name != "weights":
+            kind = torch.promote_types(dtype, torch.float32) if value.dim() == 0 else dtype
+            value = value.detach().to(kind).requires_grad_()
+        new[field.name] = value
+    return Embeddings(**new)
+
+
+def share(e: Embeddings, rank, size) -> Embeddings:
+    """The rank's rows of every field."""
+    cut = lambda t: t if t is None or t.dim() == 0 else t[len(t) // size * rank : len(t) // size * (rank + 1)]  # noqa: E731
+    return Embeddings(**{f.name: cut(getattr(e, f.name)) for f in fields(e)})
+
+
+def leaves(e: Embeddings):
+    return [t for t in (e.image, e.text, e.negatives, e.scale, e.bias) if t is not None]
+
+
+def strategies(size):
+    return ["one_sided", "ring", f"grouped:{size}", *(f"grid:{r}x{c}" for r, c in grids(size))]
+
+
+def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, ahead=False):
+    """The largest relative error of value and gradients against the definition on one process."""
+    whole = whole_batch(PAIRS * world.size, extras=extras)
+    oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
+    value = loss.reference(oracle_leaves)
+    oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
+    own = cast(share(whole, world.rank, world.size), dtype)
+    objective = sharded(loss, world, negatives)
+    if ahead:
+        objective.send_ahead(own.text)
+    found_value = objective(own)
+    found = torch.autograd.grad(found_value, leaves(own), allow_unused=True, materialize_grads=True)
+    errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
+    for expected, got in zip(oracle, found, strict=True):
+        got = got.double() / world.size
+        if expected.dim() == 0:
+            dist.all_reduce(got) if world.size > 1 else None
+        else:
+            expected = expected.unflatten(0, (world.size, -1))[world.rank]
+        errors.append(float((got - expected).norm() / (expected.norm() + 1e-3)))
+    return max(errors)
+
+
+def every_schedule(world):
+    """'' or what is wrong: every objective by every schedule, with all options, in float64, float32 and bfloat16."""
+    tiles.EDGE["cpu"] = 4
+    wrong = []
+
+    def check(loss, negatives, dtype, **options):
+        error = compare(loss, negatives, world, dtype=dtype, **options)
+        if not error < TOLERANCE[dtype]:
+            wrong.append(f"{loss} {negatives} {dtype} {options}: relative error {error:.1e}")
+
+    for negatives in strategies(world.size):
+        for loss in SMOOTHED:
+            check(loss, negatives, torch.float64)
+        for loss in LOSSES[:2]:
+            check(loss, negatives, torch.float64, extras=False, ahead=True)
+            check(loss, negatives, torch.float32)
+    for negatives in strategies(world.size)[:2]:
+        check(LOSSES[0], negatives, torch.bfloat16, extras=False)
+    return "\n".join(wrong)
+
+
+class Towers(nn.Module):
+    """Two linear towers with a scale and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(7, WIDTH).double(), nn.Linear(3, WIDTH).double()
+        self.logit_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+        self.logit_bias = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+
+    def forward(self, image, text):
+        unit = lambda t: normalize(t, dim=-1)  # noqa: E731
+        return Embeddings(unit(self.image(image)), unit(self.text(text)), self.logit_scale.exp(), self.logit_bias)
+
+
+def under_ddp(world):
+    """The largest error of a parameter's gradient under DDP, by every exact schedule."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4 * world.size, 7, generator=generator, dtype=torch.float64)
+    texts = torch.randn(4 * world.size, 3, generator=generator, dtype=torch.float64)
+    mine = slice(4 * world.rank, 4 * world.rank + 4)
+    worst = 0.0
+    for loss in (InfoNCE(), SigLIP()):
+        plain = Towers()
+        loss.reference(plain(images, texts)).backward()
+        for negatives in ("ring", *(f"grid:{r}x{c}" for r, c in grids(world.size))):
+            towers = Towers()
+            wrapped = nn.parallel.DistributedDataParallel(towers) if world.size > 1 else towers
+            sharded(loss, world, negatives)(wrapped(images[mine], texts[mine])).backward()
+            for found, expected in zip(towers.parameters(), plain.parameters(), strict=True):
+                expected = torch.zeros_like(found) if expected.grad is None else expected.grad
+                worst = max(worst, float((found.grad - expected).abs().max()))
+    return worst
+
+
+def everything(world):
+    """Both of the above."""
+    return every_schedule(world), under_ddp(world)
+
+
+def grouped(world):
+    """(loss, its mean over the groups drawn by hand, the groups of five steps, whether the gradients agree)."""
+    whole = whole_batch(4 * world.size, extras=False)
+    own = cast(share(whole, world.rank, world.size), torch.float64)
+    objective = sharded(InfoNCE(), world, "grouped:2:7")
+    members = objective.drawn().members
+    value = objective(own)
+    drawn = [members] + [(objective.drawn().members, setattr(objective, "step", step + 2))[0] for step in range(4)]
+    picked = [share(whole, rank, world.size) for rank in members]
+    group = cast(
+        Embeddings(torch.cat([e.image for e in picked]), torch.cat([e.text for e in picked]), whole.scale, whole.bias),
+        torch.float64,
+    )
+    expected = InfoNCE().reference(group)
+    mean = expected.detach().clone()
+    dist.all_reduce(mean)
+    gradient = torch.autograd.grad(value, own.image)[0]
+    place = members.index(world.rank)
+    by_hand = (
+        torch.autograd.grad(expected, group.image)[0].unflatten(0, (2, -1))[place] * 2
+    )  # its group's mean, x members
+    return float(value), float(mean) / world.size, drawn, torch.allclose(gradient, by_hand)
+
+
+def counted_bytes(world, peers):
+    """[(strategy, bytes counted, bytes predicted)] of this rank, with `peers` open_clip's losses among them."""
+    from vlp.distributed.plan import cost
+    from vlp.distributed.plan.traffic import Traffic
+
+    pairs, width, size = 16, 24, world.size  # 16: every count below is a whole number of bytes
+    found = []
+    for loss, statistics in ((InfoNCE(), 1), (SigLIP(), 0), (HNNCE(), 3)):
+        setup = cost.Setup(ranks=size, pairs=pairs, width=width, per_node=world.local_size, statistics=statistics)
+        whole = [normalize(torch.randn(pairs, width), dim=-1).requires_grad_() for _ in range(2)]
+        e = Embeddings(*whole, torch.tensor(10.0), torch.tensor(0.0))
+        for predicted in cost.candidates(setup):
+            if predicted.name.startswith("grouped"):
+                continue
+            objective = sharded(loss, world, predicted.name)
+            with Traffic() as traffic:
+                objective(e).backward()
+            found.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
+        if peers and statistics == 1:
+            from open_clip.loss import ClipLoss
+
+            for row, options in zip(cost.open_clip(setup), ((True, True), (False, True), (True, False)), strict=False):
+                peer = ClipLoss(*options, rank=world.rank, world_size=size)
+                with Traffic() as traffic:
+                    peer(e.image, e.text, e.scale).backward()
+                found.append((row.name, traffic.total, row.received))
+    return found
+
+
+def simulate(pipe, negatives, size, *, pairs, width, dtype):
+    """Sends the peak bytes of one simulated rank of `size`, ours or open_clip's."""
+    from vlp.distributed.plan.simulation import fake_world, peak_of, simulated_peak
+
+    torch.set_num_threads(1)
+    shape = {"pairs": pairs, "width": width, "dtype": dtype}
+    if negatives != "open_clip":
+        pipe.send(simulated_peak(InfoNCE(), negatives, size=size, per_node=8, **shape))
+        return
+    from open_clip.loss import ClipLoss
+
+    with fake_world(size, 8):
+        peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
+        pipe.send(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), **shape))

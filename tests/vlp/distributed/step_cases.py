@@ -1,0 +1,102 @@
+"""What ranks compute: the gradient of one optimizer step through DDP, against one float64 process."""
+
+import torch
+from sharded_cases import LOSSES, TOLERANCE, strategies
+from torch import nn
+from torch.nn.functional import normalize
+
+from vlp.batch import Batch, Embeddings
+from vlp.distributed.sharded import sharded
+from vlp.losses._engine import tile_engine as tiles
+from vlp.training.gradient import cached, whole_batch
+
+PAIRS, WIDTH, ROWS = 4, 6, 3  # a rank's pairs, width of the embeddings, pairs in a chunk: the last one is shorter
+
+STEPS = (("whole", whole_batch, 0), ("joined", whole_batch, ROWS), ("cached", cached, ROWS))
+
+
+class Towers(nn.Module):
+    """Two linear towers with a scale and a bias, whose features are rounded to `features`."""
+
+    def __init__(self, dtype, features, *, negatives):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.image, self.text = nn.Linear(7, WIDTH), nn.Linear(3, WIDTH)
+        self.logit_scale, self.logit_bias = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-1.0))
+        with torch.no_grad():
+            for p in (*self.image.parameters(), *self.text.parameters()):
+                p.copy_(torch.randn(p.shape, generator=generator))
+        self.features, self.negatives = features, negatives
+        self.to(dtype)
+
+    def forward(self, image, text, send=None):
+        def unit(t):
+            return normalize(t, dim=-1).to(self.features)
+
+        scale, bias, none = self.logit_scale.exp(), self.logit_bias * 1.0, self.logit_scale.new_empty(0)
+        texts = none if text is None else unit(self.text(text))
+        if send is not None:
+            send(texts)
+        images = none if image is None else unit(self.image(image))
+        if not self.negatives or text is None:
+            return Embeddings(images, texts, scale, bias)
+        harder = torch.stack([text.flip(1), text.roll(1, 1)], 1)  # captions that look like the pair's own
+        keep = text[:, :2] > -0.5
+        return Embeddings(images, texts, scale, bias, negatives=unit(self.text(harder)), negatives_keep=keep)
+
+
+def batch_of(pairs, dtype):
+    """Pairs of a world, some with the same id, with weights; the same on every rank."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(pairs, 7, generator=generator, dtype=torch.float64).to(dtype)
+    text = torch.randn(pairs, 3, generator=generator, dtype=torch.float64).to(dtype)
+    ids = torch.randint(0, pairs // 2, (pairs,), generator=generator)
+    return Batch(image, text, ("",) * pairs, ids, torch.rand(pairs, generator=generator) + 0.1)
+
+
+def rounded(e, kind):
+    """What the loss of one float64 process is given: the rounded features, exactly."""
+    widened = {name: getattr(e, name) for name in ("image", "text", "negatives", "scale", "bias")}
+    widened = {name: None if t is None else t.to(kind) for name, t in widened.items()}
+    return Embeddings(**widened, ids=e.ids, weights=e.weights, negatives_keep=e.negatives_keep)
+
+
+def oracle(loss, world, features, **options):
+    """The gradients of one process with all pairs, by the definition, in float64."""
+    towers, batch = Towers(torch.float64, features, **options), batch_of(PAIRS * world.size, torch.float64)
+    whole_batch(towers, lambda e: loss.reference(rounded(e, torch.float64)), batch, seed=0)
+    return [p.grad for p in towers.parameters()]
+
+
+def every_step(world):
+    """'' or what is wrong: objective x schedule x {whole, cached} x {float64, float32, bfloat16 features}."""
+    tiles.EDGE["cpu"] = 4
+    wrong = []
+    mine = slice(PAIRS * world.rank, PAIRS * (world.rank + 1))
+    for loss in LOSSES:
+        for features in (torch.float64, torch.float32, torch.bfloat16):
+            expected = oracle(loss, world, features, negatives=True)
+            dtype = torch.promote_types(features, torch.float32)
+            batch = batch_of(PAIRS * world.size, dtype)[mine]
+            for negatives in strategies(world.size):
+                for name, step, rows in (
+                    ("whole", whole_batch, 0),
+                    ("joined", whole_batch, ROWS),
+                    ("cached", cached, ROWS),
+                ):
+                    towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
+                    model, options = towers, {}
+                    if world.size > 1:
+                        chunked = step is cached
+                        model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
+                        options = {"unsynced": model.no_sync} if chunked else {}
+                    step(model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, **options)
+                    errors = [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
+                    if not max(errors) < TOLERANCE[features]:
+                        wrong.append(f"{loss} {negatives} {name} {features}: {max(errors):.1e}")
+    return "\n".join(wrong)
+
+
+def apart(found, expected):
+    """Norm of the difference, relative to that of the gradient; a gradient near 0 is compared with 0.01."""
+    return float((found.double() - expected).norm() / (expected.norm() + 1e-2))

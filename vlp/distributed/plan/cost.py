@@ -1,0 +1,221 @@
+"""What a strategy costs one rank: bytes by link, memory, arithmetic and time, in closed form.
+
+Bytes are those a rank receives for one loss, forward and backward together. They are exact, and tested against counted
+collectives. How many of them cross nodes, and how long they take, assumes ring collectives whose ring visits node after
+node, as NCCL's do: a block enters each node once, and the ranks of the node share the work of fetching it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlp.distributed.strategies.strategy import Strategy, grids
+from vlp.losses._engine.tile_engine import EDGE
+
+GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32 always
+CHECK = 180  # bytes of the two all-reduces in which everyone takes part: do the batches agree, and the value
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run: N ranks with b pairs of width D each, and the machine under it."""
+
+    ranks: int
+    pairs: int
+    """b, pairs per rank."""
+    width: int
+    """D, width of the embeddings."""
+    per_node: int = 8
+    """Ranks that share a node."""
+    element: int = 4
+    """Bytes per element of the features: 4 float32, 2 bfloat16."""
+    inside: float = 300e9
+    """Bytes per second one rank receives from its own node."""
+    between: float = 50e9
+    """Bytes per second one rank receives from other nodes."""
+    hop: float = 3e-6
+    """Seconds each further rank adds to a collective."""
+    flops: float = 300e12
+    """Operations per second one rank sustains in matmuls."""
+    statistics: int = 1
+    """Log-sum-exps per row of the objective: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
+    edge: int = EDGE["cuda"]
+    """Rows and columns of a tile of logits."""
+
+    @property
+    def block(self) -> int:
+        """Elements of one rank's features, b D."""
+        return self.pairs * self.width
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row of the plan; all numbers are per rank and per loss."""
+
+    name: str
+    exact: bool
+    note: str
+    inside: float  # bytes received from the own node
+    between: float  # bytes received from other nodes
+    memory: float  # bytes at the peak, beyond the rank's own embeddings
+    flops: float
+    seconds: float
+
+    @property
+    def received(self) -> float:
+        """Bytes received from anywhere."""
+        return self.inside + self.between
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bytes received inside and between nodes, and the hops they take."""
+
+    inside: float = 0.0
+    between: float = 0.0
+    hops: int = 0
+
+    def __add__(self, other: Load) -> Load:
+        return Load(self.inside + other.inside, self.between + other.between, self.hops + other.hops)
+
+    def __mul__(self, times: float) -> Load:
+        return Load(self.inside * times, self.between * times, self.hops)
+
+
+def collective(setup: Setup, size: int, stride: int, block: float) -> Load:
+    """An all-gather (or reduce-scatter) of `block` bytes among `size` ranks whose numbers lie `stride` apart."""
+    if size == 1:
+        return Load()
+    together = min(size, max(1, setup.per_node // stride))  # members that share a node
+    between = (size - together) / together * block if size > together else 0.0
+    return Load((size - 1) * block - between, between, size - 1)
+
+
+def everyone(setup: Setup) -> Load:
+    """The two small all-reduces of every loss."""
+    return collective(setup, setup.ranks, 1, 2 * CHECK / setup.ranks)
+
+
+def grid(setup: Setup, rows: int, columns: int) -> Cost:
+    """The R x C grid, one-sided and all else that gathers images along rows and captions along columns."""
+    s, feature, gradient = setup, setup.block * setup.element, setup.block * GRADIENT
+
+    def along_row(block: float) -> Load:
+        return collective(s, columns, 1, block)
+
+    def along_column(block: float) -> Load:
+        return collective(s, rows, columns, block)
+
+    load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
+    if s.statistics:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
+        vectors = 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT
+        load = load + along_row(vectors) + along_column(vectors)
+    load = load + everyone(s)
+    gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
+    scattered = ((rows > 1) + (columns > 1)) * gradient
+    # tiles and features are gone when gradients go home
+    peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
+    held = (rows + columns) * gradient + peak
+    scalars = 6 * (rows + columns) * s.pairs * GRADIENT
+    matmuls = 4 if s.statistics else 3
+    note = "one-sided" if columns == 1 else ""
+    name = f"grid:{rows}x{columns}"
+    return cost(s, name, load, held + scalars, matmuls=matmuls, note=note)
+
+
+def ring(setup: Setup) -> Cost:
+    """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
+    s, passes = setup, 1 if setup.statistics else 0
+    load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + GRADIENT), (passes + 1) * (s.ranks - 1))
+    if s.statistics:
+        vectors = 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT
+        load = load + collective(s, s.ranks, 1, vectors)
+    load = load + everyone(s)
+    if s.ranks <= s.per_node:
+        load = Load(load.inside + load.between, 0.0, load.hops)
+    held = 3 * s.block * s.element + 6 * s.block * GRADIENT + 6 * s.ranks * s.pairs * GRADIENT
+    held += tiles(s, s.pairs, s.pairs)
+    return cost(s, "ring", load, held, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
+
+
+def grouped(setup: Setup, group: int) -> Cost:
+    """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
+    s = setup
+    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + GRADIENT))
+    if s.statistics:
+        load = load + collective(s, group, 1, 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT)
+    load = load + everyone(s)
+    held = group * s.block * s.element + (2 * group + 1) * s.block * GRADIENT
+    return cost(s, f"grouped:{group}", load, held, matmuls=4 * group / s.ranks, exact=False)
+
+
+def open_clip(setup: Setup) -> list[Cost]:
+    """open_clip's ClipLoss as it stands (3.3), in its four combinations."""
+    s, feature = setup, setup.block * setup.element
+    whole, rectangle = s.ranks * feature, s.ranks * s.pairs**2 * s.element
+    gather = collective(s, s.ranks, 1, feature)
+    local = max(4 * whole, 3 * whole + 4 * rectangle) + 3 * feature
+    square = 4 * s.ranks * rectangle + 3 * whole
+    rows = [
+        ("open_clip local_loss gather_with_grad", True, "", 4, local, 6.0),
+        ("open_clip gather_with_grad", True, "every rank computes all of it", 4, square, 3.0 * s.ranks),
+        ("open_clip local_loss", False, "WRONG: drops half the gradient", 2, local, 6.0),
+        ("open_clip (no option)", False, "gradient / N, temperature not", 2, square, 3.0 * s.ranks),
+    ]
+    return [
+        cost(s, name, gather * times, memory, matmuls=matmuls, exact=exact, note=note)
+        for name, exact, note, times, memory, matmuls in rows
+    ]
+
+
+def tiles(s: Setup, n: int, m: int) -> int:
+    """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both."""
+    n, m = min(n, s.edge), min(m, s.edge)
+    copies = s.width * (s.element < GRADIENT)
+    return max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) * GRADIENT
+
+
+def cost(
+    s: Setup,
+    name: str,
+    load: Load,
+    memory: float,
+    *,
+    matmuls: float,
+    exact: bool = True,
+    overlap: bool = False,
+    note: str = "",
+) -> Cost:
+    """The row of a plan: `matmuls` products [b, D] @ [D, B] after `load` has arrived, or meanwhile (`overlap`)."""
+    flops = matmuls * 2 * s.pairs * s.pairs * s.ranks * s.width
+    wires = load.inside / s.inside + load.between / s.between + load.hops * s.hop
+    computing = flops / s.flops
+    seconds = max(wires, computing) if overlap else wires + computing
+    return Cost(
+        name, exact, note or ("" if exact else "approximate"), load.inside, load.between, memory, flops, seconds
+    )
+
+
+def candidates(setup: Setup) -> list[Cost]:
+    """Every strategy of ours for a set-up, exact ones first, quickest first."""
+    ours = [grid(setup, *shape) for shape in grids(setup.ranks)]
+    if setup.ranks > 1:
+        ours.append(ring(setup))
+    if setup.ranks > setup.per_node:
+        ours.append(grouped(setup, setup.per_node))
+    return sorted(ours, key=lambda c: (not c.exact, c.seconds))
+
+
+def recommended(setup: Setup, memory: float | None = None) -> Cost:
+    """The quickest exact strategy that fits into `memory` bytes; the smallest one if none does."""
+    exact = [c for c in candidates(setup) if c.exact]
+    fitting = [c for c in exact if memory is None or c.memory <= memory]
+    return fitting[0] if fitting else min(exact, key=lambda c: c.memory)
+
+
+def automatic(size: int, per_node: int) -> Strategy:
+    """What `negatives = "auto"` means: the plan's choice for 256 pairs of width 512 per rank on common links."""
+    shapes = grids(size)
+    setup = Setup(ranks=size, pairs=256, width=512, per_node=per_node)
+    rows, columns = min(shapes, key=lambda shape: (grid(setup, *shape).seconds, per_node % shape[1] != 0, shape))
+    return Strategy("grid", rows=rows, columns=columns)

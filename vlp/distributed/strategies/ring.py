@@ -1,0 +1,82 @@
+"""The ring: captions travel from rank to rank and are never held all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vlp.batch import Embeddings
+from vlp.distributed.collectives import send_around
+from vlp.distributed.process_groups import GroupPeers
+from vlp.losses import Loss
+from vlp.losses._engine.contrast import LossResult, View, Wanted
+from vlp.losses._engine.peers import ALONE, Pending
+from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, observe
+
+
+@dataclass(frozen=True)
+class Ring:
+    """All ranks in a circle, each with its own images; `3 (N - 1) b D` elements received, `4 b D` of features held."""
+
+    everyone: GroupPeers
+
+    def evaluate(self, loss: Loss, e: Embeddings, wanted: Wanted) -> LossResult:
+        """The loss over all pairs of all ranks (all ranks take part)."""
+        view = View.of(loss, e, rows=ALONE, columns=self.everyone, everyone=self.everyone)
+        b = len(e.text)
+        if loss.linear and wanted.any:
+            row_pull, column_pull, value = *view.linear_pulls(), None
+        else:
+            rows, columns = view.empty(b), view.empty(b * self.everyone.size)
+            for block, where in self.blocks(view):
+                observe(loss, block, rows, columns.cut(where))
+            row_pull, column_pull, value = view.settle(rows, columns)
+        if not wanted.any:
+            assert value is not None
+            return LossResult(self.everyone.sum(value))
+        sums = self.differentiate(view, wanted, row_pull, column_pull)
+        return view.finish(sums, row_pull, wanted, value)
+
+    def blocks(self, view: View) -> Iterator[tuple[Block, slice]]:
+        """My images against each rank's captions, my own first; the next captions travel while a block is computed."""
+        peers, own = self.everyone, view.e.text.detach().contiguous()
+        text, b = own, len(own)
+        for step in range(peers.size):
+            coming = self.passed_on(text, tag=0) if step + 1 < peers.size else None
+            where = slice((peers.rank - step) % peers.size * b, ((peers.rank - step) % peers.size + 1) * b)
+            ids = None if view.column_ids is None else view.column_ids[where]
+            yield (
+                replace(
+                    view.block(view.e.image.detach(), text), diagonal=(0, 0, b) if step == 0 else None, column_ids=ids
+                ),
+                where,
+            )
+            if coming is not None:
+                text = coming()
+
+    def passed_on(self, rows: Tensor, *, tag: int) -> Pending:
+        """What my left neighbour holds, while my right neighbour gets `rows` (all ranks take part)."""
+        peers = self.everyone
+        return send_around(rows, to=(peers.rank + 1) % peers.size, source=(peers.rank - 1) % peers.size, tag=tag)
+
+    def differentiate(self, view: View, wanted: Wanted, row_pull: Pull, column_pull: Pull) -> Sums:
+        """The second pass. A gradient of captions follows them around, one step behind, and goes home at the end."""
+        own: Tensor | None = None
+        arriving: Pending | None = None
+        sums = None
+        for block, where in self.blocks(view):
+            sums = view.empty_sums(block, wanted) if sums is None else sums
+            if wanted.text:
+                sums.text = torch.zeros_like(block.text, dtype=block.precision)
+            differentiate(view.loss, block, row_pull, column_pull.cut(where), sums)
+            if own is None:
+                own = sums.text
+            elif sums.text is not None:
+                arriving = self.passed_on(sums.text if arriving is None else sums.text.add_(arriving()), tag=1)
+        assert sums is not None
+        if own is not None and arriving is not None:
+            own += arriving()
+        return replace(sums, text=own)

@@ -1,0 +1,1 @@
+"""The tile engine that the objectives run on: pure tensors, no process groups."""

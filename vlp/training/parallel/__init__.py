@@ -1,0 +1,1 @@
+"""One model on any number of devices, in any precision."""

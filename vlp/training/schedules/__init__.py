@@ -1,0 +1,40 @@
+"""The learning rate as a pure function of how far a run has come; one way to fall a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vlp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from 0 to 1, a plateau, and a decay to `final`; the optimizer's lr is multiplied by it."""
+
+    component_package: ClassVar[str] = "vlp.training.schedules"
+
+    warmup: float = 0.05
+    """share of the run, 0 to 1, in which the learning rate climbs from 0 to its peak"""
+    decay_from: float = 0.0
+    """share of the run at which the fall begins; before it the rate stays at its peak (0: right after the warm-up)"""
+    final: float = 0.0
+    """what is left at the end, as a share of the peak"""
+
+    def __post_init__(self) -> None:
+        for key in ("warmup", "decay_from", "final"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise UserError(f'"schedule.{key}" is {value}, but it is a share: give a number from 0 to 1')
+
+    def decay(self, fallen: float) -> float:
+        """The factor, 1 to 0, when `fallen` (0 to 1) of the time for the fall is over."""
+        raise NotImplementedError
+
+    def __call__(self, progress: float) -> float:
+        """The factor, 0 to 1, of the peak learning rate when `progress` (0 to 1) of the run is done."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        start = max(self.warmup, self.decay_from)
+        fallen = 0.0 if progress <= start else min((progress - start) / (1.0 - start), 1.0)
+        return self.final + (1.0 - self.final) * self.decay(fallen)

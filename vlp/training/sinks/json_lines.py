@@ -1,0 +1,38 @@
+"""metrics.jsonl: the record of a run that programs read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from vlp.training.sinks import Row
+
+
+class JsonLines:
+    """metrics.jsonl: one JSON object per row, on disk when `record` returns."""
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("ab")
+        # rows after the checkpoint that a run resumes from will come again
+        self.file.truncate(min(position, self.file.tell()))
+        self.file.seek(0, 2)
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self.file.tell()
+
+    def moved(self, samples: int, row: Row) -> None:
+        """Only rows are kept here."""
+
+    def record(self, row: Row) -> None:
+        """One more line. NaN and infinity, which JSON lacks, become null."""
+        clean = {k: (v if math.isfinite(v) else None) for k, v in row.items()}
+        self.file.write(json.dumps(clean).encode() + b"\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()

@@ -1,0 +1,178 @@
+"""The moving parts of one run: what changes from step to step, and what a checkpoint therefore holds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from vlp.augment import Augment, Draws
+from vlp.batch import Batch
+from vlp.distributed.sharded import Sharded
+from vlp.training.average import averaged
+from vlp.training.gradient import Buffers, cached, whole_batch
+from vlp.training.guard import Watch
+from vlp.training.optimizers import set_progress
+from vlp.training.parallel.ddp import Parallel
+from vlp.training.parallel.precision import resolve
+from vlp.training.settings import Training
+
+
+@dataclass
+class Tally:
+    """Sums since the last logged row, and counts since the start of the run."""
+
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    norm: float = 0.0
+    steps: int = 0  # accepted ones among them
+    row_step: int = 0  # where the last logged row stood
+    row_seconds: float = 0.0
+
+    def add(self, loss: float, norm: float) -> None:
+        """Count an accepted step; a refused one stays out of the means."""
+        self.steps += 1
+        self.loss += loss
+        self.norm += norm
+
+
+class TrainState:
+    """One run on one rank. All ranks make the same calls in the same order."""
+
+    def __init__(
+        self, settings: Training, module: nn.Module, objective: Sharded, parallel: Parallel, augment: Augment | None
+    ) -> None:
+        self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
+        self.world = parallel.world
+        proof = resolve(settings.precision, self.world.device) == "fp64"
+        self.module = module.to(self.world.device, torch.float64 if proof else None).train()
+        self.average = averaged(module, settings.ema) if settings.ema else None
+        self.optimizers = settings.optimizer.build(module)
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.watch: Watch = settings.guard.watch()
+        self.tally = Tally()
+        if settings.compile:
+            module.compile()
+        self.model = parallel.prepare(module)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done, refused ones included."""
+        return self.tally.step
+
+    @property
+    def samples(self) -> int:
+        """Pairs seen by all ranks together."""
+        return self.tally.step * self.settings.batch
+
+    @property
+    def best(self) -> nn.Module:
+        """The model to evaluate and to keep: the average if there is one."""
+        return self.average.module if self.average is not None else self.module
+
+    def gradient(self, batch: Batch) -> float:
+        """The global mean loss; the mean gradient is in the parameters. All ranks participate and sync once."""
+        self.buffers = Buffers(self.module)
+        self.objective.step = self.step  # what a schedule draws at random follows from it, also in a resumed run
+        seed = noise(self.settings.seed, self.step, self.world.rank)
+        if self.augment is not None:
+            common = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
+            generator = torch.Generator(self.world.device).manual_seed(common)
+            draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
+            batch = replace(batch, image=self.augment(batch.image, draws))
+        if 0 < self.settings.chunk < len(batch):
+            unsynced = partial(self.parallel.unsynced, self.model)
+            rows, send = self.settings.chunk, self.objective.send_ahead
+            loss = cached(self.model, self.objective, batch, seed=seed, rows=rows, unsynced=unsynced, send=send)
+        else:
+            loss = whole_batch(self.model, self.objective, batch, seed=seed, send=self.objective.send_ahead)
+        return float(loss)
+
+    def clip(self) -> float:
+        """The norm of the whole gradient, which is at most the setting `clip` afterwards."""
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.settings.clip:
+            clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
+        return float(norm)
+
+    @torch.no_grad()
+    def update(self, loss: float, norm: float) -> None:
+        """Move weights and average and keep the logit scale in its bounds, unless the guard refuses the step.
+
+        Loss and norm are the same on all ranks, so all come to the same verdict. Raises UserError after too many
+        refusals in a row.
+        """
+        verdict = self.watch.judge(loss, norm)
+        if verdict:
+            self.buffers.restore()  # what a bad batch did to running statistics
+        else:
+            set_progress(self.optimizers, self.settings.schedule((self.step + 0.5) / self.settings.steps))
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if isinstance(scale := getattr(self.module, "logit_scale", None), Tensor):
+                scale.clamp_(0.0, math.log(self.settings.max_scale))
+            if self.average is not None:
+                self.average.update_parameters(self.module)
+            self.tally.add(loss, norm)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.tally.step += 1
+
+    def row(self) -> dict[str, float]:
+        """The numbers since the last logged row (means over its steps), which end with this call."""
+        tally, steps = self.tally, max(self.tally.steps, 1)
+        pairs = (tally.step - tally.row_step) * self.settings.batch
+        row = {
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": round(tally.seconds, 3),
+            "loss": tally.loss / steps if tally.steps else math.nan,
+            "gradient_norm": tally.norm / steps if tally.steps else math.nan,
+            "learning_rate": self.optimizers[0].param_groups[0]["lr"],
+            "samples_per_second": round(pairs / max(tally.seconds - tally.row_seconds, 1e-9), 2),
+            "refused": self.watch.refused,
+        }
+        for name, value in (("scale", "logit_scale"), ("bias", "logit_bias")):
+            if isinstance(tensor := getattr(self.module, value, None), Tensor):
+                row[name] = float(tensor.detach().exp() if name == "scale" else tensor.detach())
+        tally.loss = tally.norm = 0.0
+        tally.steps = 0
+        tally.row_step, tally.row_seconds = tally.step, tally.seconds
+        return row
+
+    def state_dict(self, stream: Any) -> dict[str, Any]:
+        """What a checkpoint holds; random numbers follow from seed and step. All ranks participate, rank 0 writes.
+
+        `stream` is this rank's position in the data.
+        """
+        return {
+            "model": self.module.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "watch": self.watch.state_dict(),
+            "tally": asdict(self.tally),
+            "streams": self.parallel.everyones(stream),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Go on from `state`; gives back the positions in the data of all ranks that wrote it."""
+        self.module.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.watch.load_state_dict(state["watch"])
+        self.tally = Tally(**state["tally"])
+        return state["streams"]
+
+
+def noise(seed: int, step: int, rank: int) -> int:
+    """A seed for the random numbers of one step on one rank: no state to save, and a resumed run draws the same."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest(), "little")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -29,7 +29,8 @@ from eval.tasks import Task
 from eval.tasks.retrieval import Retrieval
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import dump, parse, run_main, to_tree
+from vlp.config import COMMON, dump, parse, run_main, to_tree
+from vlp.config.bounds import Share, Whole
 from vlp.distributed.world import World, connect
 from vlp.files import write_whole
 from vlp.losses import Loss
@@ -57,15 +58,15 @@ VERSIONS = ("torch", "open_clip_torch", "transformers", "timm", "webdataset", "n
 class RunConfig:
     """Everything about one training run: data, model, objective, optimizer step, and where it goes."""
 
-    out: Path = Path("runs/train")
+    out: Annotated[Path, COMMON] = Path("runs/train")
     """folder of the run: checkpoints, metrics.jsonl, config.toml, and in the end the model folder"""
     data: Stream = field(default_factory=Stream)
     """what is read, in which order, which caption is said"""
     model: Model = field(default_factory=TwoTowers)
     """towers, tokenizer, picture size"""
-    picture: int = 0
+    picture: Annotated[Whole, COMMON] = 0
     """side at which pictures leave the stream, pixels, where the augmentation resizes; 0: the model's own"""
-    crop: tuple[float, float] = (1.0, 1.0)
+    crop: Annotated[tuple[Share, Share], COMMON] = (1.0, 1.0)
     """random resized crops: their least and greatest share of the picture; 1, 1: the evaluation's crop"""
     augment: Augment = field(default_factory=Unchanged)
     """what else happens to pictures, batch by batch"""
@@ -79,7 +80,7 @@ class RunConfig:
 
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
-    run = parse(RunConfig, argv, "vlp train", (__doc__ or "").replace("\n", "\n\n"))
+    run = parse(RunConfig, argv, "vlp train", __doc__ or "")
     with connect() as world:
         try:
             train(run, world)
@@ -95,6 +96,7 @@ def train(run: RunConfig, world: World) -> None:
     torch.manual_seed(run.training.seed)
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
+    run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         write_whole(run.out / "config.toml", dump(run))
     try:

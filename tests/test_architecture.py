@@ -27,7 +27,7 @@ NEVER = {
     "vlp/losses/": ("torch.distributed", "vlp.training", "vlp.models", "vlp.distributed"),
     "vlp/distributed/": ("vlp.training",),
     "vlp/training/": ("torch.distributed",),
-    "vlp/config.py": ("vlp.models", "vlp.losses", "vlp.training", "vlp.distributed", "torch"),
+    "vlp/config/": ("vlp.models", "vlp.losses", "vlp.training", "vlp.distributed", "torch"),
     "vlp/cli.py": ("torch", "vlp.models", "vlp.losses", "vlp.training", "vlp.distributed"),
 }
 

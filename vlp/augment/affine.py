@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 from torch.nn import functional as F
 
 from vlp.augment import Augment, Draws
+from vlp.config.bounds import AtLeastZero, Positive, Whole
 
 
 @dataclass(frozen=True)
 class Affine(Augment):
     """Rotation, scale, shear, shift, a colour matrix, brightness and contrast; what comes in from outside is white."""
 
-    size: int = 0
+    size: Whole = 0
     """side of the result, pixels; 0: that of the pictures. Crop and resize are one interpolation"""
-    rotation: float = 12.0
+    rotation: Annotated[float, Ge(0), Le(180)] = 12.0
     """largest rotation, degrees"""
-    scale: tuple[float, float] = (0.8, 1.15)
+    scale: tuple[Positive, Positive] = (0.8, 1.15)
     """least and greatest scale (log-uniform)"""
-    stretch: float = 0.1
+    stretch: AtLeastZero = 0.1
     """largest log ratio of width to height"""
-    shear: float = 0.1
+    shear: AtLeastZero = 0.1
     """largest shear"""
-    shift: float = 0.1
+    shift: AtLeastZero = 0.1
     """largest shift, of half the side"""
-    colour: float = 0.15
+    colour: AtLeastZero = 0.15
     """standard deviation of the colour matrix's entries; its rows sum to 1, so white and grey stay what they are"""
-    light: float = 0.15
+    light: Annotated[float, Ge(0), Lt(1)] = 0.15
     """largest change of contrast, and twice that of brightness"""
 
     def __call__(self, image: Tensor, draws: Draws) -> Tensor:

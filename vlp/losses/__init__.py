@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
+from vlp.config import COMMON
+from vlp.config.bounds import Decay, check
 from vlp.losses._engine.contrast import contrast
 from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
 
@@ -29,13 +31,14 @@ class Loss:
     uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
     linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
     least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
+    start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
+    start_bias: ClassVar[float] = 0.0  # logit bias of new weights
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[Decay, COMMON] = 0.0
     """Share of the target that is spread evenly over all captions (all images, the other way round), 0 to below 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"loss.label_smoothing is {self.label_smoothing}; expected a value from 0 to below 1")
+        check(self, "loss")
 
     # The tile form -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vlp.config.bounds import AtLeastZero
 from vlp.losses import Softmax
 from vlp.losses._engine.tile import Matrix, Side, Tile
 
@@ -24,15 +25,10 @@ class HNNCE(Softmax):
 
     least_pairs: ClassVar[int] = 2
 
-    alpha: float = 1.0
+    alpha: AtLeastZero = 1.0
     """Weight of the positive in the denominator; 1 in InfoNCE, less lets go of pairs that are close already."""
-    beta: float = 0.25
+    beta: AtLeastZero = 0.25
     """Sharpness of the weights on hard negatives; 0 weights them all alike."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha < 0 or self.beta < 0:
-            raise ValueError(f"loss.alpha is {self.alpha} and loss.beta is {self.beta}; expected both to be at least 0")
 
     @property
     def powers(self) -> tuple[float, ...]:

@@ -17,13 +17,13 @@ from vlp.losses._engine.tile import Matrix, Side, Term, Tile
 class SigLIP(Loss):
     """-(1/B) sum_ij log sigmoid(z_ij (scale * s_ij + bias)), z = +1 for a pair and -1 otherwise.
 
-    The paper starts the bias at -10 and the scale at 10.
-
     Label smoothing e moves the two targets from (1, 0) to (1 - e/2, e/2).
     """
 
     uses_bias: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    start_scale: ClassVar[float] = 10.0  # section 3.1: nearly all pairs are negatives, so the bias starts far below 0
+    start_bias: ClassVar[float] = -10.0
 
     @property
     def term_count(self) -> int:

@@ -50,6 +50,13 @@ class Model:
         """What turns a picture into the model's input at evaluation."""
         raise NotImplementedError
 
+    def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
+        """Give new weights the logit scale and bias that their objective starts from.
+
+        Numbers that the configuration names, or that came with pretrained weights, stay as they are.
+        """
+        raise NotImplementedError
+
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """A dual encoder for a vocabulary of `vocab` tokens.
 

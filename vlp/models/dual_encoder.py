@@ -40,6 +40,14 @@ class DualEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         self.locked: tuple[nn.Module, ...] = ()
 
+    @torch.no_grad()
+    def start(self, *, scale: float | None = None, bias: float | None = None) -> None:
+        """Set the logit scale and the logit bias; None leaves one as it is."""
+        if scale is not None:
+            self.logit_scale.fill_(math.log(scale))
+        if bias is not None:
+            self.logit_bias.fill_(bias)
+
     def lock(self, tower: nn.Module) -> None:
         """Freeze `tower`: no gradients, and its norms keep their running statistics (LiT, 2111.07991)."""
         tower.requires_grad_(False)

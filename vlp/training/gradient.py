@@ -3,7 +3,7 @@
 The loss is evaluated once per step on all embeddings of the local batch, in both. `cached` (GradCache, 2101.06983)
 encodes the batch twice, first without a graph and then, tower by tower and chunk by chunk, with one; its memory does
 not grow with the number of chunks. Both draw a chunk's random numbers (dropout, patch dropout) from a seed of its own,
-so they agree exactly with dropout on.
+so they agree exactly with dropout on. A norm that mixes pairs breaks it: a batch norm that is trained sees chunks.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from vlp.config.bounds import AtLeastZero, Count, Whole
 from vlp.errors import UserError
 
 Verdict = Literal["", "the loss is not finite", "the gradient is not finite", "the loss jumped", "the gradient jumped"]
@@ -15,13 +16,13 @@ Verdict = Literal["", "the loss is not finite", "the gradient is not finite", "t
 class Guard:
     """When a step is refused: its loss or gradient norm is NaN, infinite, or far above its own running mean."""
 
-    loss_spike: float = 3.0
+    loss_spike: AtLeastZero = 3.0
     """refuse a loss this many times its running mean; 0: only one that is not finite"""
-    gradient_spike: float = 20.0
+    gradient_spike: AtLeastZero = 20.0
     """refuse a gradient norm this many times its running mean; 0: only one that is not finite"""
-    patience: int = 10
+    patience: Count = 10
     """stop the run after this many refused steps in a row"""
-    settle: int = 50
+    settle: Whole = 50
     """steps before a jump can be judged"""
 
     def watch(self) -> Watch:

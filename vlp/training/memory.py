@@ -82,14 +82,18 @@ def available(device: torch.device, ranks: int) -> int:
     return free // ranks
 
 
-def refuse_too_much(need: Memory, free: int, *, rows: int, chunk: int) -> None:
-    """Raise UserError if `need` is more than `free` bytes; it says what would fit."""
+def refuse_too_much(need: Memory, free: int, *, rows: int, chunk: int, exact: bool = True) -> None:
+    """Raise UserError if `need` is more than `free` bytes; it says what would fit.
+
+    `exact`: whether chunks give the gradient of the whole batch, which batch norms prevent.
+    """
     if need.total <= free:
         return
     per_pair = max(need.activations // chunk, 1)
     fits = int((free / SLACK - need.weights - need.batches) // per_pair)
     if fits >= 8:
-        advice = f"set training.chunk to {2 ** (fits.bit_length() - 1)} (the gradient stays the same)"
+        same = "the gradient stays the same" if exact else "its batch norms then see a chunk at a time"
+        advice = f"set training.chunk to {2 ** (fits.bit_length() - 1)} ({same})"
     else:
         advice = "lower training.batch, take a smaller model, or use more processes on more machines"
     raise UserError(

@@ -16,18 +16,19 @@ from torch import nn
 
 from vlp.augment import Augment
 from vlp.batch import Batch
-from vlp.config import to_tree
+from vlp.config import identity, to_tree
 from vlp.distributed.sharded import sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Loss
 from vlp.training import memory
+from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.checkpoints.identity import flat
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel.ddp import Parallel
 from vlp.training.parallel.precision import resolve
-from vlp.training.settings import FREE, Training
+from vlp.training.settings import Training
 from vlp.training.sinks import Sink, Sinks
 from vlp.training.sinks.console import Bar, Lines
 from vlp.training.sinks.json_lines import JsonLines
@@ -147,15 +148,22 @@ class Trainer:
         saved = checkpoints.read(self.signature())
         state = TrainState(training, self.model, sharded(self.loss, world, training.negatives), parallel, self.augment)
         position = state.load_state_dict(saved) if saved else None
+        if world.rank == 0:
+            self.announce(state)
         stream = self.open_stream(position)
         return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
 
+    def announce(self, state: TrainState) -> None:
+        """Say what this run is, and what does not hold in it."""
+        print(first_line(self.training, self.world, state.objective.strategy), flush=True)
+        if warning := chunk_warning(self.model, self.training, self.world):
+            print(warning, file=sys.stderr, flush=True)
+
     def signature(self) -> dict[str, Any]:
         """What two parts of one run must share: settings, loss, data, names and shapes of the weights."""
-        settings = {k: v for k, v in to_tree(self.training).items() if k not in FREE}
         loss = {"kind": type(self.loss).__module__, **to_tree(self.loss)}
         weights = {k: str(tuple(v.shape)) for k, v in self.model.state_dict().items()}
-        return flat({**self.identity, "training": settings, "loss": loss, "weight": weights})
+        return flat({**self.identity, "training": identity(self.training), "loss": loss, "weight": weights})
 
     def refuse_too_much(self) -> None:
         """Raise UserError if the run would not fit into memory, as far as `example` can tell."""
@@ -172,7 +180,8 @@ class Trainer:
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
             autocast=torch.bfloat16 if resolve(training.precision, world.device) == "bf16" else None,
         )
-        memory.refuse_too_much(need, memory.available(world.device, world.local_size), rows=rows, chunk=chunk)
+        free = memory.available(world.device, world.local_size)
+        memory.refuse_too_much(need, free, rows=rows, chunk=chunk, exact=not batch_norms(self.model))
 
     def sinks(self, state: TrainState, position: int) -> Sinks:
         """Where rank 0's numbers go; elsewhere nowhere. `position` is where a checkpoint left metrics.jsonl."""

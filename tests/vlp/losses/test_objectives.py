@@ -250,5 +250,5 @@ def test_bad_input_is_told_in_one_sentence():
         MultiPositive()(replace(embeddings(4), ids=None))
     with pytest.raises(UserError, match="has no negatives"):
         DCL()(embeddings(1))
-    with pytest.raises(ValueError, match="label_smoothing"):
+    with pytest.raises(UserError, match="label_smoothing"):
         InfoNCE(label_smoothing=1.0)

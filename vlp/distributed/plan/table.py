@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlp.config.bounds import Count, Positive, Whole, check
 from vlp.distributed.plan.cost import Cost, Setup, candidates, open_clip, recommended
 from vlp.errors import UserError
 
@@ -17,27 +18,27 @@ STATE_BYTES = 16  # per parameter: weights, gradients and two moments of AdamW i
 class Plan:
     """What a run will cost per strategy: bytes inside and between nodes, peak memory, arithmetic and time."""
 
-    ranks: int = 8
+    ranks: Count = 8
     """GPUs (ranks) of the run."""
-    batch: int = 32768
+    batch: Count = 32768
     """Pairs of the whole batch; each rank has batch / ranks of them in one loss, cached steps included."""
     model: str | None = None
     """An open_clip model whose width, parameters and arithmetic count; without it, only the loss is planned."""
-    width: int = 512
+    width: Count = 512
     """Width of the embeddings, where no model is named."""
-    per_node: int = 8
+    per_node: Count = 8
     """GPUs in a node."""
-    inside: float = 300.0
+    inside: Positive = 300.0
     """GB/s one GPU receives inside its node (NVLink 4: 300 to 450)."""
-    between: float = 50.0
+    between: Positive = 50.0
     """GB/s one GPU receives from other nodes (one 400 Gb/s link each: 50)."""
-    memory: float = 80.0
+    memory: Positive = 80.0
     """GB of memory per GPU."""
-    tflops: float = 300.0
+    tflops: Positive = 300.0
     """10^12 operations per second one GPU sustains in matmuls."""
     dtype: str = "bfloat16"
     """Of the features that travel: bfloat16 or float32."""
-    statistics: int = 1
+    statistics: Whole = 1
     """Log-sum-exps the objective needs: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
     json: bool = False
     """Print JSON."""
@@ -164,6 +165,7 @@ def main(argv: Sequence[str]) -> int:
     import tyro
 
     plan = tyro.cli(Plan, args=list(argv), prog="vlp plan")
+    check(plan)
     model = towers(plan.model) if plan.model else None
     setup = plan.setup(model.width if model else plan.width)
     state = STATE_BYTES * model.parameters if model else 0

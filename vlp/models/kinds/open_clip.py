@@ -47,6 +47,11 @@ class OpenClip(Model):
         squash = "SigLIP" in self.architecture
         return ImageTransform(size[0] if isinstance(size, tuple | list) else size, "squash" if squash else "shortest")
 
+    def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
+        """Scale and bias of the objective for new weights; pretrained ones keep theirs."""
+        if not self.pretrained:
+            encoder.start(scale=scale, bias=bias)
+
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """The dual encoder, with `pretrained` weights if `weights`.
 

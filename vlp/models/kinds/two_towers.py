@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from vlp.config.bounds import Positive
 from vlp.models import ImageTower, Model, TextTower
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
@@ -27,10 +28,10 @@ class TwoTowers(Model):
     """the text tower"""
     bpe: Bpe = field(default_factory=Bpe)
     """the tokenizer"""
-    temperature: float = 0.07
-    """temperature at the start; the logit scale is its inverse"""
-    bias: float = 0.0
-    """logit bias at the start (SigLIP: -10)"""
+    temperature: Positive | None = None
+    """temperature at the start; the logit scale is its inverse; none: as the objective's paper starts (CLIP: 0.07)"""
+    bias: float | None = None
+    """logit bias at the start; none: as the objective's paper starts (CLIP: 0, SigLIP: -10)"""
     mean: tuple[float, float, float] = CLIP_MEAN
     """mean of the pixels, of 1"""
     std: tuple[float, float, float] = CLIP_STD
@@ -46,6 +47,10 @@ class TwoTowers(Model):
         """Shortest side to `image_size`, centre crop."""
         return ImageTransform(self.image_size)
 
+    def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
+        """Scale and bias of the objective, where `temperature` and `bias` are not set."""
+        encoder.start(scale=None if self.temperature else scale, bias=bias if self.bias is None else None)
+
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """The dual encoder; `weights` matters to towers with pretrained weights alone."""
         model = DualEncoder(
@@ -53,8 +58,8 @@ class TwoTowers(Model):
             self.text.build(self.width, vocab, self.bpe.context),
             mean=self.mean,
             std=self.std,
-            scale=1 / self.temperature,
-            bias=self.bias,
+            scale=1 / (self.temperature or 0.07),
+            bias=self.bias or 0.0,
         )
         if self.lock_image:
             model.lock(getattr(model.image_tower, "backbone", model.image_tower))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
+from vlp.config import COMMON
+from vlp.config.bounds import AtLeastZero, Decay, Positive
 from vlp.training.optimizers import Optimizer, groups
 
 
@@ -14,15 +17,15 @@ from vlp.training.optimizers import Optimizer, groups
 class AdamW(Optimizer):
     """Adam with decoupled weight decay, which norms, biases and the logit scale are spared."""
 
-    lr: float = 1e-3
+    lr: Annotated[Positive, COMMON] = 1e-3
     """peak learning rate"""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[AtLeastZero, COMMON] = 0.1
     """share of a matrix that decays per step, times the learning rate"""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """memory of the mean gradient"""
-    beta2: float = 0.98
+    beta2: Decay = 0.98
     """memory of the mean squared gradient"""
-    eps: float = 1e-6
+    eps: Positive = 1e-6
     """what keeps the division safe"""
 
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:

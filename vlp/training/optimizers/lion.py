@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
+from vlp.config import COMMON
+from vlp.config.bounds import AtLeastZero, Decay, Positive
 from vlp.training.optimizers import Optimizer, groups
 
 
@@ -18,13 +20,13 @@ class Lion(Optimizer):
 
     state_per_weight: ClassVar[int] = 1
 
-    lr: float = 2e-4
+    lr: Annotated[Positive, COMMON] = 2e-4
     """peak learning rate"""
-    weight_decay: float = 0.5
+    weight_decay: Annotated[AtLeastZero, COMMON] = 0.5
     """share of a matrix that decays per step, times the learning rate"""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """share of the momentum in the direction of the step"""
-    beta2: float = 0.99
+    beta2: Decay = 0.99
     """memory of the momentum"""
 
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vlp.config import COMMON
+from vlp.config.bounds import AtLeastZero, Count, Decay, Positive
 from vlp.training.optimizers import Optimizer, groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
@@ -25,25 +27,25 @@ FUSED = ("in_proj_weight", "qkv.weight")  # three matrices in one parameter
 class Muon(Optimizer):
     """Muon for the matrices and kernels inside the towers; AdamW, with its own lr, for everything else."""
 
-    lr: float = 2e-3
+    lr: Annotated[Positive, COMMON] = 2e-3
     """peak learning rate of the matrices"""
     size: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     """length of a step: the root mean square of AdamW's at this rate (2502.16982; try 2e-3), or Jordan's (try 0.02)"""
-    adamw_lr: float = 1e-3
+    adamw_lr: Positive = 1e-3
     """peak learning rate of embeddings, norms, biases and the logit scale"""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[AtLeastZero, COMMON] = 0.1
     """share of a matrix that decays per step, times the learning rate"""
-    adamw_weight_decay: float = 0.1
+    adamw_weight_decay: AtLeastZero = 0.1
     """the same for embeddings"""
-    momentum: float = 0.95
+    momentum: Decay = 0.95
     """memory of the gradient (Nesterov)"""
-    iterations: int = 5
+    iterations: Count = 5
     """Newton-Schulz iterations of the orthogonalisation"""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """AdamW: memory of the mean gradient"""
-    beta2: float = 0.98
+    beta2: Decay = 0.98
     """AdamW: memory of the mean squared gradient"""
-    eps: float = 1e-6
+    eps: Positive = 1e-6
     """AdamW: what keeps the division safe"""
 
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:

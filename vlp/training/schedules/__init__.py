@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from vlp.errors import UserError
+from vlp.config import COMMON
+from vlp.config.bounds import Share, check
 
 
 @dataclass(frozen=True)
@@ -14,18 +15,15 @@ class Schedule:
 
     component_package: ClassVar[str] = "vlp.training.schedules"
 
-    warmup: float = 0.05
+    warmup: Annotated[Share, COMMON] = 0.05
     """share of the run, 0 to 1, in which the learning rate climbs from 0 to its peak"""
-    decay_from: float = 0.0
+    decay_from: Share = 0.0
     """share of the run at which the fall begins; before it the rate stays at its peak (0: right after the warm-up)"""
-    final: float = 0.0
+    final: Share = 0.0
     """what is left at the end, as a share of the peak"""
 
     def __post_init__(self) -> None:
-        for key in ("warmup", "decay_from", "final"):
-            value = getattr(self, key)
-            if not 0 <= value <= 1:
-                raise UserError(f'"schedule.{key}" is {value}, but it is a share: give a number from 0 to 1')
+        check(self, "training.schedule")
 
     def decay(self, fallen: float) -> float:
         """The factor, 1 to 0, when `fallen` (0 to 1) of the time for the fall is over."""

@@ -3,14 +3,14 @@
 A field whose type is a component base class (it has the attribute `component_package`) is chosen by name, and the name
 is that of a file: `loss.name = "siglip"` is the one Loss that `vlp/losses/siglip.py` defines. A dotted name is a module
 of anybody's (`"my_lab.focal"`).
+
+A field marked MAY_CHANGE may differ between two parts of one run (`identity` leaves it out); one marked COMMON is among
+those that `--help` shows first. The bounds of numbers stand beside them too (vlp.config.bounds).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
-import pkgutil
 import sys
 import tomllib
 import types
@@ -19,47 +19,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vlp.config.bounds import check
+from vlp.config.components import component as component
+from vlp.config.components import component_name as component_name
+from vlp.config.components import did_you_mean as did_you_mean
+from vlp.config.flags_help import short_help
+from vlp.config.marks import COMMON as COMMON
+from vlp.config.marks import MAY_CHANGE as MAY_CHANGE
+from vlp.config.marks import Mark
 from vlp.errors import UserError
 
 T = TypeVar("T")
 Tree = dict[str, Any]
-PRESETS = Path(__file__).parent / "presets"
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """'; did you mean "x"?' when one of `known` is close to `word`, else the list of what is known."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(sorted(known))}"
-
-
-def component(base: type, name: str) -> type:
-    """The one subclass of `base` that the module called `name` defines.
-
-    Raises UserError for an unknown name, with the nearest known one, and for a module that does not define exactly one.
-    """
-    package = importlib.import_module(base.component_package)  # type: ignore[attr-defined]
-    known = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-    path = name if "." in name else f"{package.__name__}.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
-            raise
-        raise UserError(f'no {base.__name__.lower()} is called "{name}"{did_you_mean(name, known)}') from None
-    found = [
-        c
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == path
-    ]
-    if len(found) != 1:
-        raise UserError(f"{path} should define exactly one {base.__name__}, but it defines {len(found)}")
-    return found[0]
-
-
-def component_name(instance: object, base: type) -> str:
-    """The name under which `component` finds the class of `instance`."""
-    package, _, name = type(instance).__module__.rpartition(".")
-    return name if package == base.component_package else type(instance).__module__  # type: ignore[attr-defined]
+PRESETS = Path(__file__).parent.parent / "presets"
 
 
 def merge(base: Tree, over: Tree) -> Tree:
@@ -111,7 +83,9 @@ def build(kind: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     missing = [n for n, f in fields.items() if n not in values and _required(f)]
     if missing:
         raise UserError(f'"{where + "." if where else ""}{missing[0]}" is missing; set it in a preset or by a flag')
-    return typing.cast(T, cls(**values))
+    built = typing.cast(T, cls(**values))
+    check(built, where)
+    return built
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -166,28 +140,33 @@ def _table(value: Any, path: str) -> Tree:
     return dict(value)
 
 
-def to_tree(instance: Any) -> Tree:
-    """The tree that `build` would turn into `instance` again."""
-    out: Tree = {}
-    hints = typing.get_type_hints(type(instance))
-    for field in dataclasses.fields(instance):
-        value, hint = getattr(instance, field.name), hints[field.name]
-        plain = _plain(value)
-        if value is not None and isinstance(hint, type) and hasattr(hint, "component_package"):
-            plain = {"name": component_name(value, hint), **plain}
-        out[field.name] = plain
-    return out
+def to_tree(instance: Any, *, without: Mark | None = None) -> Tree:
+    """The tree that `build` would turn into `instance` again; without the fields that have the mark `without`."""
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    fields = [f.name for f in dataclasses.fields(instance)]
+    kept = [name for name in fields if without is None or without not in typing.get_args(hints[name])]
+    return {name: _plain(getattr(instance, name), hints[name], without) for name in kept}
 
 
-def _plain(value: Any) -> Any:
+def identity(instance: Any) -> Tree:
+    """What two parts of one run must share of `instance`."""
+    return to_tree(instance, without=MAY_CHANGE)
+
+
+def _plain(value: Any, hint: Any, without: Mark | None) -> Any:
+    while typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
     if dataclasses.is_dataclass(value):
-        return to_tree(value)
+        tree = to_tree(value, without=without)
+        is_component = isinstance(hint, type) and hasattr(hint, "component_package")
+        return {"name": component_name(value, hint), **tree} if is_component else tree
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        inner = (typing.get_args(hint) or (Any, Any))[1]
+        return {k: _plain(v, inner, without) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, Any, without) for v in value]
     return "none" if value is None else value
 
 
@@ -203,7 +182,7 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, description: str) -> T:
     """Dataclass defaults < presets in order < flags, as an instance of `cls`.
 
     `argv` is preset names (or .toml files) and then flags; `--loss.name siglip` swaps a component. Raises UserError for
-    a bad preset; a bad flag ends the program with a message and status 2, `--help` with status 0.
+    a bad preset; a bad flag ends the program with a message and status 2, `--help` and `--help-all` with status 0.
     """
     import tyro
 
@@ -214,12 +193,61 @@ def parse(cls: type[T], argv: Sequence[str], prog: str, description: str) -> T:
         tree = merge(tree, read_preset(name))
     flags, names = _component_flags(argv[split:])
     for path, name in names:
-        over: Tree = {"name": name}
-        for key in reversed(path):
-            over = {key: over}
-        tree = merge(tree, over)
+        tree = merge(tree, _nested(path, {"name": name}))
     default = build(cls, tree)
-    return tyro.cli(cls, args=flags, default=default, prog=prog, description=description)
+    flags, entries = _mapping_flags(flags, default)
+    for path, value in entries:
+        tree = merge(tree, _nested(path, value))
+    default = build(cls, tree)
+    if any(flag in ("-h", "--help") for flag in flags):
+        print(short_help(default, prog, description))
+        raise SystemExit(0)
+    flags = ["--help" if flag == "--help-all" else flag for flag in flags]
+    result = tyro.cli(cls, args=flags, default=default, prog=prog, description=description)
+    check(result)
+    return result
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _mapping_flags(flags: list[str], default: Any) -> tuple[list[str], list[tuple[list[str], Any]]]:
+    """Flags without those that set an entry of a table of plain values, and these as (path, value).
+
+    tyro knows the entries that a table has; `--data.captions.weights.fr 1` adds one.
+    """
+    rest: list[str] = []
+    entries: list[tuple[list[str], Any]] = []
+    it = iter(flags)
+    for flag in it:
+        key, eq, text = flag.partition("=")
+        path = _entry(key[2:].split("."), default) if key.startswith("--") else None
+        if path is None:
+            rest.append(flag)
+        else:
+            entries.append((path, _scalar(text if eq else next(it, ""))))
+    return rest, entries
+
+
+def _entry(steps: list[str], at: Any) -> list[str] | None:
+    """The path of the entry that `steps` name in a table of plain values below `at`; None if there is none."""
+    for i, step in enumerate(steps[:-1]):
+        name = step.replace("-", "_")
+        at = at.get(step) if isinstance(at, Mapping) else getattr(at, name, None)
+        if isinstance(at, Mapping) and not any(map(dataclasses.is_dataclass, at.values())):
+            return [*(s.replace("-", "_") for s in steps[: i + 1]), ".".join(steps[i + 1 :])]
+    return None
+
+
+def _scalar(text: str) -> Any:
+    """A value as TOML reads it; bare words are text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _component_flags(flags: list[str]) -> tuple[list[str], list[tuple[list[str], str]]]:

@@ -32,7 +32,7 @@ from vlp.augment.none import Unchanged
 from vlp.config import COMMON, dump, parse, run_main, to_tree
 from vlp.config.bounds import Share, Whole
 from vlp.distributed.world import World, connect
-from vlp.files import write_whole
+from vlp.files import check_writable, write_whole
 from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
@@ -97,6 +97,8 @@ def train(run: RunConfig, world: World) -> None:
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
+    if world.rank == 0:
+        check_writable(run.out)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         write_whole(run.out / "config.toml", dump(run))
     try:

@@ -62,6 +62,17 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object], *, 
             raise
 
 
+def check_writable(folder: Path) -> None:
+    """Make `folder`, and raise UserError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = Partial(folder / "writable", shared=True)
+        probe.temporary.write_bytes(b"")
+        probe.discard()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Make sure that the names in `folder` are on disk: a renamed file is not, until its folder is."""
     handle = os.open(folder, os.O_RDONLY)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class BpeTokenizer:
 class Bpe:
     """Configuration of a BPE trained on the captions."""
 
-    vocab: int = 8192
-    """size of the vocabulary, special tokens included"""
-    context: int = 32
-    """most tokens a text may have; longer ones are cut"""
+    vocab: Annotated[int, Ge(260)] = 8192
+    """size of the vocabulary: 256 bytes and 4 special tokens at least"""
+    context: Annotated[int, Ge(3)] = 32
+    """most tokens a text may have, its two end marks included; longer ones are cut"""
     split_han: bool = True
     """take every Chinese character as a word of its own"""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from vlp.config import COMMON
+from vlp.config.bounds import Decay
 from vlp.errors import UserError
 from vlp.models import ImageTower
 
@@ -16,11 +18,11 @@ from vlp.models import ImageTower
 class Timm(ImageTower):
     """An image model of timm by name."""
 
-    architecture: str = "vit_tiny_patch16_224"
+    architecture: Annotated[str, COMMON] = "vit_tiny_patch16_224"
     """timm's name of the model"""
     pretrained: bool = False
     """start from timm's pretrained weights (fetched from the hub)"""
-    drop_path: float = 0.0
+    drop_path: Decay = 0.0
     """stochastic depth rate"""
     options: dict[str, Any] = field(default_factory=dict)
     """further arguments of the architecture, such as embed_dim or depth"""

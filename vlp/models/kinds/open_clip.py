@@ -6,7 +6,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
+from vlp.config import COMMON
+from vlp.config.bounds import Whole
 from vlp.errors import UserError
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
@@ -18,11 +21,11 @@ from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 class OpenClip(Model):
     """A model of open_clip: architecture, tokenizer and preprocessing as open_clip pairs them."""
 
-    architecture: str = "ViT-B-32"
+    architecture: Annotated[str, COMMON] = "ViT-B-32"
     """open_clip's name of the model"""
-    pretrained: str = ""
+    pretrained: Annotated[str, COMMON] = ""
     """open_clip's tag of the weights, or a checkpoint file; empty: random weights"""
-    image_size: int = 0
+    image_size: Annotated[Whole, COMMON] = 0
     """side of the pictures, pixels; 0: the architecture's own"""
 
     def _config(self) -> dict[str, object]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from vlp.config.bounds import Positive
+from vlp.config import COMMON
+from vlp.config.bounds import Count, Positive, Share
 from vlp.models import ImageTower, Model, TextTower
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
@@ -18,9 +20,9 @@ from vlp.models.tokenizer import Bpe, Tokenizer
 class TwoTowers(Model):
     """An image tower, a text tower and a BPE trained on the captions."""
 
-    width: int = 192
+    width: Annotated[Count, COMMON] = 192
     """width of the shared space"""
-    image_size: int = 64
+    image_size: Annotated[Count, COMMON] = 64
     """side of the pictures, pixels"""
     image: ImageTower = field(default_factory=Timm)
     """the image tower"""
@@ -32,9 +34,9 @@ class TwoTowers(Model):
     """temperature at the start; the logit scale is its inverse; none: as the objective's paper starts (CLIP: 0.07)"""
     bias: float | None = None
     """logit bias at the start; none: as the objective's paper starts (CLIP: 0, SigLIP: -10)"""
-    mean: tuple[float, float, float] = CLIP_MEAN
+    mean: tuple[Share, Share, Share] = CLIP_MEAN
     """mean of the pixels, of 1"""
-    std: tuple[float, float, float] = CLIP_STD
+    std: tuple[Positive, Positive, Positive] = CLIP_STD
     """standard deviation of the pixels, of 1"""
     lock_image: bool = False
     """freeze the image tower (LiT); one that has a pretrained `backbone` and a head keeps training the head"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vlp.config.bounds import Count, Decay, Whole
 from vlp.models import TextTower
 
 
@@ -14,15 +15,15 @@ from vlp.models import TextTower
 class Bag(TextTower):
     """Token embeddings summed, divided by the root of their number, then residual MLPs; word order is not seen."""
 
-    hidden: int = 256
+    hidden: Count = 256
     """width of the embeddings"""
-    layers: int = 1
+    layers: Whole = 1
     """residual MLPs"""
-    expansion: int = 2
+    expansion: Count = 2
     """width inside an MLP / width of the embeddings"""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """dropout rate on each MLP's output"""
-    token_dropout: float = 0.0
+    token_dropout: Decay = 0.0
     """share of the tokens that training leaves out"""
 
     def build(self, width: int, vocab: int, context: int) -> nn.Module:

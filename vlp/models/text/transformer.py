@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vlp.config.bounds import Count, Decay
 from vlp.models import TextTower
 
 
@@ -15,13 +16,13 @@ from vlp.models import TextTower
 class Transformer(TextTower):
     """A pre-norm transformer encoder whose cost follows the longest text of the batch."""
 
-    hidden: int = 192
+    hidden: Count = 192
     """width of the layers"""
-    layers: int = 4
+    layers: Count = 4
     """number of layers"""
-    heads: int = 3
+    heads: Count = 3
     """attention heads"""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """dropout rate, on the embeddings and inside the layers"""
     pool: Literal["mean", "last"] = "mean"
     """mean over the tokens, or the last token (the end mark)"""

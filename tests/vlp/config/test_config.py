@@ -7,6 +7,7 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -39,6 +40,16 @@ class Outer:
     """free keys"""
 
 
+@dataclass(frozen=True)
+class Towers:
+    towers: dict[str, TextTower] = field(default_factory=dict)
+    """components by names of the user's own"""
+    seed: int = 0
+    """a seed"""
+    threads: Annotated[int, config.MAY_CHANGE] = 1
+    """how fast, not what"""
+
+
 def parse(*argv: str) -> Outer:
     return config.parse(Outer, argv, "prog", "test")
 
@@ -51,6 +62,27 @@ def test_dump_and_build_are_inverse() -> None:
 
 def test_a_component_writes_its_name() -> None:
     assert tomllib.loads(config.dump(TwoTowers(), Model))["name"] == "two_towers"
+
+
+def test_a_flag_adds_an_entry_to_a_table(tmp_path: Path) -> None:
+    preset = tmp_path / "one.toml"
+    preset.write_text("[weights]\nen = 1.0\n")
+    got = parse(str(preset), "--weights.fr", "2", "--weights.tags.zh-Hant=0.5", "--weights.en", "0")
+    assert got.weights == {"en": 0.0, "fr": 2.0, "tags.zh-Hant": 0.5}
+
+
+def test_a_table_of_components_is_built_by_name_and_written_back() -> None:
+    tree = {"towers": {"a": {"name": "transformer", "layers": 2}, "b": {"name": "bag"}}}
+    value = config.build(Towers, tree)
+    assert isinstance(value.towers["a"], Transformer)
+    assert value.towers["a"].layers == 2
+    assert config.build(Towers, tomllib.loads(config.dump(value))) == value
+
+
+def test_what_may_change_is_no_part_of_the_identity() -> None:
+    value = Towers()
+    assert config.identity(value) == {"towers": {}, "seed": 0}
+    assert config.to_tree(value)["threads"] == 1
 
 
 def test_presets_then_flags(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from vlp.distributed.lifeline import Hub, Lifeline
+from vlp.distributed.hub import Hub, address_towards
+from vlp.distributed.lifeline import Lifeline
+from vlp.distributed.parent import end_with_parent
 from vlp.errors import UserError
 
 TIMEOUT_S = 600.0
@@ -122,12 +125,30 @@ def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) 
             timeout=timedelta(seconds=timeout_s),
         )
     rank, size = dist.get_rank(), dist.get_world_size()
-    hub = Hub() if rank == 0 else None
-    told: list[tuple[str, int]] = [("", 0)] * size
-    dist.all_gather_object(told, (place.node if place else socket.gethostname(), hub.port if hub else 0))
-    names = [name for name, _ in told]
+    node, address = (place.node, place.address) if place else (socket.gethostname(), None)
+    lifeline, names = tie(rank, size, node=node, address=address)
     nodes = tuple(list(dict.fromkeys(names)).index(name) for name in names)
     local_size = place.local_size if place else nodes.count(nodes[rank])
-    host = place.address if place else "127.0.0.1"
-    lifeline = Lifeline.tie(rank, size, host=host, hub=hub, port=told[0][1])
+    if place is not None:
+        end_with_parent(os.getppid())
     return World(rank, size, local_rank, local_size, device, nodes, lifeline)
+
+
+def tie(rank: int, size: int, *, node: str, address: str | None) -> tuple[Lifeline, list[str]]:
+    """This rank's lifeline, and the node of every rank (all ranks take part).
+
+    Rank 0 listens on the address from which it reaches the other nodes, or on the loopback where there are none, and
+    hands the run's secret round in the process group.
+    """
+    own = address_towards(address) if address and rank else "127.0.0.1"
+    seen: list[tuple[str, str]] = [("", "")] * size
+    dist.all_gather_object(seen, (node, own))
+    names = [name for name, _ in seen]
+    hub = None
+    if rank == 0:
+        away = [where for name, where in seen if name != node]
+        hub = Hub(address_towards(away[0]) if away else "127.0.0.1", secrets.token_hex(16))
+    offers: list[tuple[str, int, str]] = [("", 0, "")] * size
+    dist.all_gather_object(offers, (hub.host, hub.port, hub.secret) if hub else ("", 0, ""))
+    host, port, secret = offers[0]
+    return Lifeline.tie(rank, size, host=host, port=port, secret=secret, hub=hub), names

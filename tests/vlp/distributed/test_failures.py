@@ -33,13 +33,31 @@ def test_an_error_on_one_rank_ends_all_with_its_reason(negatives, tmp_path):
     assert seconds < SECONDS
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("how", ["kill", "hang"])
-def test_a_killed_rank_ends_all(how, tmp_path):
-    ended, seconds = endings(3, failing_cases.fails, how, "grid", folder=tmp_path)
-    for e in (ended[0], ended[2]):
-        assert "rank 1" in e.said
+def test_a_killed_rank_ends_all_and_is_the_one_that_is_named(how, rank, tmp_path):
+    ended, seconds = endings(3, failing_cases.fails, how, "grid", rank, folder=tmp_path)
+    for e in (ended[0], ended[3 - rank]):
+        assert f"ends because rank {rank} (" in e.said
         assert "ended without a word" in e.said
     assert seconds < SECONDS
+
+
+def test_a_rank_that_leaves_early_is_the_one_that_is_named(tmp_path):
+    ended = gloo_ranks.finish(gloo_ranks.start(3, failing_cases.fails, "exit", "grid", folder=tmp_path), timeout=90)
+    for e in (ended[0], ended[2]):
+        assert e.code not in (None, 0)
+        assert "ends because rank 1 (" in e.said
+        assert "left the run before its end" in e.said
+
+
+def test_strangers_at_the_port_change_nothing(tmp_path):
+    """A port scan, a browser, noise, a wrong secret, a line without an end, and silence."""
+    assert gloo_ranks.run(3, failing_cases.meets_strangers, folder=tmp_path) == [0, 1, 2]
+
+
+def test_the_port_is_open_on_one_address_only(tmp_path):
+    assert gloo_ranks.run(2, failing_cases.listens_where, folder=tmp_path) == ["127.0.0.1", "127.0.0.1"]
 
 
 def test_the_death_of_rank_0_ends_all(tmp_path):

@@ -13,6 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -33,6 +34,7 @@ from vlp.config import COMMON, dump, parse, run_main, to_tree
 from vlp.config.bounds import Share, Whole
 from vlp.distributed.world import World, connect
 from vlp.files import check_writable, write_whole
+from vlp.lock import locked
 from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
@@ -83,7 +85,10 @@ def main(argv: Sequence[str]) -> int:
     run = parse(RunConfig, argv, "vlp train", __doc__ or "")
     with connect() as world:
         try:
-            train(run, world)
+            if world.rank == 0:
+                check_writable(run.out)
+            with locked(run.out) if world.rank == 0 else nullcontext():
+                train(run, world)
         except Interrupted as stop:
             return int(str(stop.code))  # every rank was asked to stop: nobody failed
     return 0
@@ -97,8 +102,6 @@ def train(run: RunConfig, world: World) -> None:
     tokenizer = run.model.tokenizer(captions(run.data))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
-    if world.rank == 0:
-        check_writable(run.out)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         write_whole(run.out / "config.toml", dump(run))
     try:

@@ -59,8 +59,8 @@ class Watch:
         if self.in_a_row >= self.guard.patience:
             raise UserError(
                 f"training stopped: {self.in_a_row} steps in a row were refused, the last because {verdict} "
-                f"(loss {loss:.4g}, gradient norm {norm:.4g}); lower training.optimizer.lr or "
-                "lengthen training.schedule.warmup, and look at the data of these steps"
+                f"(loss {loss:.4g}, gradient norm {norm:.4g}); look at the data of these steps, or lower "
+                "training.optimizer.lr or lengthen training.schedule.warmup and go on with --training.resume-from good"
             )
         return verdict
 

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from vlp.config import COMMON, MAY_CHANGE
 from vlp.config.bounds import AtLeastZero, Count, Decay, Whole, check
+from vlp.training.checkpoints.folder import From
 from vlp.training.guard import Guard
 from vlp.training.optimizers import Optimizer
 from vlp.training.optimizers.adamw import AdamW
@@ -54,6 +55,9 @@ class Training:
     """checkpoints kept"""
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
     """go on from the newest checkpoint in the run folder; false: remove what is there and start over"""
+    resume_from: Annotated[From, MAY_CHANGE] = "newest"
+    """newest, or good: the last checkpoint before the guard refused steps; with good, lr, schedule, clip and guard may
+    be others than before"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the model (torch.compile): minutes at the start, faster steps after"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0

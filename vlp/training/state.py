@@ -167,7 +167,10 @@ class TrainState:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
+            for group, own in zip(optimizer.param_groups, settings, strict=True):
+                group.update(own)  # this run's settings, which a run from its last good checkpoint may have changed
         self.watch.load_state_dict(state["watch"])
         self.tally = Tally(**state["tally"])
         return state["streams"]

@@ -145,10 +145,12 @@ class Trainer:
                 checkpoints.clear()
                 shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             parallel.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
-        saved = checkpoints.read(self.signature())
+        saved = checkpoints.read(self.signature(), start=training.resume_from)
         state = TrainState(training, self.model, sharded(self.loss, world, training.negatives), parallel, self.augment)
         position = state.load_state_dict(saved) if saved else None
+        parallel.everyones(None)  # all have read what rank 0 may now rename
         if world.rank == 0:
+            checkpoints.set_aside()
             self.announce(state)
         stream = self.open_stream(position)
         return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
@@ -212,7 +214,7 @@ class Trainer:
             head = {"identity": self.signature(), "metrics": sinks.position}
             if self.saving is not None:
                 self.saving(tree["streams"])
-            checkpoints.write(state.step, {**head, **tree})
+            checkpoints.write(state.step, {**head, **tree}, refusing=state.watch.in_a_row > 0)
 
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 has told the user how to go on."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ from torch import Tensor
 from vlp.augment import Draws
 from vlp.batch import Batch
 from vlp.errors import UserError
+from vlp.losses import Side
+from vlp.losses.infonce import InfoNCE
 from vlp.losses.siglip import SigLIP
+from vlp.training.checkpoints.folder import Checkpoints
+from vlp.training.guard import Guard
+from vlp.training.optimizers.adamw import AdamW
 from vlp.training.optimizers.muon import Muon
 from vlp.training.trainer import Training
 
@@ -206,3 +211,38 @@ def test_mixed_precision_is_gone_from_the_model_afterwards(tmp_path: Path) -> No
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]
     assert losses["auto"] in (losses["bf16"], losses["fp32"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanWhilePoisoned(InfoNCE):
+    """InfoNCE that is NaN while `folder` holds a file called poison."""
+
+    folder: str = ""
+
+    def each(self, side: Side) -> Tensor:
+        value = super().each(side)
+        return value * float("nan") if (Path(self.folder) / "poison").exists() else value
+
+
+def test_a_run_that_the_guard_stopped_goes_on_from_its_last_good_checkpoint_at_a_lower_rate(tmp_path: Path) -> None:
+    few = {"samples": 12 * 16, "batch": 16, "checkpoint_every": 0.0, "log_every": 1, "tensorboard": False, "keep": 2}
+    guard = Guard(patience=4)
+    run = tmp_path / "run"
+
+    def poison(positions: object) -> None:
+        if len(list((run / "checkpoints").glob("*.pt"))) == 2 and not (tmp_path / "poison").exists():
+            (tmp_path / "poison").touch()
+
+    parts = {"model": Tiny(), "loss": NanWhilePoisoned(folder=str(tmp_path)), "saving": poison}
+    with pytest.raises(UserError, match=r"4 steps in a row were refused.*--training.resume-from good"):
+        trainer(run, Training(guard=guard, **few), **parts).fit()  # type: ignore[arg-type]
+    good = Checkpoints(run / "checkpoints", 2).good()
+    assert len(good) == 2  # the ones of refused steps did not push them out
+    (tmp_path / "poison").unlink()
+    lower = Training(guard=guard, optimizer=AdamW(lr=1e-4), resume_from="good", **few)  # type: ignore[arg-type]
+    fitted = trainer(run, lower, model=Tiny(), loss=NanWhilePoisoned(folder=str(tmp_path))).fit()
+    assert fitted.steps == 12
+    assert fitted.refused == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert max(row["learning_rate"] for row in rows[-6:]) <= 1e-4

@@ -8,15 +8,25 @@ from typing import Any
 
 from vlp.errors import UserError
 
+SETTINGS = ("training.optimizer.", "training.schedule.", "training.guard.", "training.clip")
+"""What a run that is taken up from its last good checkpoint may change: it is what made steps bad."""
 
-def refuse_difference(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise UserError at the first key, in alphabetical order, whose value the two runs do not share."""
-    for key in sorted({*found, *wanted}):
-        old, new = found.get(key, "nothing"), wanted.get(key, "nothing")
-        if old != new:
+
+Identity = Mapping[str, Any]
+
+
+def refuse_difference(path: Path, saved: Identity, wanted: Identity, *, settings: bool = True) -> None:
+    """Raise UserError at the first key, in alphabetical order, whose value the two runs do not share.
+
+    `settings`: whether SETTINGS count, the optimizer's name apart.
+    """
+    for key in sorted({*saved, *wanted}):
+        old, new = saved.get(key, "nothing"), wanted.get(key, "nothing")
+        free = not settings and key.startswith(SETTINGS) and key != "training.optimizer.name"
+        if old != new and not free:
             raise UserError(
                 f"{path} belongs to another run: there {key} is {old}, here it is {new}; "
-                "choose another run folder, or set training.resume to false to start over in this one"
+                "choose another run folder, or give --training.no-resume to start over in this one"
             )
 
 

@@ -43,7 +43,7 @@ from vlp.models.image_transform import RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import Tokenizer
 from vlp.training.allocator import keep_freed_memory
-from vlp.training.interruption import Interrupted
+from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
 from vlp.training.trainer import Evaluate, Fitted, Trainer
 
@@ -83,14 +83,14 @@ class RunConfig:
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
     run = parse(RunConfig, argv, "vlp train", __doc__ or "")
-    with connect() as world:
-        try:
+    try:
+        with OutsideTheLoop(), connect() as world:
             if world.rank == 0:
                 check_writable(run.out)
             with locked(run.out) if world.rank == 0 else nullcontext():
                 train(run, world)
-        except Interrupted as stop:
-            return int(str(stop.code))  # every rank was asked to stop: nobody failed
+    except Interrupted as stop:
+        return int(str(stop.code))  # every rank was asked to stop: nobody failed
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,28 @@ def test_too_many_losses_leave_their_table_in_the_run(tmp_path: Path, damaged_sh
     table = (out / "drop_budget.txt").read_text()
     assert "drop_budget allows 1.00%" in table
     assert f"in {damaged_shards}" in table
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused_and_a_signal_at_the_start_loses_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *SMALL, "--out", str(tmp_path / "run"), "--training.samples", "64000000"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / ".lock").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = launch(*command)
+    assert second.returncode == 2
+    assert f"is being written by another program (process {first.pid} on" in second.stderr
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 128 + signal.SIGTERM
+    early = subprocess.Popen(
+        [*command[:-1], "640"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / ".lock").exists():
+        assert early.poll() is None
+        time.sleep(0.001)
+    early.send_signal(signal.SIGUSR1)
+    _, said = early.communicate(timeout=60)
+    assert early.returncode == 128 + signal.SIGUSR1
+    assert "nothing is lost" in said or "give the same command again to go on from here" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,6 +20,31 @@ class Interrupted(SystemExit):
 
     def __str__(self) -> str:
         return self.text
+
+
+class OutsideTheLoop:
+    """A context in which a signal ends this process at once with a sentence: nothing that was done is lost.
+
+    It is for the time before the first step and after the last; `Interruption` takes over in between.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> OutsideTheLoop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._stop) for s in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        text = f"interrupted by {name} outside of a step; nothing is lost: give the same command again to go on"
+        print(text, file=sys.stderr, flush=True)
+        raise Interrupted(text, signum)
 
 
 class Interruption:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +24,8 @@ from torch import nn
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.stream import Loader, Stream, merge_states, read_samples
-from eval.tasks import Task
-from eval.tasks.retrieval import Retrieval
+from eval.while_training import RECORD as VALIDATION
+from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
 from vlp.config import COMMON, dump, parse, run_main, to_tree
@@ -42,6 +40,7 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import Tokenizer
+from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
@@ -53,7 +52,6 @@ HOW_FAST = (
     *("workers", "prefetch", "start_method", "pin", "cache_bytes", "read_ahead_bytes", "request_seconds"),
     *("request_attempts", "shard_cache", "shard_cache_bytes", "index_cache", "drop_budget"),
 )
-VERSIONS = ("torch", "open_clip_torch", "transformers", "timm", "webdataset", "numpy")
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ class RunConfig:
     """the objective"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
-    validation: str = ""
-    """shard set on which retrieval is measured every training.eval_every steps"""
+    eval: Validation = field(default_factory=Validation)
+    """what is measured every training.eval_every steps: its tasks, each with the shard set it runs on"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -122,7 +120,7 @@ def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokeniz
         open_stream=lambda state: open_stream(run, tokenizer, world, state),
         folder=run.out,
         world=world,
-        evals=evaluations(run, tokenizer),
+        evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
         saving=lambda streams: Ledger.of(merge_states(streams)["ledger"]).save(run.out / LEDGER),
@@ -161,17 +159,17 @@ def data_identity(run: RunConfig) -> Mapping[str, Any]:
     return {"picture": run.picture, "crop": list(run.crop), **read}
 
 
-def evaluations(run: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluate]:
-    """Retrieval on the validation shards, if there are any."""
-    if not run.validation:
-        return {}
-    task: Task = Retrieval(data=run.validation)
+def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[str, Evaluate]:
+    """What `eval` names, as the trainer calls it; nothing where the run does not evaluate."""
 
-    def retrieval(model: nn.Module) -> Mapping[str, float]:
+    def as_release(model: nn.Module) -> release.Release:
         assert isinstance(model, DualEncoder)
-        return task(release.Release(model, tokenizer, run.model.transform(), "", str(run.out)))
+        return release.Release(model, tokenizer, run.model.transform(), "", str(run.out))
 
-    return {"val": retrieval}
+    if not run.training.eval_every:
+        return {}
+    record = run.out / VALIDATION if world.rank == 0 else None
+    return run.eval.evaluations(as_release, transform=run.model.transform(), record=record)
 
 
 def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer) -> None:
@@ -182,8 +180,7 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer) -> None:
         "samples": str(fitted.samples),
         "data": ", ".join(run.data.mixture or (run.data.shards,)),
         "data_sha256": hashlib.sha256("".join(h for s in shards for h in s.sha256).encode()).hexdigest(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
+        **versions(),
     }
     assert isinstance(fitted.model, DualEncoder)
     id = release.save(run.out / "model", config=run.model, encoder=fitted.model, tokenizer=tokenizer, notes=notes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import platform
 import statistics
@@ -11,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from vlp.record import versions
 
 
 def row(
@@ -38,7 +39,7 @@ def conditions(packages: Sequence[str], *, threads: int) -> dict[str, Any]:
     return {
         "machine": f"{platform.machine()} {model}".strip(),
         "threads": threads,
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "versions": versions(packages),
         "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import io
 import json
 import os
@@ -23,6 +22,8 @@ import tarfile
 import venv
 from pathlib import Path
 from typing import Any
+
+from vlp.record import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".bench"
@@ -209,7 +210,7 @@ def side(name: str, shards: Path, size: int, workers: int) -> None:
 
 def compare(case: str, shards: Path, size: int, workers: int, *, rounds: int, batches: int) -> list[dict[str, Any]]:
     """The rows of one comparison: samples per CPU-second, and the share of the decode library's limit."""
-    name = PEER.format(importlib.metadata.version("open_clip_torch"))
+    name = PEER.format(versions()["open_clip_torch"])
     us, peer = Side(sys.executable, "ours", shards, size, workers), Side(peer_python(), "peer", shards, size, workers)
     us.ask(f"{batches}"), peer.ask(f"{batches}")
     mine, others, decoding, resizing = [], [], [], []
@@ -271,7 +272,7 @@ def main() -> None:
     conditions = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, shared with other processes",
         "threads": "1 in each process",
-        "versions": {p: importlib.metadata.version(p) for p in ("torch", "open_clip_torch", "simplejpeg", "pillow")},
+        "versions": versions(("simplejpeg",)),
         "command": "python -m benchmarks.stream" + (" --quick" if args.quick else ""),
         "date": datetime.date.today().isoformat(),
     }

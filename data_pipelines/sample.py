@@ -21,6 +21,8 @@ class Sample:
     captions: dict[str, str]  # language ("en" when nobody says) -> first caption; never empty strings
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON values: tags, concept, group, artist, license, ...; all_captions: language -> list, where it has several"""
+    txt: str = ""
+    """the .txt of a sample that was read from a shard; empty: there was none, or the sample is new"""
 
     @property
     def text(self) -> str:
@@ -28,8 +30,14 @@ class Sample:
         return next(iter(self.captions.values()), "")
 
     def said(self, path: str) -> list[str]:
-        """Every caption in a language, the first one first; or every text of a field such as tags.en."""
-        return found({"captions": self.captions, **self.metadata}, path)
+        """Every text at `path`, as training draws from: a language, "txt", or a field such as tags.en, first one first.
+
+        >>> Sample("a", b"", "png", {"en": "cat"}, {"notes": {"long": "a black cat"}}, txt="the cat").said("notes.long")
+        ['a black cat']
+        """
+        texts = self.metadata.get("all_captions") or {}
+        captions = {language: texts.get(language) or caption for language, caption in self.captions.items()}
+        return found({"txt": self.txt or self.text, "captions": captions, **self.metadata}, path)
 
     def members(self) -> tuple[tuple[str, bytes], ...]:
         """(name, bytes) of the files of this sample in a tar, image first."""

@@ -291,10 +291,10 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
             for read in range(len(shard)):
                 raw = shard.sample(read)
                 record = dict(raw.record)
-                captions = _captions(record)
+                captions, txt = _captions(record), record.pop("txt", "")
                 if skip is not None:
                     skip.delivered += 1
-                yield Sample(raw.key, raw.image, raw.image_format, captions, record)
+                yield Sample(raw.key, raw.image, raw.image_format, captions, record, txt)
         except Unreadable as error:
             _lose(skip, "unreadable shard", f"{url} ({error})", max(1, shards.counts[i] - read))
 
@@ -302,12 +302,13 @@ def read_samples(spec: str, *, skip: Ledger | None = None) -> Iterator[Sample]:
 def _captions(record: dict[str, Any]) -> dict[str, str]:
     """language -> its first caption; takes them out of `record`, and leaves all of them where there are several."""
     held = record.get("captions")
-    named = {lang: texts for lang in held if (texts := found(record, lang))} if isinstance(held, Mapping) else {}
-    text = record.pop("txt", "")
+    languages = held if isinstance(held, Mapping) and held else ("en",)
+    named = {lang: texts for lang in languages if (texts := found(record, lang))}
     if isinstance(held, Mapping):
         record.pop("captions")
     if several := {lang: texts for lang, texts in named.items() if len(texts) > 1}:
         record["all_captions"] = several
+    text = record.get("txt", "")
     return {lang: texts[0] for lang, texts in named.items()} or ({"en": text} if text else {})
 
 

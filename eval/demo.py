@@ -17,6 +17,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from eval import run
+from eval.configuration import read
 from eval.index.flat import Flat
 from eval.progress_bar import progress_bar
 from eval.report import assemble as report
@@ -25,25 +26,49 @@ from eval.search.answer import Answer, ask_picture, ask_text
 from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
 from eval.search.query import print_answer
+from vlp.config import build, read_preset
+from vlp.config.bounds import Count
 from vlp.errors import UserError
 from vlp.files import write_whole
+from vlp.record import versions
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
 
-UNSEEN = ("test_style", "test_concept", "test_style_concept")  # the gallery: no picture of these was trained on
-TESTS = (*UNSEEN, "test_attr")
-SPLITS = ("train", "val", *TESTS)
-HITS = 8
 
-QUESTIONS = (
-    ("fire engine", "English"),
-    ("crying cat", "English"),
-    ("sailboat", "English"),
-    ("下雨", "Chinese: it is raining"),
-    ("生气的猫", "Chinese: an angry cat"),
-)
-PICTURE = "cat face"  # the caption of the training picture that is asked by; a cat, in the words of Unicode
+@dataclass(frozen=True)
+class Question:
+    """What a gallery is asked."""
+
+    text: str
+    """the words of the question; of a question by picture, the caption of the picture"""
+    note: str
+    """what a reader should know of it: its language, what it means"""
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What the demo shows: the splits it reads, and what it asks."""
+
+    splits: tuple[str, ...]
+    """every split of the data; all are verified"""
+    train: str
+    """the split that is trained on"""
+    gallery: tuple[str, ...]
+    """the splits whose pictures are searched"""
+    about_gallery: str
+    """what a reader should know of these pictures"""
+    hits: Count
+    """pictures shown for each question"""
+    questions: tuple[Question, ...]
+    """what is asked in words"""
+    picture: Question
+    """a picture of the training split to ask by, by its caption"""
+
+    @classmethod
+    def read(cls) -> Tour:
+        """What eval/demo.toml says."""
+        return build(cls, read_preset(str(Path(__file__).with_name("demo.toml"))))
 
 
 @dataclass
@@ -53,6 +78,7 @@ class Demo:
     out: Path
     data: str
     preset: Sequence[str]
+    tour: Tour = field(default_factory=Tour.read)
     console: Console = field(default_factory=Console)
 
     @property
@@ -104,7 +130,7 @@ def verify(demo: Demo) -> None:
     from eval.embeddings.encode import data_sha256
 
     marker = demo.out / "verified.json"
-    sets = {spec: ShardSet.open(spec) for spec in demo.specs(SPLITS)}
+    sets = {spec: ShardSet.open(spec) for spec in demo.specs(demo.tour.splits)}
     sums = {spec: data_sha256(shards) for spec, shards in sets.items()}
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == sums:
         demo.done("the shards are whole")
@@ -127,20 +153,23 @@ def train(demo: Demo) -> int:
 
     # the data come before the caller's flags: a flag given later wins
     first = next((i for i, a in enumerate(demo.preset) if a.startswith("-")), len(demo.preset))
-    data = ["--data.shards", f"{demo.data}/train", "--out", str(demo.out)]
+    data = ["--data.shards", f"{demo.data}/{demo.tour.train}", "--out", str(demo.out)]
     return int(train_main([*demo.preset[:first], *data, *demo.preset[first:]]))
 
 
 def evaluate(demo: Demo, release: Release) -> dict[str, Any]:
     """The report's tree; measured again only if the model or the data changed."""
-    path = demo.out / "report.json"
+    path, config = demo.out / "report.json", read(["demo"], folder=demo.data)
+    specs = [spec for spec, _ in config.by_split().values()]
     if path.is_file():
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if tree.get("model", {}).get("weights_sha256") == release.id and tree["versions"] == report.versions():
+        same_model = tree.get("model", {}).get("weights_sha256") == release.id
+        same_data = [about["spec"] for about in tree.get("data", {}).values()] == specs
+        if report.is_current(tree) and same_model and same_data and tree["versions"] == versions():
             demo.done("the test splits are evaluated")
             run.table(tree, demo.console)
             return tree
-    tree = run.evaluate(release, demo.specs(TESTS))
+    tree = run.evaluate(release, config)
     run.table(tree, demo.console)
     report.write_json(tree, path)
     return tree
@@ -154,28 +183,28 @@ def index(demo: Demo, release: Release) -> Gallery:
         if gallery.about["model"]["id"] == release.id:
             demo.done(f"{len(gallery.vectors):,} pictures are indexed")
             return gallery
-    return build_gallery(release, "::".join(demo.specs(UNSEEN)), folder, kind=Flat())
+    return build_gallery(release, "::".join(demo.specs(demo.tour.gallery)), folder, kind=Flat())
 
 
 def ask(demo: Demo, release: Release, gallery: Gallery) -> list[Answer]:
-    """The answers to five questions in words and one by a picture."""
-    answers = [ask_text(gallery, release, text, HITS, note=note) for text, note in QUESTIONS]
-    note = "a picture of the training split"
-    answers.append(ask_picture(gallery, release, training_picture(demo), HITS, note=note))
+    """The answers to the questions in words and to the one by a picture."""
+    tour = demo.tour
+    answers = [ask_text(gallery, release, q.text, tour.hits, note=q.note) for q in tour.questions]
+    answers.append(ask_picture(gallery, release, training_picture(demo), tour.hits, note=tour.picture.note))
     for answer in answers:
         print_answer(answer, demo.console, most=3)
     return answers
 
 
 def training_picture(demo: Demo) -> bytes:
-    """A picture of the training split to ask by: the one of a cat, or the first where there is no cat."""
+    """The picture of the training split to ask by, or the first where none has its caption."""
     from data_pipelines.ledger import Ledger
     from data_pipelines.stream import read_samples
 
     first = b""
-    for sample in read_samples(f"{demo.data}/train", skip=Ledger()):
+    for sample in read_samples(f"{demo.data}/{demo.tour.train}", skip=Ledger()):
         first = first or sample.image
-        if sample.captions.get("en") == PICTURE:
+        if demo.tour.picture.text in sample.captions.values():
             return sample.image
     return first
 
@@ -193,7 +222,7 @@ def what_next(demo: Demo, tree: dict[str, Any]) -> None:
     say(f"\nlook at    [bold]{demo.out / 'report.html'}[/]")
     say(f'try next   {vlp} search {demo.out / "index"} "a happy cat" --html found.html')
     say(f"           {vlp} search {demo.out / 'index'} --image some_picture.png --grid found.png")
-    say(f"           {vlp} eval {demo.out / 'model'} {demo.data}/test_concept --languages zh")
+    say(f"           {vlp} eval {demo.out / 'model'} {demo.data}/{demo.tour.gallery[0]} --languages zh")
     say(f"           {vlp} train demo --training.samples 1000000 --out runs/longer")
 
 
@@ -238,8 +267,9 @@ def road(demo: Demo) -> int:
         tree = evaluate(demo, release)
     with demo.stage("index the unseen pictures", 4):
         gallery = index(demo, release)
-    with demo.stage("ask six questions", 5):
+    with demo.stage("ask questions", 5):
         answers = ask(demo, release, gallery)
-        write_whole(demo.out / "report.html", report_page(tree, run=demo.out, answers=answers))
+        page = report_page(tree, run=demo.out, answers=answers, about_answers=demo.tour.about_gallery)
+        write_whole(demo.out / "report.html", page)
     what_next(demo, tree)
     return 0

@@ -1,24 +1,23 @@
-"""`vlp eval MODEL SHARDS...`: retrieval in every language and zero-shot classification, with intervals."""
+"""`vlp eval MODEL SHARDS... [PRESET...]`: the tasks that a preset names, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional, arg
 
+from eval.configuration import EvalConfig, gather, known_presets, preset_files, read, sorted_words, spread
 from eval.embeddings.split import EmbeddedSplit
 from eval.report import assemble as report
 from eval.report.page import report_page
-from eval.tasks import Measured, Task
-from eval.tasks.retrieval import Retrieval
-from eval.tasks.zero_shot import ZeroShot
-from vlp.config import did_you_mean
+from eval.report.units import UNITS
+from vlp.config import did_you_mean, parse
+from vlp.config.flags_help import field_docs
 from vlp.errors import UserError
 from vlp.files import write_whole
 
@@ -28,48 +27,28 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 
 
-def evaluate(
-    release: Release, specs: Sequence[str], *, languages: Sequence[str] = (), label: str = "subgroup", seed: int = 0
-) -> Tree:
-    """The tree of report.json for each shard set of `specs`; a set is named by the last part of its path.
+def evaluate(release: Release, config: EvalConfig) -> Tree:
+    """The tree of report.json: every task of `config` on its shard sets, named by the last part of their paths.
 
-    Retrieval in `languages` (none: all that a set has), classification where at least two classes are in `label`.
+    A task that has nothing to measure on a shard set is left out there, with the reason in the tree. Raises UserError
+    if no task has anything to measure on a shard set, or if it lacks something that was asked for by name.
     """
-    splits: dict[str, EmbeddedSplit] = {}
-    tasks: dict[str, list[Task]] = {}
-    measured: dict[str, Measured] = {}
-    for spec in specs:
+    parts: list[report.Part] = []
+    for split_name, (spec, tasks) in config.by_split().items():
         split = EmbeddedSplit(release, spec)
-        name = split_name(spec, splits)
-        splits[name] = split
-        tasks[name] = [Retrieval(languages=tuple(languages), seed=seed)] if split.languages or languages else []
-        if len({sample.metadata.get(label) for sample in split.samples} - {None, ""}) > 1:
-            tasks[name].append(ZeroShot(label=label, seed=seed))
-        if not tasks[name]:
-            raise UserError(f'{spec} has neither captions nor two classes in "{label}": there is nothing to evaluate')
-        for task in tasks[name]:
-            measured |= {f"{name}/{metric}": m for metric, m in task.measure(split).items()}
-    return report.assemble(release, splits, measured, tasks, seed)
-
-
-def split_name(spec: str, taken: Mapping[str, object]) -> str:
-    """A short name for a shard set, not yet taken.
-
-    >>> split_name("bundled:emoji/test_style", {}), split_name("/data/coco/{000..011}.tar", {})
-    ('test_style', 'coco')
-    """
-    path = Path(spec.split("::", maxsplit=1)[0].removeprefix("bundled:"))
-    name = path.parent.name if path.suffix == ".tar" else path.name
-    name = name or "data"
-    number = 2
-    while name in taken:
-        name = f"{name.rstrip('0123456789').rstrip('_')}_{number}"
-        number += 1
-    return name
+        reasons = {name: task.unfit(split) for name, task in tasks.items()}
+        if all(reasons.values()):
+            why = "; ".join(f"{task}: {reason}" for task, reason in reasons.items())
+            raise UserError(f"there is nothing to evaluate on {spec} ({why})")
+        results = ((task, tasks[task].measure(split)) for task, reason in reasons.items() if not reason)
+        parts.append(report.Part(split_name, split, tasks, gather(split_name, results), reasons))
+    if not parts:
+        raise UserError("there is nothing to evaluate: name a shard set, such as bundled:emoji/test_style")
+    return report.assemble(release, parts)
 
 
 def table(tree: Tree, console: Console) -> None:
-    """Print one table a shard set: each metric against chance, with its interval."""
+    """Print one table a shard set: each metric against chance, with its interval; and what was left out."""
     for split, about in tree["data"].items():
         rows = Table(
             title=f"{split} · {about['samples']:,} pictures", title_justify="left", title_style="bold", box=SIMPLE
@@ -79,19 +58,24 @@ def table(tree: Tree, console: Console) -> None:
             rows.add_column(heading, justify="right", no_wrap=True)
         for name, value in tree["metrics"].items():
             if name.startswith(f"{split}/"):
+                precise = UNITS[tree["units"][name]].precise
                 low, high = tree["intervals"][name]
+                chance = tree["chance"][name]
                 rows.add_row(
                     name.removeprefix(f"{split}/"),
-                    f"[bold]{value:.4f}",
-                    f"{low:.4f} – {high:.4f}",
-                    f"{tree['chance'][name]:.4f}",
+                    f"[bold]{precise(value)}",
+                    f"{precise(low)} – {precise(high)}",
+                    "" if chance is None else precise(chance),
                     f"{tree['candidates'][name]:,}",
                 )
         console.print(rows)
+        for task in tree["tasks"][split]:
+            if task["left_out"]:
+                console.print(f"left out on {split}: {task['name']}, because {task['left_out']}", style="dim")
 
 
 def unmet(tree: Tree, wanted: Sequence[str]) -> list[str]:
-    """One sentence for each `metric=value` of `wanted` that the report does not reach.
+    """One sentence for each `metric=value` of `wanted` that the report does not reach, from its better side.
 
     Raises UserError for a metric that was not measured.
     """
@@ -107,49 +91,75 @@ def unmet(tree: Tree, wanted: Sequence[str]) -> list[str]:
             raise UserError(f'"{want}" should be metric=value, such as test/en/image_to_text/recall@1=0.2')
         if name not in tree["metrics"]:
             raise UserError(f'no metric is called "{name}"{did_you_mean(name, list(tree["metrics"]))}')
-        if tree["metrics"][name] < bound:
-            sentences.append(f"{name} is {tree['metrics'][name]:.4f}, but at least {least} was asked for")
+        value, lower = tree["metrics"][name], tree["better"][name] == "lower"
+        if value > bound if lower else value < bound:
+            sentences.append(f"{name} is {value:.4f}, but at {'most' if lower else 'least'} {least} was asked for")
     return sentences
 
 
+@dataclass(frozen=True)
+class EvalRun(EvalConfig):
+    """An evaluation as a command: what it measures, and what becomes of it."""
+
+    out: Path | None = None
+    """folder for report.json and report.html; without it only the table is shown"""
+    at_least: tuple[str, ...] = ()
+    """metric=value pairs; if one is not reached, the exit status is 1"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1 ..."""
+
+
+USAGE = """usage: vlp eval MODEL SHARDS... [PRESET...] [flags]
+
+MODEL   a model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k
+SHARDS  shard sets: a folder with a manifest, glob, brace range, union (a::b) or bundled:NAME
+PRESET  what to measure: a .toml file, or one of %s; default where none names a task.
+        A folder that is called like a preset is a shard set when it is written ./NAME
+
+  vlp eval runs/demo/model bundled:emoji/test_style --languages zh --out runs/eval
+  vlp eval runs/demo/model my_data/test my_tasks.toml --at-least test/en/image_to_text/recall@1=0.2
+
+Flags; what is a setting of tasks is meant for every task that has it, --tasks.NAME.SETTING for one of them:
+
+%s
+
+vlp eval --help-all lists every flag; each is also a key of a preset (TOML)."""
+
+
+def usage(config: EvalConfig) -> str:
+    """The text of `vlp eval --help`: the flags of the command and those of the tasks of `config`."""
+    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name != "tasks"}
+    for task in config.tasks.values():
+        docs = {**{f.name: field_docs(type(task))[f.name] for f in fields(task)}, **docs}
+    wide = max(map(len, docs)) + 4
+    rows = [f"  --{name.replace('_', '-'):<{wide}}{text}" for name, text in sorted(docs.items())]
+    return USAGE % (", ".join(known_presets()), "\n".join(rows))
+
+
 def main(argv: list[str]) -> int:
-    """`vlp eval MODEL SHARDS...`."""
+    """`vlp eval MODEL SHARDS... [PRESET...] [flags]`."""
     from vlp.models import release
 
-    def command(
-        model: Annotated[Positional[str], arg(metavar="MODEL")],
-        shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS...")],
-        *,
-        out: Path | None = None,
-        at_least: tuple[str, ...] = (),
-        languages: tuple[str, ...] = (),
-        label: str = "subgroup",
-        device: str = "cpu",
-        seed: int = 0,
-    ) -> int:
-        """Evaluate a model on shard sets: retrieval both ways in each language, zero-shot classification.
-
-        Args:
-            model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
-            shards: one or more of: folder with a manifest, glob, brace range, union (a::b), bundled:NAME.
-            out: folder for report.json and report.html; without it only the table is shown.
-            at_least: metric=value pairs; if one is not reached, the exit status is 1.
-            languages: languages of captions; without it all that the data have.
-            label: metadata field whose values are the classes of zero-shot classification.
-            device: cpu, cuda, cuda:1 ...
-            seed: seed of the bootstrap.
-        """
-        if not shards:
-            raise UserError("name at least one shard set to evaluate on, such as bundled:emoji/test_style")
-        tree = evaluate(release.load(model, device), shards, languages=languages, label=label, seed=seed)
-        table(tree, Console())
-        if out is not None:
-            report.write_json(tree, out / "report.json")
-            write_whole(out / "report.html", report_page(tree, run=Path(model).parent))
-            print(f"written: {out / 'report.json'}, {out / 'report.html'}")
-        short = unmet(tree, at_least)
-        for sentence in short:
-            Console(stderr=True).print(f"not met: {sentence}", style="bold red")
-        return 1 if short else 0
-
-    return int(tyro.cli(command, args=argv, prog="vlp eval"))
+    split = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    words, flags = argv[:split], argv[split:]
+    presets, shards = sorted_words(words[1:])
+    tasks = read(presets).tasks
+    if not argv or {"-h", "--help"} & set(flags):
+        print(usage(read(presets)))
+        return 0
+    if not words and "--help-all" not in flags:
+        raise UserError(f"name a model before the flags, not after {flags[0]}: vlp eval MODEL SHARDS... [flags]")
+    data = ["--data", *shards, "--folder="] if shards else []
+    own = {f.name for f in fields(EvalRun)} | {"help_all"}
+    run = parse(EvalRun, [*preset_files(presets), *data, *spread(flags, own, tasks)], "vlp eval", __doc__ or "")
+    run.by_split()  # says what is missing before a model is loaded
+    tree = evaluate(release.load(words[0], run.device), run)
+    table(tree, Console())
+    if run.out is not None:
+        report.write_json(tree, run.out / "report.json")
+        write_whole(run.out / "report.html", report_page(tree, run=Path(words[0]).parent))
+        print(f"written: {run.out / 'report.json'}, {run.out / 'report.html'}")
+    short = unmet(tree, run.at_least)
+    for sentence in short:
+        Console(stderr=True).print(f"not met: {sentence}", style="bold red")
+    return 1 if short else 0

@@ -14,6 +14,9 @@ import pytest
 
 import train
 from data_pipelines.ledger import DropBudgetExceeded
+from eval.configuration import read
+from eval.run import evaluate
+from eval.tasks.retrieval import Retrieval
 from vlp.config import PRESETS, build, read_preset
 from vlp.errors import UserError
 from vlp.models import release
@@ -68,11 +71,47 @@ def test_a_run_leaves_a_model_and_its_record_which_is_a_preset(tmp_path: Path) -
     assert losses(again) == losses(out)
 
 
-def test_validation_is_measured_under_way(tmp_path: Path) -> None:
-    flags = ["--validation", "bundled:emoji/test_attr", "--training.eval-every", "2", "--training.samples", "128"]
-    assert train.main([*SMALL, "--out", str(tmp_path), *flags]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert any("val/en/text_to_image/recall@1" in row for row in rows)
+VALIDATED = """
+[eval.tasks.retrieval]
+name = "retrieval"
+data = "bundled:emoji/test_attr"
+ks = [1, 10]
+
+[eval.tasks.tones]
+name = "zero_shot"
+label = "tone"
+data = "bundled:emoji/test_attr"
+"""
+
+
+def test_the_tasks_of_a_preset_are_measured_under_way(tmp_path: Path) -> None:
+    preset = tmp_path / "validated.toml"
+    preset.write_text(VALIDATED)
+    flags = ["--training.eval-every", "2", "--training.samples", "256", "--eval.tasks.retrieval.languages", "zh"]
+    out = tmp_path / "run"
+    assert train.main([SMALL[0], str(preset), *SMALL[1:], "--out", str(out), *flags]) == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    measured = [row for row in rows if "test_attr/tone/acc1" in row]
+    assert [row["step"] for row in measured] == [2, 4]
+    assert all("test_attr/zh/text_to_image/recall@10" in row for row in measured)
+    assert not any("/en/" in key for row in rows for key in row)
+    words = json.loads((out / "validation.json").read_text())
+    assert words["test_attr/zh/text_to_image/recall@1"]["label"] == ["Chinese", "caption → picture"]
+    final = evaluate(release.load(out / "model"), read(data=["bundled:emoji/test_attr"]))
+    last = measured[-1]["test_attr/zh/text_to_image/recall@10"]
+    assert final["metrics"]["test_attr/zh/text_to_image/recall@10"] == pytest.approx(last, abs=1e-6)
+    saved = build(train.RunConfig, read_preset(str(out / "config.toml")))
+    assert saved.eval.tasks["retrieval"] == Retrieval(data="bundled:emoji/test_attr", languages=("zh",), ks=(1, 10))
+
+
+def test_validation_that_cannot_work_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    flags = ["--training.eval-every", "2", "--out", str(tmp_path / "run"), "--eval.tasks.val.name", "retrieval"]
+    with pytest.raises(UserError, match="has no data"):
+        train.main([*SMALL, *flags])
+    flags += ["--eval.tasks.val.data", "bundled:emoji/val"]
+    with pytest.raises(UserError, match='no captions in "fr"; it has texts in: en, zh'):
+        train.main([*SMALL, *flags, "--eval.tasks.val.languages", "fr"])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

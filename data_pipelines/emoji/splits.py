@@ -14,7 +14,15 @@ from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.drawings import Drawing
 from data_pipelines.filters.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
 
-SPLITS = ("train", "val", "test_concept", "test_style", "test_style_concept", "test_attr")
+ASKS = {  # what a model must do to be right on a split, one sentence each; it stands in the split's manifest
+    "train": "What a model may learn from.",
+    "val": "Unseen concepts, seen artists: the split that choices are made on.",
+    "test_concept": "Concepts that were never seen, by artists that were.",
+    "test_style": "Concepts that were seen in training, drawn by artists that were not.",
+    "test_style_concept": "Neither the concept nor the artist was seen in training.",
+    "test_attr": "Unseen combinations of a person or gesture with a skin tone.",
+}
+SPLITS = tuple(ASKS)
 HELD_OUT_FAMILY = "fluent"
 VAL_SHARE, TEST_SHARE = 0.08, 0.12  # of the groups of concepts
 ATTR_SHARE = 0.14  # of the (person, skin tone) combinations whose person is trained on

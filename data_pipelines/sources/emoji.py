@@ -37,8 +37,9 @@ class Emoji(Source):
         yield from self._corpus().splits[part]
 
     def about(self, part: str) -> dict[str, Any]:
-        """The profile, the packages, and what was left out of the corpus as a whole."""
+        """What the split asks of a model, the profile, the packages, and what was left out of the corpus as a whole."""
         return {
+            "asks": splits.ASKS[part],
             "profile": self.profile,
             "side": self.side,
             "packages": {package.name: package.version for package in corpus.packages_of(self.profile)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +16,12 @@ from vlp.errors import UserError
 from vlp.pictures import Limits, Refused, decode
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import Tensor
 
     from data_pipelines.ledger import Ledger
     from data_pipelines.sample import Sample
     from data_pipelines.shards.shard_set import ShardSet
+    from vlp.models.image_transform import ImageTransform
     from vlp.models.release import Release
 
 PICTURES_AT_ONCE = 256
@@ -28,14 +29,46 @@ DAMAGE = ("unreadable shard", "corrupt tar", "truncated tail")
 log = logging.getLogger("vlp.eval")
 
 
-def picture_of(sample: Sample, url: str, skip: Ledger) -> Image | None:
-    """The picture of a sample in RGB; or None, counted in `skip` and named in the log, when it cannot be decoded."""
-    try:
-        return decode(sample.image, Limits())
-    except Refused as error:
-        skip.drop(str(error), url)
-        log.warning("skipped %s of %s: %s", sample.key, url, error)
-        return None
+def samples_of(shards: ShardSet, skip: Ledger) -> Iterator[tuple[str, list[Sample]]]:
+    """(url, samples) of every shard, up to 256 samples at a time, not decoded.
+
+    Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
+    or cut short: numbers over an unknown part of the data would mean nothing.
+    """
+    from data_pipelines.stream import read_samples
+
+    for url in shards.urls:
+        some: list[Sample] = []
+        for sample in read_samples(url, skip=skip):
+            some.append(sample)
+            if len(some) == PICTURES_AT_ONCE:
+                yield url, some
+                some = []
+        if some:
+            yield url, some
+        _refuse_damage(skip, url)
+
+
+def pixels_of(
+    samples: Sequence[Sample], url: str, transform: ImageTransform, skip: Ledger
+) -> tuple[list[Sample], Tensor]:
+    """The samples whose pictures can be decoded, and these as uint8 [n, 3, H, W].
+
+    The others are counted in `skip` and named in the log.
+    """
+    import torch
+
+    kept: list[Sample] = []
+    pixels: list[Tensor] = []
+    for sample in samples:
+        try:
+            pixels.append(transform(decode(sample.image, Limits())))
+            kept.append(sample)
+        except Refused as error:
+            skip.drop(str(error), url)
+            log.warning("skipped %s of %s: %s", sample.key, url, error)
+    size = transform.size
+    return kept, torch.stack(pixels) if pixels else torch.empty((0, 3, size, size), dtype=torch.uint8)
 
 
 class Embedded(NamedTuple):
@@ -49,33 +82,14 @@ class Embedded(NamedTuple):
 def embedded_pictures(
     release: Release, shards: ShardSet, skip: Ledger, *, what: str = "embedding pictures", bar: bool = True
 ) -> Iterator[Embedded]:
-    """All samples, some at a time, with the vectors of their pictures.
-
-    Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
-    or cut short: numbers over an unknown part of the data would mean nothing.
-    """
-    from data_pipelines.stream import read_samples
-
+    """All samples, some at a time, with the vectors of their pictures; what cannot be read is treated as above."""
     total = sum(shards.counts) if min(shards.counts) >= 0 else None
     with progress_bar(what, total, show=bar) as advance:
-        for url in shards.urls:
-            held: list[tuple[Sample, Image]] = []
-            for sample in read_samples(url, skip=skip):
-                advance(1)
-                picture = picture_of(sample, url, skip)
-                if picture is not None:
-                    held.append((sample, picture))
-                if len(held) == PICTURES_AT_ONCE:
-                    yield _embed(release, url, held)
-                    held = []
-            if held:
-                yield _embed(release, url, held)
-            _refuse_damage(skip, url)
-
-
-def _embed(release: Release, url: str, held: list[tuple[Sample, Image]]) -> Embedded:
-    samples, pictures = zip(*held, strict=True)
-    return Embedded(url, list(samples), np.asarray(release.embed_images(pictures), np.float32))
+        for url, samples in samples_of(shards, skip):
+            kept, pixels = pixels_of(samples, url, release.transform, skip)
+            if kept:
+                yield Embedded(url, kept, np.asarray(release.embed_pixels(pixels), np.float32))
+            advance(len(samples))
 
 
 def _refuse_damage(skip: Ledger, url: str) -> None:

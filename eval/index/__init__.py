@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -22,7 +23,10 @@ NOTHING = -1  # the id that FAISS gives where it found fewer than K
 
 @dataclass(frozen=True)
 class Hits:
-    """The K best vectors of each query, best first; a place that nothing was found for has id -1 and score -inf."""
+    """The K best vectors of each query, best first; a place that nothing was found for has id -1 and score -inf.
+
+    K is what was asked for, or the number of vectors where there are fewer.
+    """
 
     scores: Floats  # [Q, K] cosine
     ids: Ints  # [Q, K]
@@ -35,7 +39,11 @@ class Index:
     component_package: ClassVar[str] = "eval.index"
 
     def empty(self, dim: int) -> Vectors:
-        """An index of this kind for vectors of width `dim`, with nothing in it."""
+        """An index of this kind for vectors of width `dim`, with nothing in it.
+
+        Raises UserError for settings out of their bounds, which FAISS would answer with its C++ prototypes.
+        """
+        check_bounds(self, type(self).__name__.lower())
         return Vectors(kind=self, dim=dim, faiss_index=self.create(dim))
 
     def create(self, dim: int) -> Any:
@@ -51,6 +59,14 @@ class Index:
     def vectors_to_train(self) -> int:
         """The fewest vectors that training takes; 0 where there is nothing to learn."""
         return 0
+
+    def check(self, count: int) -> None:
+        """Raise UserError if so few vectors are too few to train on."""
+        if count < self.vectors_to_train():
+            raise UserError(
+                f"an index of kind {type(self).__name__.lower()} needs at least {self.vectors_to_train():,} vectors "
+                f"to train on, but there are {count:,}; use --kind flat, or make it coarser"
+            )
 
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
@@ -90,11 +106,7 @@ class Vectors:
 
     def train(self, vectors: NDArray[Any]) -> None:
         """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few."""
-        if len(vectors) < self.kind.vectors_to_train():
-            raise UserError(
-                f"an index of kind {type(self.kind).__name__} needs at least {self.kind.vectors_to_train():,} vectors "
-                f"to train on, but there are {len(vectors):,}; use --kind flat, or make it coarser"
-            )
+        self.kind.check(len(vectors))
         if not self.faiss_index.is_trained:
             self.faiss_index.train(self._checked(vectors))
 
@@ -129,12 +141,16 @@ class Vectors:
         return len(present)
 
     def search(self, queries: NDArray[Any], k: int) -> Hits:
-        """The K nearest of each query [Q, D]."""
+        """The K nearest of each query [Q, D]. Raises UserError for a K below 1; one beyond all vectors is no matter."""
         import faiss
 
+        if k < 1:
+            raise UserError(f"k is {k}, but at least 1 neighbour should be asked for")
         gone = np.array(sorted(self.removed), np.int64)
         selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
-        scores, ids = self.faiss_index.search(self._checked(queries), k, params=self.kind.search_parameters(selector))
+        most = max(1, min(k, int(self.faiss_index.ntotal)))  # FAISS makes room for all K before it looks
+        parameters = self.kind.search_parameters(selector)
+        scores, ids = self.faiss_index.search(self._checked(queries), most, params=parameters)
         scores[ids == NOTHING] = -np.inf
         return Hits(scores, ids)
 

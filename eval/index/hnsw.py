@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from eval.index import Index, with_ids
+from vlp.config.bounds import Count
+
+MOST_EFFORT = 1 << 20
 
 
 @dataclass(frozen=True)
 class Hnsw(Index):
     """Fast at high recall, large in memory, slow to build; removed vectors stay in the graph, out of the hits."""
 
-    links: int = 32
+    links: Annotated[int, Ge(2), Le(1024)] = 32
     """neighbours a vector is linked to; each costs 4 to 8 bytes"""
-    build_effort: int = 200
+    build_effort: Annotated[Count, Le(MOST_EFFORT)] = 200
     """candidates kept while a vector is inserted (efConstruction)"""
-    search_effort: int = 128
+    search_effort: Annotated[Count, Le(MOST_EFFORT)] = 128
     """candidates kept while a query walks (efSearch): more find more and take longer"""
 
     def create(self, dim: int) -> Any:

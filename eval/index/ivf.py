@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Le
 
 from eval.index import Index
+from vlp.config.bounds import Count
+
+MOST_CELLS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Ivf(Index):
     """An inverted file; good for millions of vectors. Cells are learned by k-means."""
 
-    cells: int = 64
+    cells: Annotated[Count, Le(MOST_CELLS)] = 64
     """number of cells; about 4 to 16 times the square root of the number of vectors"""
-    probes: int = 16
+    probes: Annotated[Count, Le(MOST_CELLS)] = 16
     """cells a query looks into: more find more and take longer"""
     codes: Literal["float32", "int8"] = "float32"
     """how vectors are kept: exactly, or in a quarter of the space"""

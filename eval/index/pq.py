@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Le
 
 from eval.index import Index, with_ids
+from vlp.config.bounds import Count
 from vlp.errors import UserError
 
 
@@ -13,7 +16,7 @@ from vlp.errors import UserError
 class Pq(Index):
     """Product quantisation: least memory, approximate scores, every code compared with every query."""
 
-    pieces: int = 32
+    pieces: Annotated[Count, Le(4096)] = 32
     """bytes a vector takes; the width of the vectors must be a multiple of it"""
 
     def create(self, dim: int) -> Any:
@@ -22,7 +25,7 @@ class Pq(Index):
 
         if dim % self.pieces:
             raise UserError(
-                f"index.pieces = {self.pieces} does not divide the width {dim} of the vectors; choose one that does"
+                f"pieces = {self.pieces} does not divide the width {dim} of the vectors; choose one that does"
             )
         made = faiss.IndexPQ(dim, self.pieces, 8, faiss.METRIC_INNER_PRODUCT)
         made.pq.cp.min_points_per_centroid = 1

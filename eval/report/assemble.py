@@ -7,68 +7,97 @@ import os
 import platform
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipelines.shards import manifest
 from eval.embeddings.encode import data_sha256
-from eval.embeddings.split import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit, Split
 from eval.tasks import Measured, Task
-from vlp import __version__
 from vlp.files import write_whole
+from vlp.record import versions
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
 
 FORMAT = "vlp-report-1"
-LIBRARIES = (
-    *("torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers", "webdataset", "accelerate"),
-    *("numpy", "pillow", "faiss-cpu", "faiss-gpu"),
-)
 Tree = dict[str, Any]
 
 
-def assemble(
-    release: Release,
-    splits: Mapping[str, EmbeddedSplit],
-    measured: Mapping[str, Measured],
-    tasks: Mapping[str, list[Task]],
-    seed: int,
-) -> Tree:
-    """The tree of report.json. `measured` has names such as `test_style/en/image_to_text/recall@1`.
+@dataclass(frozen=True)
+class Part:
+    """What came of one shard set."""
 
-    `metrics` is a flat map from these names to values; `intervals`, `candidates`, `queries` and `chance` are flat maps
-    from the same names. If the model folder stands in a run's folder, `train` tells of that run.
+    name: str
+    split: EmbeddedSplit
+    tasks: Mapping[str, Task]
+    measured: Mapping[str, Measured]  # by names such as `test_style/en/image_to_text/recall@1`
+    left_out: Mapping[str, str]  # task -> why it has nothing to measure here; "" where it was measured
+
+
+def assemble(release: Release, parts: Sequence[Part]) -> Tree:
+    """The tree of report.json.
+
+    `metrics` is a flat map from names such as `test_style/en/image_to_text/recall@1` to values; MAPS lists the flat
+    maps from the same names to what else is known of each metric. If the model folder stands in a run's folder,
+    `train` has that run's record.
     """
-    rounded = {name: [round(bound, 6) for bound in m.interval] for name, m in measured.items()}
-    return {
+    measured = {name: m for part in parts for name, m in part.measured.items()}
+    tree = {
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "train": training_record(Path(release.name).parent, release.id),
         "metrics": {name: round(m.value, 6) for name, m in measured.items()},
-        "intervals": rounded,
-        "candidates": {name: m.candidates for name, m in measured.items()},
-        "queries": {name: m.queries for name, m in measured.items()},
-        "chance": {name: round(m.chance, 6) for name, m in measured.items()},
+        **{key: {name: of(m) for name, m in measured.items()} for key, of in MAPS.items()},
         "bootstrap": {"rounds": 1000, "level": 0.95, "unit": "query", "method": "percentile"},
-        "seed": seed,
+        "seed": _seed(parts),
         "model": about_model(release),
-        "data": {name: about_split(split) for name, split in splits.items()},
-        "tasks": {
-            name: [{"task": type(task).__module__, **task.settings(), "data": splits[name].spec} for task in some]
-            for name, some in tasks.items()
-        },
+        "data": {part.name: about_split(part.split) for part in parts},
+        "tasks": {part.name: [_task(part, name) for name in part.tasks] for part in parts},
         "versions": versions(),
         "machine": machine(),
     }
+    return tree
+
+
+MAPS: dict[str, Callable[[Measured], Any]] = {
+    "intervals": lambda m: [round(bound, 6) for bound in m.interval],
+    "candidates": lambda m: m.candidates,
+    "queries": lambda m: m.queries,
+    "chance": lambda m: None if m.chance is None else round(m.chance, 6),
+    "units": lambda m: m.unit,
+    "better": lambda m: m.better,
+    "labels": lambda m: list(m.presentation.label),
+    "measures": lambda m: m.presentation.measure,
+    "explanations": lambda m: m.presentation.explains,
+    "headlines": lambda m: m.presentation.headline,
+}
+"""Key of report.json -> what it says of a metric."""
+
+
+def is_current(tree: Tree) -> bool:
+    """Whether a report.json that was written earlier has all that tables and pages want."""
+    return tree.get("format") == FORMAT and tree.keys() >= {"metrics", "tasks", "data", "model", "versions", *MAPS}
+
+
+def _seed(parts: Sequence[Part]) -> int | dict[str, int]:
+    """The seed of the bootstrap; by task, where tasks have different ones."""
+    seeds = {name: task.seed for part in parts for name, task in part.tasks.items()}
+    return next(iter(seeds.values())) if len(set(seeds.values())) == 1 else seeds
+
+
+def _task(part: Part, name: str) -> Tree:
+    task = part.tasks[name]
+    module = type(task).__module__
+    about = {"name": name, "task": module, **task.settings(), "data": part.split.spec}
+    return {**about, "left_out": part.left_out.get(name, "")}
 
 
 def about_model(release: Release) -> Tree:
     """Weights, tokenizer, picture preparation and precision."""
-    from dataclasses import asdict
-
     parameters = list(release.encoder.parameters())
     folder = Path(release.name)
     notes: Tree = {}
@@ -97,11 +126,19 @@ def about_split(split: EmbeddedSplit) -> Tree:
     """What was evaluated on."""
     return {
         "spec": split.spec,
+        "asks": asks(split),
         "sha256": data_sha256(split.shards),
         "samples": len(split.samples),
         "skipped": split.skipped.by_reason(),
         "languages": list(split.languages),
     }
+
+
+def asks(split: Split) -> str:
+    """What the manifests of a split's folders say that it asks of a model (`about.asks`); "" where they do not."""
+    folders = dict.fromkeys(Path(url).parent for url in split.shards.urls if Path(url).is_file())
+    manifests = [manifest.read(folder) for folder in folders if (folder / manifest.FILE).is_file()]
+    return " ".join(dict.fromkeys(str(m.about["asks"]) for m in manifests if m.about.get("asks")))
 
 
 def training_record(run: Path, model: str) -> Tree:
@@ -111,17 +148,6 @@ def training_record(run: Path, model: str) -> Tree:
         return {}
     record: Tree = json.loads(path.read_text(encoding="utf-8"))
     return record if record.get("model_id", model) == model else {}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of vlp and of the libraries that a number may depend on."""
-    found = {"python": platform.python_version(), "vlp": __version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def machine() -> Tree:

@@ -7,28 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.report.units import UNITS, in_a_sentence
 from eval.search.answer import Answer
 from eval.search.page import ANSWERS, shown
+from eval.while_training import RECORD, read_words
 from vlp.page import render
 from vlp.page.chart import Series, line_chart
 
 HERE = Path(__file__).parent
 Tree = dict[str, Any]
 
-ABOUT_SPLITS = {
-    "test_style": "Concepts that were seen in training, drawn by artists that were not.",
-    "test_concept": "Concepts that were never seen, by artists that were.",
-    "test_style_concept": "Neither the concept nor the artist was seen in training.",
-    "test_attr": "Unseen combinations of a person or gesture with a skin tone.",
-    "val": "Unseen concepts, seen artists: the split that choices are made on.",
-}
-LANGUAGES = {"en": "English", "zh": "Chinese"}
-WAYS = {"image_to_text": "picture → caption", "text_to_image": "caption → picture"}
 
+def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = (), about_answers: str = "") -> str:
+    """The page of a report: questions with hits, tables, the curves of the run in folder `run`, the conditions.
 
-def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = ()) -> str:
-    """The page of a report: questions with hits, tables, the loss curve of the run in folder `run`, the conditions."""
+    about_answers: a sentence on the pictures that the answers are chosen from.
+    """
     rows = _rows(run / "metrics.jsonl") if tree["train"] else []
+    words = read_words(run / RECORD) if tree["train"] else {}
     config = run / "config.toml"
     return render(
         HERE / "report_page.html",
@@ -38,9 +34,11 @@ def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = ()) -> str
         headline=_headline(tree),
         tiles=_tiles(tree),
         splits=[_split(tree, name) for name in tree["data"]],
+        explanations=list(dict.fromkeys(filter(None, tree["explanations"].values()))),
         answers=[shown(answer) for answer in answers],
+        about_answers=about_answers,
         loss=line_chart([Series("loss", _points(rows, "loss"))], x_label="pairs seen", y_label="training loss"),
-        validation=line_chart(_validation(rows), x_label="pairs seen", y_label="Recall@1 on validation"),
+        validation=_validation(rows, words),
         conditions=_conditions(tree),
         config=config.read_text(encoding="utf-8") if tree["train"] and config.is_file() else "",
     )
@@ -55,32 +53,45 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     return [(float(row["samples"]), float(row[key])) for row in rows if row.get(key) is not None]
 
 
-def _validation(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
-    names = sorted({key for row in rows for key in row if key.endswith("recall@1")})
-    return [Series(_metric_label(name.split("/", 1)[1]), _points(rows, name)) for name in names]
-
-
-def _metric_label(name: str) -> str:
-    """`en/image_to_text/recall@1` in words, without the measure."""
-    parts = name.split("/")
-    return ", ".join(LANGUAGES.get(part, WAYS.get(part, part)) for part in parts[:-1]) or name
+def _validation(rows: Sequence[Mapping[str, Any]], words: Mapping[str, Tree]) -> list[tuple[str, str]]:
+    """(what it shows, SVG) of a chart for each measure that stands for its row, over the course of training."""
+    lines: dict[str, list[Series]] = {}
+    for name in dict.fromkeys(key for row in rows for key in row if words.get(key, {}).get("primary")):
+        word, unit = words[name], UNITS[words[name]["unit"]]
+        split, scale = name.split("/")[0], 100 if unit.bounded else 1
+        title = f"{word['measure']} on {split}" + (f", {unit.name}" if unit.name else "")
+        points = [(x, scale * y) for x, y in _points(rows, name)]
+        lines.setdefault(title, []).append(Series(", ".join(word["label"]), points))
+    charts = [(title, line_chart(some, x_label="pairs seen", y_label=title)) for title, some in lines.items()]
+    return [(title, chart) for title, chart in charts if chart]
 
 
 def _headline(tree: Tree) -> Tree:
-    """The first Recall@1 from caption to picture, in words a newcomer understands."""
-    name = next((n for n in tree["metrics"] if n.endswith("text_to_image/recall@1")), "")
+    """The first metric that has a sentence for newcomers, with its value set apart; nothing if none has."""
+    name = next((name for name, sentence in tree["headlines"].items() if sentence), "")
     if not name:
         return {}
-    split, language = name.split("/")[:2]
-    value, chance = tree["metrics"][name], tree["chance"][name]
+    value, chance, unit = tree["metrics"][name], tree["chance"][name], tree["units"][name]
+    before, _, after = tree["headlines"][name].partition("{value}")
+    candidates = f"{tree['candidates'][name]:,}"
+    split = name.split("/")[0]
     return {
-        "percent": f"{100 * value:.0f} %" if value >= 0.095 else f"{100 * value:.1f} %",
-        "candidates": f"{tree['candidates'][name]:,}",
-        "times": f"{value / chance:,.0f}",
-        "language": LANGUAGES.get(language, language),
-        "about": ABOUT_SPLITS.get(split, ""),
-        "split": split,
+        "before": before.replace("{candidates}", candidates),
+        "value": in_a_sentence(value, unit),
+        "after": after.replace("{candidates}", candidates),
+        "against": _against(value, chance, unit),
+        "of": ", ".join((*tree["labels"][name], split)),
+        "asks": tree["data"][split]["asks"],
     }
+
+
+def _against(value: float, chance: float | None, unit: str) -> str:
+    """A value beside what guessing would score, as a sentence."""
+    if not chance:
+        return ""
+    if value >= 2 * chance:
+        return f"That is {value / chance:,.0f} times better than guessing."
+    return f"Guessing would score {in_a_sentence(chance, unit)}."
 
 
 def _tiles(tree: Tree) -> list[tuple[str, str]]:
@@ -98,30 +109,35 @@ def _tiles(tree: Tree) -> list[tuple[str, str]]:
 
 
 def _split(tree: Tree, split: str) -> Tree:
-    """One shard set: rows of a table, one a language and way (or a label), one cell a measure."""
+    """One shard set: rows of a table, one a label, one cell a measure."""
     rows: dict[str, list[Tree]] = {}
-    for name, value in tree["metrics"].items():
-        if not name.startswith(f"{split}/"):
-            continue
-        rest = name.removeprefix(f"{split}/")
-        low, high = tree["intervals"][name]
-        cell = {
-            "measure": rest.split("/")[-1].replace("recall@", "R@").replace("mean_per_class_recall", "per class"),
-            "value": 100 * value,
-            "low": 100 * low,
-            "high": 100 * high,
-            "chance": 100 * tree["chance"][name],
-            "queries": tree["queries"][name],
-            "candidates": tree["candidates"][name],
-        }
-        rows.setdefault(_row_label(rest), []).append(cell)
-    samples = tree["data"][split]["samples"]
-    return {"name": split, "about": ABOUT_SPLITS.get(split, ""), "samples": samples, "rows": rows}
+    for name in tree["metrics"]:
+        if name.startswith(f"{split}/"):
+            rows.setdefault(", ".join(tree["labels"][name]), []).append(_cell(tree, name))
+    about = tree["data"][split]
+    left_out = [f"{task['name']}: {task['left_out']}" for task in tree["tasks"][split] if task["left_out"]]
+    return {"name": split, "asks": about["asks"], "samples": about["samples"], "rows": rows, "left_out": left_out}
 
 
-def _row_label(name: str) -> str:
-    parts = name.split("/")
-    return _metric_label(name) if len(parts) > 2 else f"zero-shot by {parts[0]}"
+def _cell(tree: Tree, name: str) -> Tree:
+    """One metric: its numbers in words, and as percents of a bar where its unit has ends."""
+    unit, value, chance = UNITS[tree["units"][name]], tree["metrics"][name], tree["chance"][name]
+    low, high = tree["intervals"][name]
+    bar = {"value": 100 * value, "low": 100 * low, "width": 100 * (high - low), "chance": 100 * (chance or 0)}
+    return {
+        "measure": tree["measures"][name],
+        "value": unit.plain(value),
+        "interval": f"{unit.plain(low)} – {unit.plain(high)}",
+        "chance": "" if chance is None else f"chance {_fine(chance, tree['units'][name])}",
+        "bar": bar if unit.bounded else None,
+        "queries": tree["queries"][name],
+        "candidates": tree["candidates"][name],
+    }
+
+
+def _fine(chance: float, unit: str) -> str:
+    """Chance, which may be small: shares with one more digit."""
+    return f"{100 * chance:.2f}" if UNITS[unit].bounded else UNITS[unit].plain(chance)
 
 
 def _conditions(tree: Tree) -> list[tuple[str, str]]:
@@ -136,11 +152,7 @@ def _conditions(tree: Tree) -> list[tuple[str, str]]:
         ("precision", f"{model['precision']} on {model['device']}"),
         *((f"data: {name}, sha256", f"{about['sha256']} ({about['spec']})") for name, about in tree["data"].items()),
         ("intervals", "95 %, percentile bootstrap over queries, 1,000 rounds; ties count against the model"),
-        (
-            "seed",
-            f"{tree['seed']} (bootstrap)"
-            + (f", {tree['train']['seed']} (training)" if "seed" in tree["train"] else ""),
-        ),
+        ("seed", ", ".join(_seeds(tree))),
         (
             "machine",
             f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB {machine['gpu']}".strip(),
@@ -148,3 +160,10 @@ def _conditions(tree: Tree) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in tree["versions"].items())),
         ("written", tree["written"]),
     ]
+
+
+def _seeds(tree: Tree) -> list[str]:
+    """The seeds of the bootstrap and of the training."""
+    own = tree["seed"].items() if isinstance(tree["seed"], Mapping) else [("bootstrap", tree["seed"])]
+    seeds = [f"{seed} ({what})" for what, seed in own]
+    return [*seeds, f"{tree['train']['seed']} (training)"] if "seed" in tree["train"] else seeds

@@ -7,6 +7,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from eval.embeddings.encode import data_sha256, embedded_pictures
 from eval.embeddings.store import EmbeddingStore
 from eval.index import Index
 from eval.search.gallery import FORMAT, ROWS_PER_GROUP, Gallery
-from vlp.config import build, component_name, to_tree
+from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.pictures import Limits, decode
@@ -49,6 +50,7 @@ def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbn
     parts, digest = _from_store(Path(spec), release) if stored else _from_shards(release, spec, thumbnail)
     tables, arrays = zip(*parts, strict=True)
     images = np.concatenate(arrays)
+    kind.check(len(images))
     vectors = kind.empty(images.shape[1])
     vectors.train(images)
     vectors.add(images, np.arange(len(images)))
@@ -176,7 +178,9 @@ def main(argv: list[str]) -> int:
             thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none.
             device: cpu, cuda, cuda:1 ...
         """
-        chosen = build(Index, {"name": kind, **_options(option)}, "kind")
+        if thumbnail < 0:
+            raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
+        chosen = chosen_kind(kind, option)
         made = build_gallery(release.load(model, device), shards, out, kind=chosen, thumbnail=thumbnail)
         print(f"{out}: {len(made.vectors):,} pictures, {kind}, {made.vectors.dim} dimensions")
         print(f'try next:  vlp search {out} "a red apple"')
@@ -185,15 +189,30 @@ def main(argv: list[str]) -> int:
     return int(tyro.cli(command, args=argv, prog="vlp index build"))
 
 
+def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:
+    """The kind `name` with these `key=value` settings. Raises UserError for an unknown kind or setting, or a bad value.
+
+    >>> chosen_kind("ivf", ("cells=256",))
+    Ivf(cells=256, probes=16, codes='float32')
+    """
+    options = _options(settings)
+    known = [f.name for f in fields(component(Index, name))]
+    for key in options:
+        if key not in known:
+            has = did_you_mean(key, known) if known else "; it has none"
+            raise UserError(f'an index of kind {name} has no option "{key}"{has}')
+    return build(Index, {"name": name, **options}, "option")
+
+
 def _options(settings: tuple[str, ...]) -> dict[str, Any]:
     """`cells=256` as TOML would read it; bare words are strings."""
     options: dict[str, Any] = {}
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise UserError(f'"{setting}" is no setting of an index; write it as key=value, such as cells=256')
+            raise UserError(f'"{setting}" is no option of an index; write it as key=value, such as cells=256')
         try:
-            options |= tomllib.loads(f"{key} = {value}")
+            options[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             options[key] = value
     return options

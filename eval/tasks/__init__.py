@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge
 
-from eval.embeddings.split import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit, Split
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.ranking import Ints, Relevant, chance_recall
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How a report speaks of a metric: it knows no task, and takes everything from here."""
+
+    label: tuple[str, ...]
+    """what was measured, in words, such as ("English", "picture → caption"); metrics of equal label share a row"""
+    measure: str
+    """how, in a word: the column, such as "R@1" """
+    explains: str = ""
+    """a sentence that says what the measure counts"""
+    headline: str = ""
+    """a sentence for newcomers with {value} and {candidates}; "" where the metric is not for a headline"""
+    primary: bool = False
+    """whether it stands for its row: it is drawn over the course of a training"""
 
 
 @dataclass(frozen=True)
@@ -23,10 +40,16 @@ class Measured:
     interval: tuple[float, float]  # bootstrap over queries, 95 %
     queries: int
     candidates: int
-    chance: float  # what a random order would score
+    chance: float | None  # what a random order would score; None where there is no such thing
+    presentation: Presentation
+    unit: Literal["share", "score", "count"] = "share"
+    """share: a part of 1, shown in percent; score: a number of no fixed range; count: a number of things"""
+    better: Literal["higher", "lower"] = "higher"
 
 
-def measure_recall(ranks: Ints, relevant: Relevant, *, candidates: int, k: int, seed: int) -> Measured:
+def measure_recall(
+    ranks: Ints, relevant: Relevant, *, candidates: int, k: int, seed: int, presentation: Presentation
+) -> Measured:
     """Recall@K (acc@K, when there is one right answer) of queries whose first relevant candidate stands at `ranks`."""
     hits = (ranks < k).astype(np.float64)
     return Measured(
@@ -35,6 +58,7 @@ def measure_recall(ranks: Ints, relevant: Relevant, *, candidates: int, k: int, 
         queries=len(hits),
         candidates=candidates,
         chance=chance_recall(relevant.counts, candidates, k),
+        presentation=presentation,
     )
 
 
@@ -45,8 +69,8 @@ class Task:
     component_package: ClassVar[str] = "eval.tasks"
 
     data: str = ""
-    """the shard set to evaluate on: a folder with a manifest, a glob, a brace range or bundled:NAME"""
-    seed: int = 0
+    """the shard set to evaluate on, as everywhere; empty: every shard set of the evaluation"""
+    seed: Annotated[int, Ge(0)] = 0
     """seed of the bootstrap"""
 
     @property
@@ -54,13 +78,20 @@ class Task:
         """The metric that stands for the whole task, by the name it has in the result."""
         raise NotImplementedError
 
+    def unfit(self, split: Split) -> str:
+        """Why a split has nothing for the task, such as "it has no captions"; "" if it has something.
+
+        Raises UserError if it lacks what was asked for by name: only a default is left out.
+        """
+        raise NotImplementedError
+
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
-        """Every metric of the task, by name."""
+        """Every metric of the task, by name, on a split that is not unfit. Raises UserError as `unfit` does."""
         raise NotImplementedError
 
     def __call__(self, release: Release) -> dict[str, float]:
-        """The values alone, on `data`: what a training run logs."""
-        split = EmbeddedSplit(release, self.data, bar=False)  # training shows a bar of its own
+        """The values alone, on `data`."""
+        split = EmbeddedSplit(release, self.data, bar=False)
         return {name: measured.value for name, measured in self.measure(split).items()}
 
     def settings(self) -> dict[str, Any]:

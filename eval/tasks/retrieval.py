@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from data_pipelines.captions import normalised
-from eval.embeddings.split import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit, Split
+from eval.languages import in_words
 from eval.metrics.ranking import Relevant, first_relevant_rank
-from eval.tasks import Measured, Task, measure_recall
+from eval.tasks import Measured, Presentation, Task, measure_recall
 from vlp.errors import UserError
 
 
@@ -47,13 +50,16 @@ class Captions:
         return cls(tuple(texts), pictures, chosen)
 
 
+WAYS = {"image_to_text": "picture → caption", "text_to_image": "caption → picture"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Task):
     """Recall@K from picture to caption and from caption to picture."""
 
     languages: tuple[str, ...] = ()
-    """languages of captions to evaluate (or fields, such as tags.en); none means every language that the data have"""
-    ks: tuple[int, ...] = (1, 5, 10)
+    """languages of captions (en, zh, ...), or fields: txt, tags.en, any .json path; none: every language there is"""
+    ks: tuple[Annotated[int, Ge(1)], ...] = (1, 5, 10)
     """the K of Recall@K"""
 
     @property
@@ -61,32 +67,56 @@ class Retrieval(Task):
         """Recall@K of the first language and the least K, from picture to caption."""
         return f"{(self.languages or ('en',))[0]}/image_to_text/recall@{min(self.ks)}"
 
+    def unfit(self, split: Split) -> str:
+        """No captions at all. Raises UserError if there are none in a language that was asked for."""
+        for language in self.languages:
+            if not any(sample.said(language) for sample in split.samples):
+                have = ", ".join((*split.languages, *split.text_fields)) or "none"
+                raise UserError(f'{split.spec} has no captions in "{language}"; it has texts in: {have}')
+        return "" if self.languages or split.languages else "it has no captions"
+
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
         """`LANGUAGE/image_to_text/recall@K` and `LANGUAGE/text_to_image/recall@K`.
 
-        Raises UserError if a language that was asked for has no captions.
+        Raises UserError if there are no captions, or none in a language that was asked for.
         """
-        found: dict[str, Measured] = {}
+        if reason := self.unfit(split):
+            raise UserError(f"{split.spec} cannot be searched: {reason}")
+        result: dict[str, Measured] = {}
         for language in self.languages or split.languages:
             captions = Captions.gather(sample.said(language) for sample in split.samples)
-            if not captions.texts:
-                have = ", ".join(split.languages) or "none"
-                raise UserError(f'{split.spec} has no captions in language "{language}"; it has: {have}')
-            found |= {f"{language}/{name}": m for name, m in self._one_language(split, captions).items()}
-        return found
+            result |= self._one_language(split, language, captions)
+        return result
 
-    def _one_language(self, split: EmbeddedSplit, captions: Captions) -> dict[str, Measured]:
+    def _one_language(self, split: EmbeddedSplit, language: str, captions: Captions) -> dict[str, Measured]:
         pictures, picture = np.unique(captions.pictures, return_inverse=True)
         image = split.image[pictures]  # [Q, D]
         text = np.asarray(split.release.embed_texts(captions.texts), np.float32)  # [N, D]
-        found: dict[str, Measured] = {}
+        result: dict[str, Measured] = {}
         for way, queries, candidates, relevant in (
             ("image_to_text", image, text, Relevant.from_pairs(picture, captions.captions)),
             ("text_to_image", text, image, Relevant.from_pairs(captions.captions, picture)),
         ):
             ranks = first_relevant_rank(queries, candidates, relevant)
             for k in self.ks:
-                found[f"{way}/recall@{k}"] = measure_recall(
-                    ranks, relevant, candidates=len(candidates), k=k, seed=self.seed
+                result[f"{language}/{way}/recall@{k}"] = measure_recall(
+                    ranks,
+                    relevant,
+                    candidates=len(candidates),
+                    k=k,
+                    seed=self.seed,
+                    presentation=self._presentation(language, way, k),
                 )
-        return found
+        return result
+
+    def _presentation(self, language: str, way: str, k: int) -> Presentation:
+        least = k == min(self.ks)
+        first = "first" if k == 1 else f"among its first {k}"
+        sentence = f"Given a caption, it picks the right one of {{candidates}} pictures {first}, {{value}} of the time."
+        return Presentation(
+            label=(in_words(language), WAYS[way]),
+            measure=f"R@{k}",
+            explains="R@K: the share of queries with a right answer among the first K.",
+            headline=sentence if least and way == "text_to_image" else "",
+            primary=least,
+        )

@@ -6,58 +6,95 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.embeddings.split import EmbeddedSplit
+from eval.embeddings.split import EmbeddedSplit, Split
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.per_class import mean_per_class
 from eval.metrics.ranking import Relevant, first_relevant_rank
 from eval.prompts.classifier import classifier
-from eval.tasks import Measured, Task, measure_recall
+from eval.tasks import Measured, Presentation, Task, measure_recall
 from vlp.errors import UserError
+
+DEFAULT_LABEL = "subgroup"  # as the bundled corpus has it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(Task):
     """Accuracy at 1 and 5, and mean per-class recall, over the classes that a metadata field names."""
 
-    label: str = "subgroup"
-    """metadata field that holds a picture's class; pictures without it take no part"""
+    label: str = ""
+    """metadata field that holds a picture's class; pictures without it take no part; empty: subgroup, where there is"""
     templates: str = "picture"
-    """set of templates: bare, picture, imagenet_7, imagenet_80"""
+    """set of templates: a file of eval/prompts (bare, picture), imagenet_7, imagenet_80, or a .toml file of yours"""
+
+    @property
+    def field(self) -> str:
+        """The metadata field that is read."""
+        return self.label or DEFAULT_LABEL
 
     @property
     def primary(self) -> str:
         """Accuracy at 1."""
-        return f"{self.label}/acc1"
+        return f"{self.field}/acc1"
 
-    def labels(self, split: EmbeddedSplit) -> list[str | None]:
+    def labels(self, split: Split) -> list[str | None]:
         """(N,) the class of every picture, None where it has none."""
-        values = (sample.metadata.get(self.label) for sample in split.samples)
+        values = (sample.metadata.get(self.field) for sample in split.samples)
         return [str(value) if value not in (None, "") else None for value in values]
+
+    def unfit(self, split: Split) -> str:
+        """Fewer than two classes. Raises UserError where the label was asked for by name."""
+        count = len({name for name in self.labels(split) if name is not None})
+        if count > 1:
+            return ""
+        what = f'{count or "no"} {"class" if count == 1 else "classes"} in the field "{self.field}"'
+        if self.label:
+            have = ", ".join(split.fields) or "none"
+            raise UserError(f"{split.spec} has {what}, and two are needed; the fields of its samples are: {have}")
+        return f"it has {what}"
 
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
         """`LABEL/acc1`, `LABEL/acc5` and `LABEL/mean_per_class_recall`; the classes are those that the split holds.
 
         Raises UserError if fewer than two classes are there.
         """
+        if reason := self.unfit(split):
+            raise UserError(f"{split.spec} cannot be classified: {reason}")
         names = self.labels(split)
         classes = sorted({name for name in names if name is not None})
-        if len(classes) < 2:
-            raise UserError(f'{split.spec} has {len(classes)} classes in the field "{self.label}"; two are needed')
         number = {name: i for i, name in enumerate(classes)}
         rows = np.array([i for i, name in enumerate(names) if name is not None])
         labels = np.array([number[name] for name in names if name is not None], np.int64)
         relevant = Relevant.from_pairs(np.arange(len(rows)), labels)
         ranks = first_relevant_rank(split.image[rows], classifier(split.release, classes, self.templates), relevant)
-        found = {
-            f"{self.label}/acc{k}": measure_recall(ranks, relevant, candidates=len(classes), k=k, seed=self.seed)
+        result = {
+            f"{self.field}/acc{k}": measure_recall(
+                ranks, relevant, candidates=len(classes), k=k, seed=self.seed, presentation=self._accuracy(k)
+            )
             for k in (1, 5)
         }
         hits = (ranks < 1).astype(np.float64)
-        found[f"{self.label}/mean_per_class_recall"] = Measured(
+        result[f"{self.field}/mean_per_class_recall"] = Measured(
             value=float(mean_per_class(hits, labels)[0]),
             interval=bootstrap(hits, labels, seed=self.seed),
             queries=len(rows),
             candidates=len(classes),
             chance=1 / len(classes),
+            presentation=Presentation(
+                self._label(), "per class", "Per class: acc@1 of each class, averaged over the classes."
+            ),
         )
-        return found
+        return result
+
+    def _label(self) -> tuple[str, ...]:
+        return (f"zero-shot by {self.field}",)
+
+    def _accuracy(self, k: int) -> Presentation:
+        return Presentation(
+            label=self._label(),
+            measure=f"acc@{k}",
+            explains="acc@K: the share of pictures whose class is among the K that the model finds nearest.",
+            headline="Given a picture, it names the right one of {candidates} classes first, {value} of the time."
+            if k == 1
+            else "",
+            primary=k == 1,
+        )

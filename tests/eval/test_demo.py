@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.sample import Sample
-from eval.demo import SPLITS, main
+from eval.demo import Tour, main
 from vlp.errors import UserError
 
+SPLITS = Tour.read().splits
 PRESET = """
 [data]
 ids = "concept"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from eval import run
+from eval import configuration
+from eval.configuration import read, split_name
 from eval.embeddings.split import EmbeddedSplit
-from eval.report.assemble import training_record
-from eval.run import evaluate, main, split_name, unmet
+from eval.report.assemble import MAPS, training_record
+from eval.run import evaluate, main, unmet
 from eval.tasks.retrieval import Retrieval
 from vlp.errors import UserError
 from vlp.models.release import Release
@@ -21,11 +22,11 @@ from vlp.models.release import Release
 
 @pytest.fixture(scope="module")
 def tree(release: Release, shards: Path) -> dict:
-    return evaluate(release, [str(shards)])
+    return evaluate(release, read(data=[str(shards)]))
 
 
 def test_docstring_examples() -> None:
-    assert doctest.testmod(run).failed == 0
+    assert doctest.testmod(configuration).failed == 0
 
 
 def test_every_metric_has_all_that_makes_it_believable(tree: dict, release: Release, shards: Path) -> None:
@@ -36,7 +37,7 @@ def test_every_metric_has_all_that_makes_it_believable(tree: dict, release: Rele
         "shapes/subgroup/acc1",
         "shapes/subgroup/mean_per_class_recall",
     } <= names
-    for beside in ("intervals", "candidates", "queries", "chance"):
+    for beside in ("intervals", "candidates", "queries", "chance", *MAPS):
         assert set(tree[beside]) == names
     for name, value in tree["metrics"].items():
         low, high = tree["intervals"][name]
@@ -54,7 +55,7 @@ def test_the_conditions_are_written_down(tree: dict, release: Release) -> None:
     assert len(tree["data"]["shapes"]["sha256"]) == 64
     assert (tree["data"]["shapes"]["samples"], tree["seed"]) == (24, 0)
     assert {"python", "torch", "numpy", "vlp"} <= set(tree["versions"])
-    assert tree["tasks"]["shapes"][1]["label"] == "subgroup"
+    assert [task["name"] for task in tree["tasks"]["shapes"]] == ["retrieval", "zero_shot"]
     json.dumps(tree)
 
 

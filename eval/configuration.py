@@ -1,0 +1,161 @@
+"""What an evaluation measures, and on what: presets (TOML, eval/presets) and flags -> `EvalConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from eval.tasks import Measured, Task
+from vlp.config import build, did_you_mean, merge, read_preset
+from vlp.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The tasks of an evaluation by names of one's choosing, and the shard sets they run on."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """what is measured: a table [tasks.NAME] has name = "retrieval" (a file of eval/tasks) and the task's fields"""
+    data: tuple[str, ...] = ()
+    """shard sets that every task without `data` of its own runs on"""
+    folder: str = ""
+    """where the shard sets of `data` are, such as bundled:emoji; empty: `data` says it all"""
+
+    def by_split(self) -> dict[str, tuple[str, dict[str, Task]]]:
+        """Short name of each shard set -> its specification, and the tasks that run on it by name.
+
+        Raises UserError if a task has nothing to run on.
+        """
+        tasks: dict[str, dict[str, Task]] = {}
+        specs = [f"{self.folder}/{spec}" if self.folder else spec for spec in self.data]
+        for spec in specs:
+            tasks[spec] = {name: task for name, task in self.tasks.items() if not task.data}
+        for name, task in self.tasks.items():
+            if task.data:
+                tasks.setdefault(task.data, {})[name] = task
+            elif not specs:
+                raise UserError(
+                    f'the task "{name}" has no data: name a shard set to evaluate on, such as bundled:emoji/test_style'
+                )
+        splits: dict[str, tuple[str, dict[str, Task]]] = {}
+        for spec, some in tasks.items():
+            if some:
+                splits[split_name(spec, splits)] = (spec, some)
+        return splits
+
+
+def split_name(spec: str, taken: Mapping[str, object]) -> str:
+    """A short name for a shard set, not yet taken.
+
+    >>> split_name("bundled:emoji/test_style", {}), split_name("/data/coco/{000..011}.tar", {})
+    ('test_style', 'coco')
+    """
+    path = Path(spec.split("::", maxsplit=1)[0].removeprefix("bundled:"))
+    name = path.parent.name if path.suffix == ".tar" else path.name
+    name = name or "data"
+    number = 2
+    while name in taken:
+        name = f"{name.rstrip('0123456789').rstrip('_')}_{number}"
+        number += 1
+    return name
+
+
+def gather(split: str, results: Iterable[tuple[str, Mapping[str, Measured]]]) -> dict[str, Measured]:
+    """The (task name, metrics) of one shard set under one roof: `SPLIT/METRIC`.
+
+    A metric that an earlier task has given already is called `SPLIT/TASK/METRIC`, and its label begins with the task.
+    """
+    named: dict[str, Measured] = {}
+    for task, metrics in results:
+        for metric, measured in metrics.items():
+            name = f"{split}/{metric}"
+            if name in named:
+                words = measured.presentation
+                name = f"{split}/{task}/{metric}"
+                measured = replace(measured, presentation=replace(words, label=(task, *words.label)))
+            named[name] = measured
+    return named
+
+
+def known_presets() -> list[str]:
+    """Names of the presets that come with vlp."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def is_preset(word: str) -> bool:
+    """Whether a word of the command line is a preset (a .toml file, or a name of eval/presets), not a shard set."""
+    return word.endswith(".toml") or word in known_presets()
+
+
+def preset_files(names: Sequence[str]) -> list[str]:
+    """The files of these presets in order; default.toml before them where none of them names a task.
+
+    Raises UserError for a preset that is not there or is not TOML.
+    """
+    files = [name if name.endswith(".toml") else str(PRESETS / f"{name}.toml") for name in names]
+    if any(read_preset(file).get("tasks") for file in files):
+        return files
+    return [str(PRESETS / "default.toml"), *(file for file in files if file != str(PRESETS / "default.toml"))]
+
+
+def read(names: Sequence[str] = (), *, data: Sequence[str] = (), folder: str = "") -> EvalConfig:
+    """The configuration of these presets; `data` replaces the shard sets that they name, `folder` where these are.
+
+    Raises UserError for a preset that is not there, and for keys and values that do not fit.
+    """
+    tree: Tree = {}
+    for file in preset_files(names):
+        tree = merge(tree, read_preset(file))
+    if data:
+        tree |= {"data": list(data), "folder": folder}
+    elif folder:
+        tree["folder"] = folder
+    return build(EvalConfig, tree)
+
+
+def sorted_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(presets, shard sets) among the words of a command line. Raises UserError for a bare word that is neither."""
+    presets = [word for word in words if is_preset(word)]
+    shards = [word for word in words if not is_preset(word)]
+    for word in shards:
+        if word.isidentifier() and not Path(word).exists():
+            raise UserError(f'there is no shard set and no preset "{word}"{did_you_mean(word, known_presets())}')
+    return presets, shards
+
+
+def spread(flags: Sequence[str], own: Collection[str], tasks_of: Mapping[str, Task]) -> list[str]:
+    """Flags with each short one written out for the tasks that have such a field.
+
+    `--languages zh` is `--tasks.retrieval.languages zh`, and `--seed 3` is said to every task; `own` are the settings
+    of the command itself. Raises UserError if neither the command nor a task has a setting of that name.
+    """
+    written: list[str] = []
+    for flag, values in _grouped(flags):
+        word, equals, value = flag.partition("=")
+        setting = word[2:].replace("-", "_")
+        if not word.startswith("--") or "." in setting or setting in own:
+            written += [flag, *values]
+            continue
+        tasks = [name for name, task in tasks_of.items() if setting in {f.name for f in fields(task)}]
+        if not tasks:
+            known = sorted({*own, *(f.name for task in tasks_of.values() for f in fields(task))})
+            raise UserError(f'no task of this evaluation has a setting "{word}"{did_you_mean(setting, known)}')
+        for name in tasks:
+            written += [f"--tasks.{name}.{word[2:]}{equals}{value}", *values]
+    return written
+
+
+def _grouped(flags: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each flag with the values that come after it; a negative number is a value."""
+    groups: list[tuple[str, list[str]]] = []
+    for word in flags:
+        if groups and not (word.startswith("-") and not word[1:2].isdigit()):
+            groups[-1][1].append(word)
+        else:
+            groups.append((word, []))
+    return groups

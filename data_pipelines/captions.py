@@ -19,6 +19,7 @@ def found(record: Mapping[str, Any], path: str) -> list[str]:
     A sample whose captions name no language, as img2dataset writes them, says its .txt for "en".
     """
     captions, every = record.get("captions"), record.get("all_captions")
+    path = path.removeprefix("captions.")
     if path == "en" and not isinstance(captions, Mapping) and "en" not in record:
         path = "txt"
     value: Any = captions.get(path) if isinstance(captions, Mapping) else None

@@ -98,6 +98,9 @@ def preset_files(names: Sequence[str]) -> list[str]:
     Raises UserError for a preset that is not there or is not TOML.
     """
     files = [name if name.endswith(".toml") else str(PRESETS / f"{name}.toml") for name in names]
+    for name, file in zip(names, files, strict=True):
+        if not Path(file).is_file():
+            raise UserError(f'there is no preset "{name}"; give a .toml file, or one of: {", ".join(known_presets())}')
     if any(read_preset(file).get("tasks") for file in files):
         return files
     return [str(PRESETS / "default.toml"), *(file for file in files if file != str(PRESETS / "default.toml"))]

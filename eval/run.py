@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -132,7 +133,10 @@ def usage(config: EvalConfig) -> str:
     for task in config.tasks.values():
         docs = {**{f.name: field_docs(type(task))[f.name] for f in fields(task)}, **docs}
     wide = max(map(len, docs)) + 4
-    rows = [f"  --{name.replace('_', '-'):<{wide}}{text}" for name, text in sorted(docs.items())]
+    rows = []
+    for name, text in sorted(docs.items()):
+        first, *more = textwrap.wrap(text, 114 - wide)
+        rows += [f"  --{name.replace('_', '-'):<{wide}}{first}", *(" " * (wide + 4) + line for line in more)]
     return USAGE % (", ".join(known_presets()), "\n".join(rows))
 
 

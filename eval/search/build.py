@@ -211,6 +211,7 @@ def _options(settings: tuple[str, ...]) -> dict[str, Any]:
         key, sign, value = setting.partition("=")
         if not sign:
             raise UserError(f'"{setting}" is no option of an index; write it as key=value, such as cells=256')
+        key = key.strip()
         try:
             options[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import doctest
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_pipelines.sample import Sample
+from data_pipelines.stream import read_samples
 from eval import configuration
-from eval.configuration import read, split_name
+from eval.configuration import read
 from eval.embeddings.split import EmbeddedSplit
 from eval.report.assemble import MAPS, training_record
 from eval.run import evaluate, main, unmet
@@ -57,11 +62,6 @@ def test_the_conditions_are_written_down(tree: dict, release: Release) -> None:
     assert {"python", "torch", "numpy", "vlp"} <= set(tree["versions"])
     assert [task["name"] for task in tree["tasks"]["shapes"]] == ["retrieval", "zero_shot"]
     json.dumps(tree)
-
-
-def test_splits_get_names_of_their_own() -> None:
-    assert split_name("a/test", {"test": 0}) == "test_2"
-    assert split_name("a/test", {"test": 0, "test_2": 0}) == "test_3"
 
 
 def test_wishes(tree: dict) -> None:
@@ -112,3 +112,124 @@ def test_only_the_record_of_this_model_is_taken_for_its_training(tmp_path: Path)
     (tmp_path / "train.json").write_text('{"model_id": "a", "samples": 3}')
     assert training_record(tmp_path, "a")["samples"] == 3
     assert training_record(tmp_path, "b") == {}
+
+
+MY_TASK = '''
+"""Counts letters: nothing that vlp has heard of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.metrics.bootstrap import bootstrap
+from eval.tasks import Measured, Presentation, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letters(Task):
+    """Letters of a caption."""
+
+    path: str = "en"
+    """which caption"""
+
+    def unfit(self, split):
+        return "" if any(s.said(self.path) for s in split.samples) else f"nobody says anything in {self.path}"
+
+    def measure(self, split):
+        counts = np.array([len(s.said(self.path)[0]) for s in split.samples], float)
+        words = Presentation(("letters",), "mean", "Mean: how long a caption is.", "It says {value} letters.")
+        interval = bootstrap(counts, seed=self.seed)
+        measured = Measured(counts.mean(), interval, len(counts), 1, None, words, unit="count", better="lower")
+        return {"letters": measured}
+'''
+
+
+@pytest.fixture
+def my_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset with a task that is defined outside of vlp."""
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "letters.py").write_text(MY_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.toml").write_text(
+        '[tasks.english]\nname = "my_lab.letters"\n[tasks.french]\nname = "my_lab.letters"\npath = "fr"\n'
+    )
+    return str(tmp_path / "mine.toml")
+
+
+def test_a_task_that_vlp_has_never_heard_of_is_shown_in_its_own_words(
+    model_folder: Path, shards: Path, my_preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(my_preset).parent
+    mean = np.mean([len(sample.captions["en"]) for sample in read_samples(str(shards))])
+    asked = [str(model_folder), str(shards), my_preset, "--out", str(out)]
+    assert main([*asked, "--at-least", "shapes/letters=30"]) == 0  # the fewer the better
+    assert main([*asked, "--at-least", "shapes/letters=2"]) == 1
+    shown = capsys.readouterr()
+    assert f"shapes/letters is {mean:.4f}, but at most 2 was asked for" in shown.err
+    assert f"{mean:,.1f}" in shown.out
+    assert "left out on shapes: french, because nobody says anything in fr" in shown.out
+    tree = json.loads((out / "report.json").read_text())
+    assert tree["metrics"] == {"shapes/letters": pytest.approx(mean, abs=1e-6)}
+    assert (tree["units"], tree["chance"]) == ({"shapes/letters": "count"}, {"shapes/letters": None})
+    page = (out / "report.html").read_text()
+    assert f"It says <em>{mean:.1f}</em> letters." in page
+    assert "Mean: how long a caption is." in page
+    assert 'class="bar"' not in page  # a count has no end that a bar could run to
+    assert_self_contained(page)
+
+
+def test_flags_go_to_the_tasks(model_folder: Path, shards: Path, tmp_path: Path) -> None:
+    flags = ["--languages", "zh", "--ks", "1", "2", "--tasks.zero_shot.templates", "bare", "--seed", "3"]
+    assert main([str(model_folder), str(shards), *flags, "--out", str(tmp_path)]) == 0
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert {name for name in tree["metrics"] if "recall@" in name} == {
+        f"shapes/zh/{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 2)
+    }
+    assert tree["tasks"]["shapes"][1]["templates"] == "bare"
+    assert tree["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (("--languages", "fr"), 'no captions in "fr"; it has texts in: en, zh'),
+        (("--label", "colour"), 'no classes in the field "colour"'),
+        (("--templates", "pictures"), 'no set of templates is called "pictures"; did you mean "picture"'),
+        (("--templates", "none.toml"), "there is no file of templates none.toml"),
+        (("--ks", "0"), '"tasks.retrieval.ks[0]" is 0, but it should be 1 or more'),
+        (("--lables", "x"), 'no task of this evaluation has a setting "--lables"'),
+        (("--data", "/no/such/shards"), "/no/such/shards"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, tuple) else "",
+)
+def test_bad_wishes_are_one_sentence(flags: tuple[str, ...], sentence: str, model_folder: Path, shards: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        main([str(model_folder), str(shards), *flags])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_shards_or_model_it_says_what_is_missing(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="name a shard set"):
+        main([str(model_folder)])
+    with pytest.raises(UserError, match="name a model before the flags"):
+        main(["--device", "cpu"])
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in ("--languages", "--label", "--templates", "--at-least", "--out", "--device", "--seed"):
+        assert flag in text
+
+
+def test_a_default_that_does_not_fit_is_left_out_and_said(
+    release: Release, samples: list[Sample], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = write(tmp_path / "plain", [replace(sample, metadata={}) for sample in samples])
+    tree = evaluate(release, read(data=[str(plain)]))
+    assert not [name for name in tree["metrics"] if "acc" in name]
+    assert [task["left_out"] for task in tree["tasks"]["plain"]] == ["", 'it has no classes in the field "subgroup"']
+    silent = write(tmp_path / "silent", [replace(sample, captions={}, metadata={}) for sample in samples])
+    with pytest.raises(UserError, match=r"nothing to evaluate on .*silent .retrieval: it has no captions; zero_shot"):
+        evaluate(release, read(data=[str(silent)]))

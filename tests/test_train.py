@@ -94,7 +94,8 @@ def test_the_tasks_of_a_preset_are_measured_under_way(tmp_path: Path) -> None:
     measured = [row for row in rows if "test_attr/tone/acc1" in row]
     assert [row["step"] for row in measured] == [2, 4]
     assert all("test_attr/zh/text_to_image/recall@10" in row for row in measured)
-    assert not any("/en/" in key for row in rows for key in row)
+    assert all("val/en/text_to_image/recall@1" in row for row in measured)  # the preset's own task goes on
+    assert not any(key.startswith("test_attr/en/") for row in rows for key in row)
     words = json.loads((out / "validation.json").read_text())
     assert words["test_attr/zh/text_to_image/recall@1"]["label"] == ["Chinese", "caption → picture"]
     final = evaluate(release.load(out / "model"), read(data=["bundled:emoji/test_attr"]))
@@ -105,12 +106,12 @@ def test_the_tasks_of_a_preset_are_measured_under_way(tmp_path: Path) -> None:
 
 
 def test_validation_that_cannot_work_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    flags = ["--training.eval-every", "2", "--out", str(tmp_path / "run"), "--eval.tasks.val.name", "retrieval"]
+    flags = ["--training.eval-every", "2", "--out", str(tmp_path / "run"), "--eval.tasks.mine.name", "retrieval"]
     with pytest.raises(UserError, match="has no data"):
         train.main([*SMALL, *flags])
-    flags += ["--eval.tasks.val.data", "bundled:emoji/val"]
+    flags += ["--eval.tasks.mine.data", "bundled:emoji/val"]
     with pytest.raises(UserError, match='no captions in "fr"; it has texts in: en, zh'):
-        train.main([*SMALL, *flags, "--eval.tasks.val.languages", "fr"])
+        train.main([*SMALL, *flags, "--eval.tasks.mine.languages", "fr"])
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

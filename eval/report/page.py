@@ -86,12 +86,12 @@ def _headline(tree: Tree) -> Tree:
 
 
 def _against(value: float, chance: float | None, unit: str) -> str:
-    """A value beside what guessing would score, as a sentence."""
+    """A value beside what guessing would score, in words."""
     if not chance:
         return ""
     if value >= 2 * chance:
-        return f"That is {value / chance:,.0f} times better than guessing."
-    return f"Guessing would score {in_a_sentence(chance, unit)}."
+        return f"That is {value / chance:,.0f} times better than guessing"
+    return f"Guessing would score {in_a_sentence(chance, unit)}"
 
 
 def _tiles(tree: Tree) -> list[tuple[str, str]]:

@@ -40,9 +40,9 @@ def test_the_headline_is_the_first_sentence_that_a_task_gives(tree: dict, tmp_pa
     tree["metrics"][name], tree["chance"][name] = 0.5, 0.01
     page = report_page(tree, run=tmp_path)
     assert "it picks the right one of 24 pictures first, <em>50 %</em> of the time." in page
-    assert "That is 50 times better than guessing." in page
+    assert "That is 50 times better than guessing (English, caption → picture, shapes)." in page
     tree["chance"][name] = 0.4
-    assert "Guessing would score 40 %." in report_page(tree, run=tmp_path)
+    assert "Guessing would score 40 % (English," in report_page(tree, run=tmp_path)
     tree["headlines"] = dict.fromkeys(tree["headlines"], "")
     assert "<h1>" in report_page(tree, run=tmp_path)
     tree["headlines"]["shapes/subgroup/acc1"] = "{value}, says the task, of {candidates}"

@@ -59,7 +59,7 @@ def _validation(rows: Sequence[Mapping[str, Any]], words: Mapping[str, Tree]) ->
     for name in dict.fromkeys(key for row in rows for key in row if words.get(key, {}).get("primary")):
         word, unit = words[name], UNITS[words[name]["unit"]]
         split, scale = name.split("/")[0], 100 if unit.bounded else 1
-        title = f"{word['measure']} on {split}" + (f", {unit.name}" if unit.name else "")
+        title = f"{word['measure']} on {split}" + (f" in {unit.name}" if unit.name else "")
         points = [(x, scale * y) for x, y in _points(rows, name)]
         lines.setdefault(title, []).append(Series(", ".join(word["label"]), points))
     charts = [(title, line_chart(some, x_label="pairs seen", y_label=title)) for title, some in lines.items()]

@@ -56,7 +56,8 @@ def _frame(y_ticks: Sequence[float], y_at: Callable[[float], float], *, x_label:
     for y in y_ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y_at(y) + 4:.1f}" text-anchor="end">{short(y)}</text>')
-    return [*parts, f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>']
+    place = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end"'
+    return [*parts, f'<text class="axis" {place}>{escape(x_label)}</text>']
 
 
 def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:

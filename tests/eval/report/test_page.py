@@ -64,8 +64,8 @@ def test_curves_of_a_training_are_those_that_its_tasks_call_primary(tree: dict, 
     (tmp_path / "validation.json").write_text(json.dumps(WORDS))
     page = report_page(tree, run=tmp_path)
     assert page.count("<polyline") == 3
-    assert "R@1 on val, %." in page
-    assert "sones on val." in page
+    assert "R@1 on val in %, over the pairs seen." in page
+    assert "sones on val, over the pairs seen." in page
     assert "R@5 on" not in page
     assert "0 (bootstrap), 4 (training)" in page
 

@@ -144,13 +144,18 @@ def open_stream(run: RunConfig, tokenizer: Tokenizer, world: World, state: Any, 
 
 
 def captions(data: Stream) -> Iterator[str]:
-    """Every caption and tag of the training data, for the tokenizer; up to 500,000 pairs are read."""
+    """Every text that training may say, and every other caption and tag, for the tokenizer; of up to 500,000 pairs."""
     samples = (s for spec in data.mixture or (data.shards,) for s in read_samples(spec, skip=Ledger()))
     for sample in islice(samples, TOKENIZER_SAMPLES):
         for language in sample.captions:
             yield from sample.said(language)
         for tags in dict(sample.metadata.get("tags") or {}).values():
             yield from tags
+        for path in data.captions:
+            if path not in sample.captions and path.split(".")[0] not in ("tags", "captions", "txt"):
+                yield from sample.said(path)
+        if "txt" in data.captions and sample.text != sample.txt:
+            yield sample.txt
 
 
 def data_identity(run: RunConfig) -> Mapping[str, Any]:

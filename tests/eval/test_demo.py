@@ -94,6 +94,15 @@ def test_a_second_run_does_only_what_is_missing(
     assert f'search {out / "index"} "a happy cat"' in capsys.readouterr().out
 
 
+def test_a_report_of_an_earlier_version_is_measured_again(out: Path, asked: list[str]) -> None:
+    before = json.loads((out / "report.json").read_text())
+    old = {key: value for key, value in before.items() if key not in ("labels", "units", "headlines")}
+    (out / "report.json").write_text(json.dumps(old))
+    assert main(asked) == 0
+    again = json.loads((out / "report.json").read_text())
+    assert (again["metrics"], again["labels"]) == (before["metrics"], before["labels"])
+
+
 def test_other_settings_in_the_same_folder_are_refused(out: Path, asked: list[str]) -> None:
     with pytest.raises(UserError, match="another --out"):
         main([*asked, "--training.samples", "96"])

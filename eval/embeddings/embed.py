@@ -41,6 +41,8 @@ def embed(
 
     from data_pipelines.shards.shard_set import ShardSet
 
+    if not 0 <= rank < size:
+        raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
     shards = ShardSet.open(spec)
     about = {
         "format": store.FORMAT,

@@ -76,7 +76,7 @@ class Index:
 def with_ids(faiss_index: Any) -> Any:
     """A kind that numbers its vectors itself, made to keep the caller's ids.
 
-    Not for IVF: it keeps ids on its own, and behind an id map its removals shift the ids of all that come after.
+    Not for IVF: it keeps ids on its own, and inside an id map its removals shift the ids of all that come after.
     """
     import faiss
 
@@ -146,8 +146,8 @@ class Vectors:
 
         if k < 1:
             raise UserError(f"k is {k}, but at least 1 neighbour should be asked for")
-        gone = np.array(sorted(self.removed), np.int64)
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
+        removed = np.array(sorted(self.removed), np.int64)
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
         most = max(1, min(k, int(self.faiss_index.ntotal)))  # FAISS makes room for all K before it looks
         parameters = self.kind.search_parameters(selector)
         scores, ids = self.faiss_index.search(self._checked(queries), most, params=parameters)
@@ -171,8 +171,8 @@ class Vectors:
             faiss_index = faiss.read_index(str(path))
         except RuntimeError as error:
             raise UserError(f"{path} is not an index that FAISS can read ({error}); build it again") from None
-        gone = removed_file(path)
-        removed = set(np.load(gone).tolist()) if gone.is_file() else set()
+        list_of_removed = removed_file(path)
+        removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
         return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
 
 

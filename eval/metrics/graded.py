@@ -46,7 +46,7 @@ def ndcg(queries: Floats, candidates: Floats, relevant: Relevant, *, k: int, gai
     for rows, scores in scores_of(queries, candidates, relevant):
         gain = np.zeros(scores.shape)
         gain[relevant.pairs(rows)] = gains[relevant.offsets[rows.start] : relevant.offsets[rows.stop]]
-        found = np.take_along_axis(gain, np.lexsort((gain, -scores), axis=-1), axis=-1)[:, : len(discount)]
+        ranked = np.take_along_axis(gain, np.lexsort((gain, -scores), axis=-1), axis=-1)[:, : len(discount)]
         ideal = -np.sort(-gain, axis=1)[:, : len(discount)]
-        result[rows] = (found @ discount) / (ideal @ discount)
+        result[rows] = (ranked @ discount) / (ideal @ discount)
     return result

@@ -22,8 +22,8 @@ def mean_per_class(hits: NDArray[Any], labels: Ints, weights: Floats | None = No
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     size = np.add.reduceat(weights[:, order], starts, axis=1)
-    found = np.add.reduceat(weights[:, order] * hits[order], starts, axis=1)
-    recall = np.divide(found, size, out=np.zeros(size.shape), where=size > 0)
+    right = np.add.reduceat(weights[:, order] * hits[order], starts, axis=1)
+    recall = np.divide(right, size, out=np.zeros(size.shape), where=size > 0)
     return np.asarray(recall.sum(axis=1) / (size > 0).sum(axis=1))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-SCORES_IN_MEMORY = 2**24  # float32 scores held at once: 64 MiB however many queries and candidates there are
+SCORES_IN_MEMORY = 2**24  # float32 scores in memory at once: 64 MiB however many queries and candidates there are
 
 
 @dataclass(frozen=True)

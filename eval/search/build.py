@@ -148,9 +148,9 @@ def shrunk(image: bytes, side: int) -> bytes:
             return image
     whole = decode(image, Limits())
     whole.thumbnail((side, side))
-    held = BytesIO()
-    whole.save(held, "webp", quality=85)
-    return held.getvalue()
+    file = BytesIO()
+    whole.save(file, "webp", quality=85)
+    return file.getvalue()
 
 
 def main(argv: list[str]) -> int:

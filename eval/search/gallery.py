@@ -86,9 +86,9 @@ class Gallery:
     @property
     def model(self) -> str:
         """The model that the index was built with: its folder, found again if both were moved together, or its name."""
-        told = self.about["model"]
-        beside = self.folder / told["beside"] if told["beside"] else None
-        return str(beside.resolve()) if beside is not None and beside.is_dir() else str(told["name"])
+        model = self.about["model"]
+        beside = self.folder / model["beside"] if model["beside"] else None
+        return str(beside.resolve()) if beside is not None and beside.is_dir() else str(model["name"])
 
     def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
         """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
@@ -98,11 +98,11 @@ class Gallery:
                 f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
-        found = self.vectors.search(queries, k)
-        rows = self._rows(np.unique(found.ids[found.ids != NOTHING]))
+        hits = self.vectors.search(queries, k)
+        rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
         return [
             [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
-            for scores, ids in zip(found.scores, found.ids, strict=True)
+            for scores, ids in zip(hits.scores, hits.ids, strict=True)
         ]
 
     def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:

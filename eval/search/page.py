@@ -30,9 +30,9 @@ def thumbnail_uri(hit: Hit) -> str:
         return data_uri(hit.thumbnail)
     picture = hit.picture()
     picture.thumbnail((128, 128))
-    held = BytesIO()
-    picture.save(held, "webp")
-    return data_uri(held.getvalue())
+    file = BytesIO()
+    picture.save(file, "webp")
+    return data_uri(file.getvalue())
 
 
 def shown(answer: Answer) -> Tree:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""How a sheet is written, by the end of its name."""
+
+
 def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
     """Print a table of the first `most` hits, one column a language of their captions."""
     languages = list(dict.fromkeys(language for hit in answer.hits for language in hit.captions))
@@ -74,9 +78,9 @@ def main(argv: list[str]) -> int:
             index: folder that `vlp index build` wrote.
             text: what to look for, such as "a red apple".
             image: picture to look for, instead of a text.
-            k: how many to find.
-            html: write a page with the pictures found, such as found.html.
-            grid: write a sheet of the pictures found, such as found.png.
+            k: how many matches to show.
+            html: write a page with the matches, such as found.html.
+            grid: write a sheet of the matches, such as found.png.
             model: where the index's model is now, if it was moved.
             device: cpu, cuda, cuda:1 ...
         """
@@ -86,6 +90,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"there is no picture {image}; give the path of a PNG, JPEG or WebP file")
         if k < 1:
             raise UserError(f"-k is {k}, but it should be at least 1")
+        if grid is not None and grid.suffix.lower() not in SHEETS:
+            raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
         gallery = Gallery.open(index)
         loaded = release.load(model or gallery.model, device)
         if image is not None:
@@ -97,7 +103,7 @@ def main(argv: list[str]) -> int:
             write_whole(html, search_page([answer], text or str(image)))
         if grid is not None:
             made = sheet(answer.hits)
-            write_whole(grid, lambda path: made.save(path, format=grid.suffix[1:].upper().replace("JPG", "JPEG")))
+            write_whole(grid, lambda path: made.save(path, format=SHEETS[grid.suffix.lower()]))
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp search"))

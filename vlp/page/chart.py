@@ -100,7 +100,7 @@ class Bar:
 def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, logarithmic: bool = False) -> str:
     """The SVG of a histogram over one axis, counts upwards; "" if there is no bar.
 
-    A logarithmic axis wants bars above zero. The whole range and count of a bar are told when it is pointed at.
+    A logarithmic axis wants bars above zero. The whole range and count of a bar are shown when it is pointed at.
     """
     if not bars:
         return ""

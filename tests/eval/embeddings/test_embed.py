@@ -105,3 +105,10 @@ def test_the_data_s_sha256_is_the_same_with_and_without_a_manifest(shards: Path,
 def test_the_command_embeds_a_shard_set(model_folder: Path, shards: Path, tmp_path: Path) -> None:
     assert main([str(model_folder), str(shards), str(tmp_path / "store"), "--dtype", "float16"]) == 0
     assert EmbeddingStore.open(tmp_path / "store").images("0").dtype == np.float16
+
+
+@pytest.mark.parametrize("rank, size", [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_that_cannot_be_is_refused(release: Release, shards: Path, tmp_path: Path, rank: int, size: int) -> None:
+    with pytest.raises(UserError, match="ranks are numbers from 0 to size - 1"):
+        embed(release, str(shards), tmp_path, rank=rank, size=size)
+    assert not list(tmp_path.iterdir())

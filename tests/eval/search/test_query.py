@@ -67,6 +67,8 @@ def test_bad_questions_are_refused(index: Path, other_model: Path, tmp_path: Pat
         main([str(index), "--image", str(tmp_path / "broken.png")])
     with pytest.raises(UserError, match="at least 1"):
         main([str(index), "x", "-k", "0"])
+    with pytest.raises(UserError, match=r"--grid is sheet\.xyz, but it should end in one of \.png"):
+        main([str(index), "x", "--grid", "sheet.xyz"])
     with pytest.raises(UserError, match="was built by the model"):
         main([str(index), "x", "--model", str(other_model)])
     with pytest.raises(UserError, match="is not an index"):

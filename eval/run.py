@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.configuration import EvalConfig, gather, known_presets, preset_files, read, sorted_words, spread
-from eval.embeddings.split import EmbeddedSplit
+from eval.embeddings.split import KeptSplit
 from eval.report import assemble as report
 from eval.report.page import report_page
 from eval.report.units import UNITS
@@ -36,11 +36,12 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
     """
     parts: list[report.Part] = []
     for split_name, (spec, tasks) in config.by_split().items():
-        split = EmbeddedSplit(release, spec)
-        reasons = {name: task.unfit(split) for name, task in tasks.items()}
+        pictures = KeptSplit(spec, release.transform, cache_bytes=0)
+        reasons = {name: task.unfit(pictures.split) for name, task in tasks.items()}
         if all(reasons.values()):
             why = "; ".join(f"{task}: {reason}" for task, reason in reasons.items())
             raise UserError(f"there is nothing to evaluate on {spec} ({why})")
+        split = pictures.embedded(release, bar=True)
         results = ((task, tasks[task].measure(split)) for task, reason in reasons.items() if not reason)
         parts.append(report.Part(split_name, split, tasks, gather(split_name, results), reasons))
     if not parts:

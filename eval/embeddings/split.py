@@ -15,6 +15,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import embedded_pictures, pixels_of, samples_of
+from eval.progress_bar import progress_bar
 from vlp.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class _Part:
 
 
 class KeptSplit:
-    """A shard set that is embedded again and again while a model learns: its pictures are decoded once.
+    """A shard set whose samples are read, and whose pictures are embedded when asked, as often as a model changes.
 
     cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time.
     """
@@ -118,13 +119,16 @@ class KeptSplit:
         self.parts = [_Part(url, samples) for url, samples in samples_of(self.split.shards, self.split.skipped)]
         self.split.samples = [sample for part in self.parts for sample in part.samples]
 
-    def embedded(self, release: Release) -> EmbeddedSplit:
+    def embedded(self, release: Release, *, bar: bool = False) -> EmbeddedSplit:
         """The split as the model of this moment sees it. Raises UserError if no picture can be decoded."""
         vectors = []
-        for part in self.parts:
-            pixels = part.pixels if part.pixels is not None else self._decoded(part)
-            if len(pixels):
-                vectors.append(np.asarray(release.embed_pixels(pixels), np.float32))
+        what = f"embedding {Path(self.split.spec).name}"
+        with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
+            for part in self.parts:
+                advance(len(part.samples))
+                pixels = part.pixels if part.pixels is not None else self._decoded(part)
+                if len(pixels):
+                    vectors.append(np.asarray(release.embed_pixels(pixels), np.float32))
         samples = [sample for part in self.parts for sample in part.samples]
         return EmbeddedSplit.of(replace(self.split, samples=samples), release, vectors)
 

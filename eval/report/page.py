@@ -90,7 +90,8 @@ def _against(value: float, chance: float | None, unit: str) -> str:
     if not chance:
         return ""
     if value >= 2 * chance:
-        return f"That is {value / chance:,.0f} times better than guessing"
+        times = value / chance
+        return f"That is {times:,.{0 if times >= 10 else 1}f} times better than guessing"
     return f"Guessing would score {in_a_sentence(chance, unit)}"
 
 

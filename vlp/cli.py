@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from vlp import __version__
-from vlp.config import did_you_mean, run_main
-from vlp.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("eval.demo:main", "the whole road on the bundled data: train, evaluate, index, search, report"),
@@ -56,6 +55,9 @@ def run(argv: Sequence[str]) -> int:
         if len(argv) >= words and name in COMMANDS:
             module, _, function = COMMANDS[name][0].partition(":")
             return int(getattr(importlib.import_module(module), function)(list(argv[words:])) or 0)
+    from vlp.config import did_you_mean
+    from vlp.errors import UserError
+
     group = [c for c in COMMANDS if c.split()[0] == argv[0]]
     if group and (len(argv) == 1 or argv[1] in ("-h", "--help")):
         print("\n".join(f"vlp {c:<16} {COMMANDS[c][1]}" for c in group))
@@ -65,7 +67,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """The console command `vlp`."""
+    """The console command `vlp`; as `python -m vlp.cli` too it imports nothing of the folder it is started in."""
+    here = os.getcwd()
+    if not os.path.isfile(os.path.join(here, "vlp", "cli.py")):  # in a checkout of vlp, that is what -m is meant for
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or here) != here]
+    from vlp.config import run_main
+
     return run_main(run, sys.argv[1:])
 
 

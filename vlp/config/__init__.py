@@ -23,6 +23,7 @@ from vlp.config.bounds import check
 from vlp.config.components import component as component
 from vlp.config.components import component_name as component_name
 from vlp.config.components import did_you_mean as did_you_mean
+from vlp.config.components import only_ours as only_ours
 from vlp.config.flags_help import short_help
 from vlp.config.marks import COMMON as COMMON
 from vlp.config.marks import MAY_CHANGE as MAY_CHANGE

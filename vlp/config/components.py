@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 from vlp.errors import UserError
 
@@ -16,15 +20,38 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(sorted(known))}"
 
 
-def component(base: type, name: str) -> type:
-    """The one subclass of `base` that the module called `name` defines.
+_only_ours: ContextVar[bool] = ContextVar("only_ours", default=False)
 
-    Raises UserError for an unknown name, with the nearest known one, and for a module that does not define exactly one.
+
+@contextmanager
+def only_ours(wanted: bool = True) -> Iterator[None]:
+    """A context in which only components of vlp are loaded: for files that come from elsewhere, such as model folders.
+
+    To import a module is to run it, so a dotted name is for what the user has typed, or for what is trusted.
     """
+    token = _only_ours.set(wanted)
+    try:
+        yield
+    finally:
+        _only_ours.reset(token)
+
+
+def component(base: type, name: str) -> type:
+    """The one subclass of `base` that the module called `name` defines; of a dotted name also in the current folder.
+
+    Raises UserError for an unknown name, with the nearest known one, for a module that does not define exactly one, and
+    for a dotted name inside `only_ours`.
+    """
+    if "." in name and _only_ours.get():
+        raise UserError(
+            f'"{name}" is code from outside of vlp, which a file from elsewhere may not load; '
+            "give --trust if you know who wrote it"
+        )
     package = importlib.import_module(base.component_package)  # type: ignore[attr-defined]
     path = name if "." in name else f"{package.__name__}.{name}"
     try:
-        module = importlib.import_module(path)
+        with current_folder_last() if "." in name else nullcontext():
+            module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not path.startswith(error.name):
             raise
@@ -45,6 +72,16 @@ def component_name(instance: object, base: type) -> str:
     """The name under which `component` finds the class of `instance`."""
     package, _, name = type(instance).__module__.rpartition(".")
     return name if package == base.component_package else type(instance).__module__  # type: ignore[attr-defined]
+
+
+@contextmanager
+def current_folder_last() -> Iterator[None]:
+    """A context in which modules are looked for in the current folder too, after everything that is installed."""
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.pop()
 
 
 def component_names(base: type) -> list[str]:

@@ -37,7 +37,7 @@ from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
 from vlp.models.dual_encoder import DualEncoder
-from vlp.models.image_transform import RandomCrop
+from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import Tokenizer
 from vlp.record import versions
@@ -130,8 +130,10 @@ def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokeniz
 
 def open_stream(run: RunConfig, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
     """The batches of this rank, `batch` pairs or as many as the training wants."""
-    size = run.picture or run.model.transform().size
-    transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
+    own = run.model.transform()
+    size = run.picture or own.size
+    whole = run.crop == (1.0, 1.0)
+    transform = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop)
     return replace(run.data, workers=0 if batch else run.data.workers).open(
         transform=transform,
         tokenizer=tokenizer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeGuard, cast
+from typing import TYPE_CHECKING, Literal, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -31,9 +31,26 @@ class Crop(Protocol):
         ...
 
 
-def is_crop(transform: Transform | Crop) -> TypeGuard[Crop]:
+class Fit(Protocol):
+    """A transform that scales the whole picture and lays it into a square, which can be fused with decoding."""
+
+    size: int
+    interpolation: Literal["bicubic", "bilinear"]
+    fill: int
+
+    def fit(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the scaled width x height picture in the square; the rest is cut off."""
+        ...
+
+
+def is_crop(transform: Transform | Crop | Fit) -> TypeGuard[Crop]:
     """Whether a transform can be fused with decoding (an attribute look-up: this is asked for every picture)."""
     return hasattr(transform, "box")
+
+
+def is_fit(transform: Transform | Crop | Fit) -> TypeGuard[Fit]:
+    """Whether a transform lays the whole picture into a square, and can be fused with decoding."""
+    return hasattr(transform, "fit")
 
 
 def pixels(data: bytes, limits: Limits) -> Pixels:
@@ -42,8 +59,11 @@ def pixels(data: bytes, limits: Limits) -> Pixels:
 
 
 def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, limits: Limits) -> None:
-    """Write `transform` of the encoded picture into `out` [3, H, W]; a Crop is fused with decoding. Raises Refused."""
-    if not is_crop(transform):
+    """Write `transform` of the encoded picture into `out` [3, H, W]; a Crop or a Fit is fused with decoding.
+
+    Raises Refused.
+    """
+    if not (is_crop(transform) or is_fit(transform)):
         out.copy_(transform(decode(data, limits), rng))
         return
     size = _jpeg_size(data)
@@ -51,16 +71,23 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
         fill_from(out, pixels(data, limits), transform, rng)
         return
     limits.check(*size)
+    if is_fit(transform):
+        place = transform.fit(*size)
+        shrink = min(size[0] / (place[2] - place[0]), size[1] / (place[3] - place[1]))
+        _lay(out, _decoded(data, limits, shrink=shrink), transform, place)
+        return
+    assert is_crop(transform)
     box = transform.box(*size, rng)
-    held = _jpeg(data, shrink=min(box[2] - box[0], box[3] - box[1]) / transform.size)
-    if held is None:
-        held = pixels(data, limits)
+    held = _decoded(data, limits, shrink=min(box[2] - box[0], box[3] - box[1]) / transform.size)
     fx, fy = held.shape[1] / size[0], held.shape[0] / size[1]
     _resize(out, held, (round(box[0] * fx), round(box[1] * fy), round(box[2] * fx), round(box[3] * fy)))
 
 
-def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop, rng: random.Random) -> None:
+def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
+    if is_fit(transform):
+        _lay(out, held, transform, transform.fit(held.shape[1], held.shape[0]))
+        return
     if is_crop(transform):
         _resize(out, held, transform.box(held.shape[1], held.shape[0], rng))
         return
@@ -83,6 +110,26 @@ def _resize(out: Tensor, held: Pixels, box: tuple[int, int, int, int]) -> None:
         out.copy_(cut)
     else:
         torch.ops.aten._upsample_bicubic2d_aa.out(cut[None], list(out.shape[1:]), False, None, None, out=out[None])
+
+
+def _lay(out: Tensor, held: Pixels, fit: Fit, place: tuple[int, int, int, int]) -> None:
+    """The whole of `held`, scaled with antialias to `place` (left, top, right, bottom) in `out` [3, size, size]."""
+    left, top, right, bottom = place
+    whole = torch.from_numpy(held).permute(2, 0, 1)
+    if whole.shape[1:] != (bottom - top, right - left):
+        aten = torch.ops.aten
+        resize = aten._upsample_bicubic2d_aa if fit.interpolation == "bicubic" else aten._upsample_bilinear2d_aa
+        whole = resize(whole[None], [bottom - top, right - left], False)[0]
+    if left > 0 or top > 0 or right < fit.size or bottom < fit.size:
+        out.fill_(fit.fill)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, fit.size), min(bottom, fit.size)
+    out[:, y0:y1, x0:x1] = whole[:, y0 - top : y1 - top, x0 - left : x1 - left]
+
+
+def _decoded(data: bytes, limits: Limits, *, shrink: float) -> Pixels:
+    """The JPEG, at 1/2, 1/4 or 1/8 where `shrink` allows. Raises Refused."""
+    fast = _jpeg(data, shrink=shrink)
+    return pixels(data, limits) if fast is None else fast
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

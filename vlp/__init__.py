@@ -1,3 +1,23 @@
 """vlp: CLIP-style vision-language pretraining, trustworthy evaluation, and retrieval."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vlp.models.release import Release
+
 __version__ = "0.1.0"
+
+
+def load(model: str | Path, device: str = "cpu", *, random_weights: bool = False) -> Release:
+    """A model that embeds texts and pictures, by its folder (RUN/model) or by open_clip's name and tag.
+
+    `random_weights` lets an open_clip name without a tag through, which has learned nothing. Raises UserError if there
+    is no such model.
+    """
+    from vlp.models import release  # torch takes seconds to import: not before it is needed
+
+    return release.load(model, device, random_weights=random_weights)

@@ -35,6 +35,14 @@ class TextTower:
         """A module from token ids [B, L] (0 = padding, L <= context) to features [B, width], not normalised."""
         raise NotImplementedError
 
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that belongs to the tower's weights; None: any will do."""
+        return None
+
+    def resolved(self) -> TextTower:
+        """The same tower for a model folder: with nothing in it that building would look up elsewhere."""
+        return self
+
 
 @dataclass(frozen=True)
 class Model:
@@ -56,6 +64,10 @@ class Model:
         Numbers that the configuration names, or that came with pretrained weights, stay as they are.
         """
         raise NotImplementedError
+
+    def resolved(self) -> Model:
+        """The same model for a model folder: with nothing in it that building would look up elsewhere."""
+        return self
 
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """A dual encoder for a vocabulary of `vocab` tokens.

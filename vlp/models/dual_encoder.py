@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +31,15 @@ class DualEncoder(nn.Module):
         bias: float = 0.0,
     ) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.empty(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.empty(1, 3, 1, 1), persistent=False)
+        self.normalise_by(mean, std)
         self.locked: tuple[nn.Module, ...] = ()
 
     @torch.no_grad()
@@ -61,12 +63,17 @@ class DualEncoder(nn.Module):
             tower.eval()
         return self
 
+    def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and standard deviation of the pixels, of 1, that `normalise` applies."""
+        self.mean = torch.tensor(mean, device=self.mean.device).view(1, 3, 1, 1) * 255
+        self.std = torch.tensor(std, device=self.std.device).view(1, 3, 1, 1) * 255
+
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 pictures [B, 3, H, W] as the tower's normalised floats; floats pass through."""
         if image.dtype != torch.uint8:
             return image
         pixels = image.to(self.logit_scale.dtype)
-        return (pixels - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        return (pixels - self.mean) / self.std
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float."""

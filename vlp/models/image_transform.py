@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Resize = Literal["shortest", "squash", "longest"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 def to_tensor(picture: Image) -> Tensor:
@@ -27,34 +29,87 @@ def to_tensor(picture: Image) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize and crop at evaluation, as open_clip does (bicubic with antialias)."""
+    """How a model wants its pictures: size, resize and normalisation, as open_clip's PreprocessCfg has them.
+
+    Called with a picture it gives the pixels; `mean` and `std` are applied by the DualEncoder, on its device.
+    """
 
     size: int = 64
     """side of the square that the model sees, pixels"""
-    resize: Literal["shortest", "squash"] = "shortest"
-    """shortest: scale the shorter side to `size`, then crop the centre; squash: scale both sides"""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Resize = "shortest"
+    """shortest: scale the shorter side to `size`, crop the centre; squash: scale both sides; longest: scale the longer
+    side, fill the rest"""
+    interpolation: Interpolation = "bicubic"
     """filter of the resize"""
+    fill: int = 0
+    """grey level beside a picture that is resized by its longest side"""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    """mean of the pixels, of 1"""
+    std: tuple[float, float, float] = CLIP_STD
+    """standard deviation of the pixels, of 1"""
+
+    def place(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the whole scaled picture in the square that the model sees.
+
+        What lies outside the square is cut off. Rounding is torchvision's (`shortest`) and open_clip's (`longest`).
+        """
+        size = self.size
+        if self.resize == "squash":
+            return 0, 0, size, size
+        if self.resize == "longest":
+            ratio = max(width, height) / size
+            wide, high = max(1, round(width / ratio)), max(1, round(height / ratio))
+            left, top = (size - wide) // 2, (size - high) // 2
+        else:
+            short = min(width, height)
+            wide, high = int(size * width / short), int(size * height / short)
+            left, top = -round((wide - size) / 2.0), -round((high - size) / 2.0)
+        return left, top, left + wide, top + high
 
     def __call__(self, picture: Image, rng: random.Random | None = None) -> Tensor:
         """uint8 [3, size, size]; `rng` is not used (training transforms share the signature)."""
         from PIL import Image as pil
 
         picture = to_rgb(picture)
-        width, height = picture.size
-        filter_ = pil.Resampling.BICUBIC if self.interpolation == "bicubic" else pil.Resampling.BILINEAR
-        if self.resize == "squash":
-            new = (self.size, self.size)
-        elif width <= height:
-            new = (self.size, int(self.size * height / width))
-        else:
-            new = (int(self.size * width / height), self.size)
-        if new != picture.size:
-            picture = picture.resize(new, filter_)
-        left, top = round((new[0] - self.size) / 2.0), round((new[1] - self.size) / 2.0)
-        if new != (self.size, self.size):
-            picture = picture.crop((left, top, left + self.size, top + self.size))
+        left, top, right, bottom = self.place(*picture.size)
+        if picture.size != (right - left, bottom - top):
+            filter_ = pil.Resampling.BICUBIC if self.interpolation == "bicubic" else pil.Resampling.BILINEAR
+            picture = picture.resize((right - left, bottom - top), filter_)
+        if picture.size != (self.size, self.size):
+            square = pil.new("RGB", (self.size, self.size), (self.fill,) * 3)
+            square.paste(picture, (left, top))
+            picture = square
         return to_tensor(picture)
+
+
+@dataclass(frozen=True)
+class EvaluationCrop:
+    """An ImageTransform in training: the same geometry and filter, which decoding may be fused with."""
+
+    transform: ImageTransform
+
+    @property
+    def size(self) -> int:
+        """Side of the square that the model sees, pixels."""
+        return self.transform.size
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """Filter of the resize."""
+        return self.transform.interpolation
+
+    @property
+    def fill(self) -> int:
+        """Grey level beside the picture."""
+        return self.transform.fill
+
+    def fit(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the whole scaled picture in the square that the model sees."""
+        return self.transform.place(width, height)
+
+    def __call__(self, picture: Image, rng: random.Random | None = None) -> Tensor:
+        """uint8 [3, size, size]."""
+        return self.transform(picture, rng)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tomllib
 from collections.abc import Sequence
@@ -19,11 +20,16 @@ from vlp.files import write_whole
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
+from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.tokenizer import Tokenizer, load_tokenizer
+from vlp.pictures import Limits, Refused, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    Picture = Image | bytes | str | Path
+
+log = logging.getLogger("vlp.models")
 FORMAT = "vlp-model-1"
 
 
@@ -40,25 +46,56 @@ class Release:
     """what a person calls it: the folder, or open_clip's name"""
 
     @torch.inference_mode()
-    def embed_images(self, pictures: Sequence[Image], batch: int = 256) -> Tensor:
-        """Unit vectors [N, D], float32, of N pictures."""
-        tensors = [self.transform(p) for p in pictures]
-        return self.embed_pixels(torch.stack(tensors), batch) if tensors else torch.empty(0, 0)
+    def embed_images(self, pictures: Picture | Sequence[Picture], batch: int = 256) -> Tensor:
+        """Unit vectors [N, D], float32 on the CPU, of N pictures: PIL's, encoded bytes, or paths; one picture is N = 1.
 
-    @torch.inference_mode()
-    def embed_pixels(self, image: Tensor, batch: int = 256) -> Tensor:
-        """Unit vectors [N, D], float32 on the CPU, of uint8 pictures [N, 3, H, W] that went through `transform`."""
-        device = self.encoder.logit_scale.device
+        Raises UserError for a file that is missing or is no picture.
+        """
+        some = _several(pictures)
+        if not some:
+            return self._pixels_to_vectors(torch.zeros(1, 3, self.transform.size, self.transform.size))[:0]
+        parts = [some[i : i + batch] for i in range(0, len(some), batch)]
         return torch.cat(
-            [self.encoder.encode_image(part.to(device)).float().cpu() for part in torch.split(image, batch)]
+            [self._pixels_to_vectors(torch.stack([self.transform(_opened(p)) for p in part])) for part in parts]
         )
 
+    def _pixels_to_vectors(self, image: Tensor) -> Tensor:
+        return self.encoder.encode_image(image.to(self.encoder.logit_scale.device)).float().cpu()
+
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str], batch: int = 512) -> Tensor:
-        """Unit vectors [N, D], float32 on the CPU, of N texts."""
+    def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
+        """Unit vectors [N, D], float32 on the CPU, of N texts; one string is N = 1."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return self.embed_texts([""])[:0]
         device = self.encoder.logit_scale.device
-        parts = [list(texts[i : i + batch]) for i in range(0, len(texts), batch)]
+        parts = [texts[i : i + batch] for i in range(0, len(texts), batch)]
         return torch.cat([self.encoder.encode_text(self.tokenizer(p).to(device)).float().cpu() for p in parts])
+
+
+def _several(pictures: Picture | Sequence[Picture]) -> list[Picture]:
+    """The pictures; a path or bytes are one, though they have a length."""
+    if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes | bytearray):
+        return list(pictures)
+    return [pictures]
+
+
+def _opened(picture: Picture) -> Image:
+    """The picture itself, or what `decode` makes of its bytes or its file. Raises UserError."""
+    if isinstance(picture, bytes):
+        data, name = picture, "the picture"
+    elif isinstance(picture, str | Path):
+        name = str(picture)
+        try:
+            data = Path(picture).read_bytes()
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}; give the path of a picture") from None
+    else:
+        return picture
+    try:
+        return decode(data, Limits())
+    except Refused as error:
+        raise UserError(f"{name} cannot be embedded: {error}; give a PNG, JPEG or WebP") from None
 
 
 def sha256(path: Path) -> str:
@@ -70,12 +107,14 @@ def sha256(path: Path) -> str:
 def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokenizer, notes: dict[str, str]) -> str:
     """Write the model folder and give back the model's id. model.toml comes last: a folder without it is no model.
 
-    `notes` goes into model.toml as it is (seed, data, versions).
+    The picture preparation is written out, so that a later version of open_clip does not change it. `notes` goes into
+    model.toml as it is (seed, data, versions).
     """
     import tomli_w
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    config = config.resolved()
     write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
     write_whole(folder / "tokenizer.json", tokenizer.save)
     files = {name: sha256(folder / name) for name in ("model.safetensors", "tokenizer.json")}
@@ -83,6 +122,7 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
         "format": FORMAT,
         "sha256": files,
         "tokenizer": {"vocab": tokenizer.vocab, "context": tokenizer.context},
+        "preprocessing": to_tree(config.transform()),
         "model": {"name": component_name(config, Model), **to_tree(config)},
         "notes": notes,
     }
@@ -90,10 +130,12 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
     return files["model.safetensors"]
 
 
-def load(name: str | Path, device: str = "cpu") -> Release:
-    """The model in a folder that `save` wrote, or open_clip's `ARCHITECTURE` or `ARCHITECTURE:PRETRAINED`.
+def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False) -> Release:
+    """The model in a folder that `save` wrote, or open_clip's by name.
 
-    Raises UserError if the folder misses a file, if a file is not the one that was saved, or if the name is unknown.
+    Such names are ARCHITECTURE:PRETRAINED, hf-hub:OWNER/NAME and local-dir:FOLDER. ARCHITECTURE alone has random
+    weights, the same ones each time: it is refused unless `random_weights`. Raises UserError if the folder misses a
+    file, if a file is not the one that was saved, or if the name is unknown.
     """
     folder = Path(name)
     if (folder / "model.toml").is_file():
@@ -102,18 +144,31 @@ def load(name: str | Path, device: str = "cpu") -> Release:
         raise UserError(
             f"{folder} is not a model folder: it has no model.toml (a finished training run writes RUN/model)"
         )
-    from vlp.models.kinds.open_clip import OpenClip
-
-    architecture, _, pretrained = str(name).partition(":")
-    if os.sep in architecture:
+    config = OpenClip.named(str(name))
+    if os.sep in config.architecture and not config.has_weights:
         raise UserError(f"there is no model folder {folder}; give a folder that training wrote, or an open_clip name")
-    config = OpenClip(architecture, pretrained)
-    encoder = config.build(0)
+    if not config.has_weights:
+        _accept_random(config, random_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = config.build(0)
     digest = hashlib.sha256()
     for key, tensor in sorted(encoder.state_dict().items()):
         digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     encoder = encoder.to(device).eval()
     return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name))
+
+
+def _accept_random(config: OpenClip, wanted: bool) -> None:
+    """Say that the weights are random. Raises UserError unless they are `wanted`."""
+    if not wanted:
+        tags = ", ".join(config.tags())
+        has = f"name one of its weights as {config.architecture}:TAG ({tags})" if tags else "open_clip has none of its"
+        raise UserError(
+            f'"{config.architecture}" without weights is a model that has learned nothing: {has}, '
+            "or ask for random weights by --random-weights (random_weights=True in Python)"
+        )
+    log.warning("%s has random weights: what it gives means nothing", config.architecture)
 
 
 def _load_folder(folder: Path, device: str) -> Release:
@@ -134,9 +189,12 @@ def _load_folder(folder: Path, device: str) -> Release:
                 "copy the folder again"
             )
     config = build(Model, tree["model"], "model")
+    saved = tree.get("preprocessing")  # older folders have none
+    transform = build(ImageTransform, saved, "preprocessing") if saved else config.transform()
     vocab, context = tree["tokenizer"]["vocab"], tree["tokenizer"]["context"]
     encoder = config.build(vocab, weights=False)
     encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    encoder.normalise_by(transform.mean, transform.std)
     tokenizer = load_tokenizer(folder / "tokenizer.json", context)
     encoder = encoder.to(device).eval()
-    return Release(encoder, tokenizer, config.transform(), tree["sha256"]["model.safetensors"], str(folder))
+    return Release(encoder, tokenizer, transform, tree["sha256"]["model.safetensors"], str(folder))

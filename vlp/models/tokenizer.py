@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,21 @@ class Tokenizer(Protocol):
         ...
 
 
-class BpeTokenizer:
-    """A `tokenizers` BPE: NFKC, lower case, bytes as alphabet; rows trimmed to the longest text of the call."""
+class FastTokenizer:
+    """A tokenizer of the `tokenizers` package; rows trimmed to the longest text of the call.
 
-    def __init__(self, json: str, context: int) -> None:
+    `shift` is added to its ids: 1 keeps 0 for padding where it has another meaning, or none, in the tokenizer itself.
+    """
+
+    def __init__(self, text: str, context: int, *, shift: int = 0) -> None:
         from tokenizers import Tokenizer as Fast
 
-        self._fast = Fast.from_str(json)
+        self._fast = Fast.from_str(text)
+        self._fast.no_padding()
         self._fast.enable_truncation(context)
+        self._shift = shift
         self._known: dict[str, list[int]] = {}  # short captions come again and again
-        self.vocab = self._fast.get_vocab_size()
+        self.vocab = max(self._fast.get_vocab().values()) + 1 + shift
         self.context = context
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -53,15 +59,16 @@ class BpeTokenizer:
             self._known.clear()
             unknown = sorted(set(texts))
         for text, encoded in zip(unknown, self._fast.encode_batch(unknown), strict=True):
-            self._known[text] = encoded.ids
+            self._known[text] = [i + self._shift for i in encoded.ids]
         rows = [self._known[t] for t in texts]
         longest = max(map(len, rows), default=0)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer to `path` in the `tokenizers` JSON format."""
-        path.write_text(self._fast.to_str(), encoding="utf-8")
+        """Write the tokenizer to `path` in the `tokenizers` JSON format; with a shift, as a part of it."""
+        text = self._fast.to_str()
+        path.write_text(f'{{"shift": {self._shift}, "tokenizer": {text}}}' if self._shift else text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Bpe:
     split_han: bool = True
     """take every Chinese character as a word of its own"""
 
-    def train(self, captions: Iterable[str]) -> BpeTokenizer:
+    def train(self, captions: Iterable[str]) -> FastTokenizer:
         """A tokenizer trained on `captions`; the same captions in the same order give the same tokenizer."""
         from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
         from tokenizers import Tokenizer as Fast
@@ -96,7 +103,7 @@ class Bpe:
         fast.post_processor = processors.TemplateProcessing(
             single=f"{SPECIAL[START]} $A {SPECIAL[END]}", special_tokens=[(SPECIAL[START], START), (SPECIAL[END], END)]
         )
-        return BpeTokenizer(fast.to_str(), self.context)
+        return FastTokenizer(fast.to_str(), self.context)
 
 
 class OpenClipTokenizer:
@@ -150,8 +157,10 @@ class OpenClipTokenizer:
 
 def load_tokenizer(path: Path, context: int) -> Tokenizer:
     """The tokenizer that `save` wrote to `path`."""
-    import json
-
     text = path.read_text(encoding="utf-8")
-    name = json.loads(text).get("open_clip")
-    return OpenClipTokenizer(name) if name else BpeTokenizer(text, context)
+    tree = json.loads(text)
+    if "open_clip" in tree:
+        return OpenClipTokenizer(tree["open_clip"])
+    if "shift" in tree:
+        return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
+    return FastTokenizer(text, context)

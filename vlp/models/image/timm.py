@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -36,10 +37,14 @@ class Timm(ImageTower):
         options = dict(self.options)
         if self.drop_path:
             options["drop_path_rate"] = self.drop_path
-        if "vit" in self.architecture:
-            options["img_size"] = size
+        create = partial(timm.create_model, self.architecture, pretrained=self.pretrained, num_classes=width)
         try:
-            model = timm.create_model(self.architecture, pretrained=self.pretrained, num_classes=width, **options)
+            try:
+                model = create(**{"img_size": size, **options})
+            except TypeError as error:  # a tower that takes pictures of any size
+                if "'img_size'" not in str(error) or "img_size" in options:
+                    raise
+                model = create(**options)
         except RuntimeError as error:
             if "Unknown model" not in str(error):
                 raise

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from vlp.config import COMMON
+from vlp.config import COMMON, did_you_mean
 from vlp.config.bounds import Whole
 from vlp.errors import UserError
 from vlp.models import Model
@@ -16,43 +18,105 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
+PLACES = ("hf-hub:", "local-dir:")  # names of a place that holds a model with its weights and configuration
+CONFIG = "open_clip_config.json"
+
 
 @dataclass(frozen=True)
 class OpenClip(Model):
     """A model of open_clip: architecture, tokenizer and preprocessing as open_clip pairs them."""
 
     architecture: Annotated[str, COMMON] = "ViT-B-32"
-    """open_clip's name of the model"""
+    """open_clip's name of the model; hf-hub:OWNER/NAME and local-dir:FOLDER hold their own weights"""
     pretrained: Annotated[str, COMMON] = ""
     """open_clip's tag of the weights, or a checkpoint file; empty: random weights"""
     image_size: Annotated[Whole, COMMON] = 0
     """side of the pictures, pixels; 0: the architecture's own"""
 
-    def _config(self) -> dict[str, object]:
-        import open_clip
-
-        known = open_clip.list_models()
-        if self.architecture not in known and not self.architecture.startswith(("hf-hub:", "local-dir:")):
-            from vlp.config import did_you_mean
-
-            raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
-        return open_clip.get_model_config(self.architecture) or {}
+    @classmethod
+    def named(cls, name: str) -> OpenClip:
+        """The model of `ARCHITECTURE`, `ARCHITECTURE:PRETRAINED`, `hf-hub:OWNER/NAME` or `local-dir:FOLDER`."""
+        if name.startswith(PLACES):
+            return cls(name)
+        architecture, _, pretrained = name.partition(":")
+        return cls(architecture, pretrained)
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
         """open_clip's tokenizer of the architecture; `captions` are not read."""
-        self._config()
+        self._vision()
         return OpenClipTokenizer(self.architecture)
 
     def transform(self) -> ImageTransform:
-        """open_clip's evaluation preprocessing."""
-        vision = self._config().get("vision_cfg", {})
-        size = self.image_size or (vision.get("image_size", 224) if isinstance(vision, dict) else 224)
-        squash = "SigLIP" in self.architecture
-        return ImageTransform(size[0] if isinstance(size, tuple | list) else size, "squash" if squash else "shortest")
+        """open_clip's evaluation preprocessing of the architecture with these weights (its defaults, without).
+
+        Raises UserError for an unknown architecture.
+        """
+        from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+        vision, own = self._vision(), self._preprocessing()
+        size = self.image_size or vision.get("image_size", 224)
+        sides = set(size) if isinstance(size, tuple | list) else {size}
+        if len(sides) > 1:
+            raise UserError(f'"{self.architecture}" takes pictures of {size}, but vlp gives squares only')
+        theirs = merge_preprocess_dict(PreprocessCfg(), own)
+        return ImageTransform(
+            size=sides.pop(),
+            resize=theirs["resize_mode"],
+            interpolation="bilinear" if theirs["interpolation"] == "bilinear" else "bicubic",  # "random" is training's
+            fill=theirs["fill_color"],
+            mean=_three(theirs["mean"]),
+            std=_three(theirs["std"]),
+        )
+
+    def tags(self) -> list[str]:
+        """open_clip's tags of weights of the architecture. Raises UserError for an unknown architecture."""
+        import open_clip
+
+        self._vision()
+        return list(open_clip.list_pretrained_tags_by_model(self.architecture))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are named: by a tag, by a checkpoint file, or by a place that keeps them with the model."""
+        return bool(self.pretrained) or self.architecture.startswith(PLACES)
+
+    def _vision(self) -> dict[str, Any]:
+        """The configuration of the image tower, without building it."""
+        import open_clip
+
+        known = open_clip.list_models()
+        if self.architecture not in known and not self.architecture.startswith(PLACES):
+            raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
+        with _asked_of(f'the configuration of "{self.architecture}"'):
+            config: dict[str, Any] = open_clip.get_model_config(self.architecture)
+        return dict(config["vision_cfg"])
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """What the weights' own configuration says of pictures."""
+        import open_clip
+        from open_clip.factory import download_pretrained_from_hf
+
+        where, _, rest = self.architecture.partition(":")
+        if rest:
+            with _asked_of(f'the configuration of "{self.architecture}"'):
+                path = Path(rest) / CONFIG if where == "local-dir" else download_pretrained_from_hf(rest, CONFIG)
+                return dict(json.loads(Path(path).read_text(encoding="utf-8")).get("preprocess_cfg", {}))
+        return dict(open_clip.get_pretrained_cfg(self.architecture, self.pretrained))
+
+    def _check_weights(self) -> None:
+        """Raise UserError if `pretrained` is neither a tag of the architecture nor a file."""
+        import open_clip
+
+        known = self.architecture.startswith(PLACES) or open_clip.is_pretrained_cfg(self.architecture, self.pretrained)
+        if not known and not Path(self.pretrained).is_file():
+            raise UserError(
+                f'open_clip has no weights "{self.pretrained}" of "{self.architecture}", and there is no such '
+                f"checkpoint file{did_you_mean(self.pretrained, self.tags())}"
+            )
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective for new weights; pretrained ones keep theirs."""
-        if not self.pretrained:
+        if not self.has_weights:
             encoder.start(scale=scale, bias=bias)
 
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
@@ -62,36 +126,48 @@ class OpenClip(Model):
         """
         import open_clip
 
-        self._config()
-        wanted = bool(weights and self.pretrained)
-        try:
-            with _without_warnings():
-                model = open_clip.create_model(
-                    self.architecture,
-                    self.pretrained if wanted else None,
-                    load_weights=wanted,
-                    force_custom_text=True,
-                    force_image_size=self.image_size or None,
-                    require_pretrained=wanted,
-                )
-        except (RuntimeError, OSError) as error:
-            part = f'the weights "{self.pretrained}"' if wanted else "a part"
-            what = f'{part} of open_clip\'s "{self.architecture}"'
-            raise UserError(f"{what} cannot be had: {str(error).splitlines()[0]}") from error
+        transform = self.transform()
+        wanted = weights and self.has_weights
+        if wanted:
+            self._check_weights()
+        part = f'the weights "{self.pretrained}"' if wanted and self.pretrained else "a part"
+        with _asked_of(f'{part} of open_clip\'s "{self.architecture}"'), _without_warnings():
+            model = open_clip.create_model(
+                self.architecture,
+                (self.pretrained or None) if wanted else None,
+                load_weights=wanted,
+                force_custom_text=True,
+                force_image_size=self.image_size or None,
+                require_pretrained=wanted,
+            )
         for tower in (model.visual, model.text):
             if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
                 tower.output_tokens = False
-        seen = open_clip.get_model_preprocess_cfg(model)
         bias = model.logit_bias
-        out = DualEncoder(
+        return DualEncoder(
             model.visual,
             model.text,
-            mean=seen["mean"],
-            std=seen["std"],
+            mean=transform.mean,
+            std=transform.std,
             scale=float(model.logit_scale.detach().exp()),
             bias=float(bias.detach()) if bias is not None else 0.0,
         )
-        return out
+
+
+def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
+    """One value for each colour."""
+    red, green, blue = [values] * 3 if isinstance(values, float | int) else values
+    return float(red), float(green), float(blue)
+
+
+@contextmanager
+def _asked_of(what: str) -> Iterator[None]:
+    """A context in which open_clip's failure to have `what` is a UserError."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{what} cannot be had: {lines[0]}") from error
 
 
 @contextmanager

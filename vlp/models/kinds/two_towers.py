@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from vlp.config import COMMON
@@ -11,7 +11,7 @@ from vlp.config.bounds import Count, Positive, Share
 from vlp.models import ImageTower, Model, TextTower
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
-from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, ImageTransform
+from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, ImageTransform, Interpolation, Resize
 from vlp.models.text.transformer import Transformer
 from vlp.models.tokenizer import Bpe, Tokenizer
 
@@ -29,7 +29,7 @@ class TwoTowers(Model):
     text: TextTower = field(default_factory=Transformer)
     """the text tower"""
     bpe: Bpe = field(default_factory=Bpe)
-    """the tokenizer"""
+    """the tokenizer, for text towers that have none of their own"""
     temperature: Positive | None = None
     """temperature at the start; the logit scale is its inverse; none: as the objective's paper starts (CLIP: 0.07)"""
     bias: float | None = None
@@ -38,16 +38,26 @@ class TwoTowers(Model):
     """mean of the pixels, of 1"""
     std: tuple[Positive, Positive, Positive] = CLIP_STD
     """standard deviation of the pixels, of 1"""
+    resize: Resize = "shortest"
+    """shortest: scale the shorter side, crop the centre; squash: both sides; longest: the longer side, fill the rest"""
+    interpolation: Interpolation = "bicubic"
+    """filter of the resize"""
+    fill: int = 0
+    """grey level beside a picture that is resized by its longest side"""
     lock_image: bool = False
     """freeze the image tower (LiT); one that has a pretrained `backbone` and a head keeps training the head"""
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
-        """A BPE trained on `captions`."""
-        return self.bpe.train(captions)
+        """The text tower's own; a BPE trained on `captions`, where it has none."""
+        return self.text.tokenizer() or self.bpe.train(captions)
 
     def transform(self) -> ImageTransform:
-        """Shortest side to `image_size`, centre crop."""
-        return ImageTransform(self.image_size)
+        """What the fields say of pictures."""
+        return ImageTransform(self.image_size, self.resize, self.interpolation, self.fill, self.mean, self.std)
+
+    def resolved(self) -> TwoTowers:
+        """The same model, its text tower without names to look up."""
+        return replace(self, text=self.text.resolved())
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective, where `temperature` and `bias` are not set."""

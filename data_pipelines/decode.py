@@ -72,9 +72,7 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
         return
     limits.check(*size)
     if is_fit(transform):
-        place = transform.fit(*size)
-        shrink = min(size[0] / (place[2] - place[0]), size[1] / (place[3] - place[1]))
-        _lay(out, _decoded(data, limits, shrink=shrink), transform, place)
+        fill_from(out, _decoded(data, limits, shrink=1), transform, rng)  # at scale: 1 to 3 grey levels off
         return
     assert is_crop(transform)
     box = transform.box(*size, rng)
@@ -86,7 +84,7 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
 def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
     if is_fit(transform):
-        _lay(out, held, transform, transform.fit(held.shape[1], held.shape[0]))
+        _lay(out, held, transform)
         return
     if is_crop(transform):
         _resize(out, held, transform.box(held.shape[1], held.shape[0], rng))
@@ -112,9 +110,9 @@ def _resize(out: Tensor, held: Pixels, box: tuple[int, int, int, int]) -> None:
         torch.ops.aten._upsample_bicubic2d_aa.out(cut[None], list(out.shape[1:]), False, None, None, out=out[None])
 
 
-def _lay(out: Tensor, held: Pixels, fit: Fit, place: tuple[int, int, int, int]) -> None:
-    """The whole of `held`, scaled with antialias to `place` (left, top, right, bottom) in `out` [3, size, size]."""
-    left, top, right, bottom = place
+def _lay(out: Tensor, held: Pixels, fit: Fit) -> None:
+    """The whole of `held`, scaled with antialias to its place in `out` [3, size, size]."""
+    left, top, right, bottom = fit.fit(held.shape[1], held.shape[0])
     whole = torch.from_numpy(held).permute(2, 0, 1)
     if whole.shape[1:] != (bottom - top, right - left):
         aten = torch.ops.aten

@@ -117,6 +117,7 @@ def main(argv: list[str]) -> int:
         *,
         dtype: Literal["float32", "float16"] = "float32",
         device: str = "cpu",
+        random_weights: bool = False,
         rank: Annotated[int, arg(help="which worker this is; torchrun and Slurm set it")] = int(
             os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         ),
@@ -132,8 +133,11 @@ def main(argv: list[str]) -> int:
             out: folder for the parts; clip-retrieval reads it too.
             dtype: float32 is exact, float16 takes half the space.
             device: cpu, cuda, cuda:1 ...
+            random_weights: take an open_clip name without a tag, whose weights are random.
         """
-        written = embed(release.load(model, device), shards, out, rank=rank, size=size, dtype=dtype)
+        written = embed(
+            release.load(model, device, random_weights=random_weights), shards, out, rank=rank, size=size, dtype=dtype
+        )
         print(f"{out}: {written} parts written")
         print(f"try next:  vlp index build {model} {out} {out}.index")
         return 0

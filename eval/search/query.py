@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
         grid: Path | None = None,
         model: str = "",
         device: str = "cpu",
+        random_weights: bool = False,
     ) -> int:
         """Find the pictures of an index that are nearest to a text, in any language the model knows, or to a picture.
 
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> int:
             grid: write a sheet of the matches, such as found.png.
             model: where the index's model is now, if it was moved.
             device: cpu, cuda, cuda:1 ...
+            random_weights: take an open_clip name without a tag, whose weights are random.
         """
         if bool(text.strip()) == (image is not None):
             raise UserError('ask by a text or by --image FILE, one of them: vlp search INDEX "a red apple"')
@@ -93,7 +95,7 @@ def main(argv: list[str]) -> int:
         if grid is not None and grid.suffix.lower() not in SHEETS:
             raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
         gallery = Gallery.open(index)
-        loaded = release.load(model or gallery.model, device)
+        loaded = release.load(model or gallery.model, device, random_weights=random_weights)
         if image is not None:
             answer = ask_picture(gallery, loaded, image.read_bytes(), k, note=str(image))
         else:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import doctest
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
+import tomli_w
 import torch
 from PIL import Image
 
+import vlp
+from vlp.config import to_tree
 from vlp.errors import UserError
 from vlp.models import release
+from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.text.transformer import Transformer
@@ -54,6 +63,82 @@ def test_a_folder_without_model_toml_and_an_unknown_name_are_refused(tmp_path: P
         release.load("ViT-B-3")
 
 
+def test_the_preprocessing_in_the_folder_has_the_last_word(folder: Path) -> None:
+    """A later open_clip, or another default here, does not change what a saved model sees."""
+    toml = folder / "model.toml"
+    tree = tomllib.loads(toml.read_text())
+    assert tree["preprocessing"] == to_tree(SMALL.transform())
+    tree["preprocessing"] |= {"resize": "squash", "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]}
+    toml.write_text(tomli_w.dumps(tree))
+    model = release.load(folder)
+    assert model.transform == replace(
+        SMALL.transform(), resize="squash", interpolation="bilinear", mean=(0.1, 0.2, 0.3)
+    )
+    assert model.encoder.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
+
+
+def test_folders_written_before_there_was_preprocessing_in_them_still_open(folder: Path) -> None:
+    toml = folder / "model.toml"
+    tree = tomllib.loads(toml.read_text())
+    del tree["preprocessing"]
+    for key in ("resize", "interpolation", "fill"):
+        del tree["model"][key]
+    toml.write_text(tomli_w.dumps(tree))
+    model = release.load(folder)
+    assert model.transform == ImageTransform(64, "shortest", "bicubic", 0, SMALL.mean, SMALL.std)
+    assert torch.equal(model.encoder.mean, SMALL.build(model.tokenizer.vocab).mean)
+
+
+def test_pictures_may_be_pils_bytes_or_paths_one_or_many(folder: Path, tmp_path: Path) -> None:
+    model = release.load(folder)
+    path = tmp_path / "red.png"
+    picture = Image.new("RGBA", (30, 40), (255, 0, 0, 120))
+    picture.save(path)
+    want = model.embed_images([picture])
+    for one in (picture, path, str(path), path.read_bytes()):
+        assert torch.equal(model.embed_images(one), want)
+    torch.testing.assert_close(model.embed_images([picture, path, path.read_bytes()], batch=2), want.expand(3, -1))
+    assert torch.equal(model.embed_texts("a red apple"), model.embed_texts(["a red apple"]))
+    assert model.embed_texts([]).shape == model.embed_images([]).shape == (0, 16)
+    with pytest.raises(UserError, match=r"gone.png cannot be read: No such file"):
+        model.embed_images([tmp_path / "gone.png"])
+    with pytest.raises(UserError, match="the picture cannot be embedded: undecodable picture"):
+        model.embed_images(b"no picture")
+
+
+def test_random_weights_are_refused_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match=r"RN50:TAG \(openai, yfcc15m, cc12m\).*--random-weights"):
+        vlp.load("RN50")
+    one, two = (vlp.load("ViT-S-32-alt", random_weights=True) for _ in range(2))
+    assert one.id == two.id  # the same ones each time: an index that they made can be searched
+    assert "ViT-S-32-alt has random weights" in caplog.text
+    with pytest.raises(UserError, match=r'no weights "opennai" of "RN50".*did you mean "openai"'):
+        vlp.load("RN50:opennai", random_weights=True)
+
+
+def test_vlp_is_imported_without_its_dependencies() -> None:
+    code = "import sys, vlp; print(*{name.split('.')[0] for name in sys.modules} & set(sys.argv[1:]))"
+    heavy = ("torch", "open_clip", "timm", "transformers", "numpy", "PIL", "faiss", "tyro", "pandas")
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_readme_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines under "From Python", with this model where the README has one."""
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "trained")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "trained").rename(tmp_path / "runs" / "mine" / "model")
+    Image.new("RGB", (90, 70), "red").save("apple.jpg")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    test = doctest.DocTestParser().get_doctest(readme, {}, "README.md", "README.md", 0)
+    assert len(test.examples) >= 3
+    values = test.globs
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False)
+    assert failed == 0
+    assert values["similarity"].shape == (2, 1)
+
+
 def test_open_clip_models_embed_as_open_clip_does(tmp_path: Path) -> None:
     """Same weights, same tokens, same picture: the towers and the preprocessing are open_clip's own."""
     torch.manual_seed(0)
@@ -88,6 +173,10 @@ def test_every_family_of_open_clip_embeds_as_its_own_model_does(architecture: st
     ours = config.build(0).eval()
     torch.manual_seed(0)
     theirs = open_clip.create_model(architecture, load_weights=False, force_custom_text=True).eval()
+    assert open_clip.get_model_preprocess_cfg(theirs)["size"] in (
+        config.transform().size,
+        (config.transform().size,) * 2,
+    )
     pixels = torch.rand(2, 3, config.transform().size, config.transform().size)
     text = torch.randint(1, 300, (2, open_clip.get_model_config(architecture)["text_cfg"]["context_length"]))
     with torch.inference_mode():

@@ -71,6 +71,28 @@ def test_several_captions_a_picture_are_encoded_as_each_alone() -> None:
     torch.testing.assert_close(both[:, 1], model.encode_text(text[:, 1]))
 
 
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *("test_vit", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"),
+        *("convnext_atto", "resnet10t", "fastvit_t8", "efficientvit_b0", "tiny_vit_5m_224", "mixer_s32_224"),
+    ],
+)
+def test_timm_towers_take_pictures_of_the_size_they_are_built_for(architecture: str, size: int) -> None:
+    """Some must be told their size, some refuse to be, whatever they are called."""
+    size -= size % 14 if "patch14" in architecture else 0
+    options = {"depth": 1} if architecture.startswith(("beit", "eva")) else {}
+    tower = Timm(architecture=architecture, options=options).build(8, size).eval()
+    with torch.inference_mode():
+        assert tower(torch.randn(1, 3, size, size)).shape == (1, 8)
+
+
+def test_an_option_that_an_architecture_lacks_is_not_swallowed() -> None:
+    with pytest.raises(TypeError, match="no_such_option"):
+        Timm(architecture="resnet10t", options={"no_such_option": 1}).build(8, 64)
+
+
 def test_timm_names_a_near_model() -> None:
     with pytest.raises(UserError, match='timm has no model "resnet19"; near names: '):
         Timm(architecture="resnet19").build(8, 64)

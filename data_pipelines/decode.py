@@ -110,10 +110,10 @@ def _resize(out: Tensor, held: Pixels, box: tuple[int, int, int, int]) -> None:
         torch.ops.aten._upsample_bicubic2d_aa.out(cut[None], list(out.shape[1:]), False, None, None, out=out[None])
 
 
-def _lay(out: Tensor, held: Pixels, fit: Fit) -> None:
-    """The whole of `held`, scaled with antialias to its place in `out` [3, size, size]."""
-    left, top, right, bottom = fit.fit(held.shape[1], held.shape[0])
-    whole = torch.from_numpy(held).permute(2, 0, 1)
+def _lay(out: Tensor, picture: Pixels, fit: Fit) -> None:
+    """The whole picture, scaled with antialias to its place in `out` [3, size, size]."""
+    left, top, right, bottom = fit.fit(picture.shape[1], picture.shape[0])
+    whole = torch.from_numpy(picture).permute(2, 0, 1)
     if whole.shape[1:] != (bottom - top, right - left):
         aten = torch.ops.aten
         resize = aten._upsample_bicubic2d_aa if fit.interpolation == "bicubic" else aten._upsample_bilinear2d_aa

@@ -77,6 +77,18 @@ def test_the_preprocessing_in_the_folder_has_the_last_word(folder: Path) -> None
     assert model.encoder.mean.flatten().tolist() == pytest.approx([25.5, 51, 76.5])
 
 
+def test_a_folder_does_not_need_the_weights_that_training_began_with(tmp_path: Path) -> None:
+    config = OpenClip("ViT-S-32-alt", pretrained=str(tmp_path / "gone.pt"))
+    encoder = replace(config, pretrained="").build(0)
+    release.save(tmp_path / "m", config=config, encoder=encoder, tokenizer=config.tokenizer(()), notes={})
+    loaded = release.load(tmp_path / "m")
+    assert loaded.transform == config.transform()
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(loaded.encoder.state_dict()[key], value), key
+    with pytest.raises(UserError, match="there is no such checkpoint file"):
+        config.build(0)
+
+
 def test_folders_written_before_there_was_preprocessing_in_them_still_open(folder: Path) -> None:
     toml = folder / "model.toml"
     tree = tomllib.loads(toml.read_text())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from vlp.config.bounds import Count, Positive, Share
 from vlp.pictures import to_rgb
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Resize = Literal["shortest", "squash", "longest"]
 Interpolation = Literal["bicubic", "bilinear"]
+Grey = Annotated[int, Ge(0), Le(255)]
 
 
 def to_tensor(picture: Image) -> Tensor:
@@ -34,18 +37,18 @@ class ImageTransform:
     Called with a picture it gives the pixels; `mean` and `std` are applied by the DualEncoder, on its device.
     """
 
-    size: int = 64
+    size: Count = 64
     """side of the square that the model sees, pixels"""
     resize: Resize = "shortest"
     """shortest: scale the shorter side to `size`, crop the centre; squash: scale both sides; longest: scale the longer
     side, fill the rest"""
     interpolation: Interpolation = "bicubic"
     """filter of the resize"""
-    fill: int = 0
+    fill: Grey = 0
     """grey level beside a picture that is resized by its longest side"""
-    mean: tuple[float, float, float] = CLIP_MEAN
+    mean: tuple[Share, Share, Share] = CLIP_MEAN
     """mean of the pixels, of 1"""
-    std: tuple[float, float, float] = CLIP_STD
+    std: tuple[Positive, Positive, Positive] = CLIP_STD
     """standard deviation of the pixels, of 1"""
 
     def place(self, width: int, height: int) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ from vlp.config.bounds import Count, Positive, Share
 from vlp.models import ImageTower, Model, TextTower
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
-from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, ImageTransform, Interpolation, Resize
+from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, Grey, ImageTransform, Interpolation, Resize
 from vlp.models.text.transformer import Transformer
 from vlp.models.tokenizer import Bpe, Tokenizer
 
@@ -42,7 +42,7 @@ class TwoTowers(Model):
     """shortest: scale the shorter side, crop the centre; squash: both sides; longest: the longer side, fill the rest"""
     interpolation: Interpolation = "bicubic"
     """filter of the resize"""
-    fill: int = 0
+    fill: Grey = 0
     """grey level beside a picture that is resized by its longest side"""
     lock_image: bool = False
     """freeze the image tower (LiT); one that has a pretrained `backbone` and a head keeps training the head"""

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vlp.config import COMMON
+from vlp.config.bounds import Count
 from vlp.errors import UserError
 from vlp.models import TextTower
 from vlp.models.tokenizer import FastTokenizer
@@ -21,15 +23,15 @@ from vlp.models.tokenizer import FastTokenizer
 class HuggingFace(TextTower):
     """A text encoder of transformers: by its name on the hub, by a folder, or a new one of a type such as bert."""
 
-    model: str = "bert"
+    model: Annotated[str, COMMON] = "bert"
     """name on the hub, folder with a config.json, or a type of transformers' for a new model: bert, gpt2, t5 ..."""
-    pretrained: bool = False
+    pretrained: Annotated[bool, COMMON] = False
     """start from the pretrained weights; a type alone has none"""
     options: dict[str, Any] = field(default_factory=dict)
     """changes to the configuration, such as num_hidden_layers"""
     pool: Literal["mean", "first", "last"] = "mean"
     """mean over the tokens, the first ([CLS] of bert), or the last (the end mark of gpt2 and t5)"""
-    context: int = 64
+    context: Count = 64
     """most tokens a text may have, where the model brings its tokenizer; longer ones are cut"""
     config: str = ""
     """the whole configuration as JSON: model folders have it, so that nothing is looked up when they are opened"""

@@ -53,14 +53,19 @@ class Release:
         """
         some = _several(pictures)
         if not some:
-            return self._pixels_to_vectors(torch.zeros(1, 3, self.transform.size, self.transform.size))[:0]
+            return self.embed_pixels(torch.zeros(1, 3, self.transform.size, self.transform.size))[:0]
         parts = [some[i : i + batch] for i in range(0, len(some), batch)]
         return torch.cat(
-            [self._pixels_to_vectors(torch.stack([self.transform(_opened(p)) for p in part])) for part in parts]
+            [self.embed_pixels(torch.stack([self.transform(_opened(p)) for p in part]), batch) for part in parts]
         )
 
-    def _pixels_to_vectors(self, image: Tensor) -> Tensor:
-        return self.encoder.encode_image(image.to(self.encoder.logit_scale.device)).float().cpu()
+    @torch.inference_mode()
+    def embed_pixels(self, image: Tensor, batch: int = 256) -> Tensor:
+        """Unit vectors [N, D], float32 on the CPU, of uint8 pictures [N, 3, H, W] that went through `transform`."""
+        device = self.encoder.logit_scale.device
+        return torch.cat(
+            [self.encoder.encode_image(part.to(device)).float().cpu() for part in torch.split(image, batch)]
+        )
 
     @torch.inference_mode()
     def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:

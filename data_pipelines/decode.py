@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels = NDArray[np.uint8]  # [H, W, 3], RGB
+STRIP = 16  # longer pictures are left to the transform itself: scaled as a whole they could fill the memory
 Transform = Callable[["Image", random.Random], Tensor]
 """A picture and the sample's own source of randomness to uint8 (or float) [3, H, W]."""
 
@@ -83,7 +84,7 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
 
 def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
-    if is_fit(transform):
+    if is_fit(transform) and max(held.shape[:2]) <= STRIP * min(held.shape[:2]):
         _lay(out, held, transform)
         return
     if is_crop(transform):

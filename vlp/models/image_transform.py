@@ -22,6 +22,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Resize = Literal["shortest", "squash", "longest"]
 Interpolation = Literal["bicubic", "bilinear"]
+STRIP = 16  # a picture more than so many times as long as it is wide is cut before it is scaled
 Grey = Annotated[int, Ge(0), Le(255)]
 
 
@@ -69,11 +70,21 @@ class ImageTransform:
             left, top = -round((wide - size) / 2.0), -round((high - size) / 2.0)
         return left, top, left + wide, top + high
 
+    def _middle(self, picture: Image) -> Image:
+        """The middle of a strip, which is all that is seen: 1 x 5000 pixels would be scaled to `size` x 5000 `size`."""
+        short, long = sorted(picture.size)
+        if self.resize != "shortest" or long <= STRIP * short:
+            return picture
+        side = 4 * short + long % 2  # an even number of pixels less: the centre stays where it is
+        start = (long - side) // 2
+        wide = picture.width > picture.height
+        return picture.crop((start, 0, start + side, short) if wide else (0, start, short, start + side))
+
     def __call__(self, picture: Image, rng: random.Random | None = None) -> Tensor:
         """uint8 [3, size, size]; `rng` is not used (training transforms share the signature)."""
         from PIL import Image as pil
 
-        picture = to_rgb(picture)
+        picture = self._middle(to_rgb(picture))
         left, top, right, bottom = self.place(*picture.size)
         if picture.size != (right - left, bottom - top):
             filter_ = pil.Resampling.BICUBIC if self.interpolation == "bicubic" else pil.Resampling.BILINEAR

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import torch
@@ -112,11 +113,16 @@ class OpenClipTokenizer:
     CLIP's own BPE is asked once for each word that it has not seen: its tokens never reach across white space.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, files: Mapping[str, str] | None = None) -> None:
+        """`files` are what `save` kept of a tokenizer that open_clip itself does not have, by name."""
         import open_clip
 
-        self.architecture = architecture
-        self._encode: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(architecture)
+        self.architecture, self._files = architecture, dict(files or {})
+        with TemporaryDirectory() as folder:
+            for name, text in self._files.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            place = f"local-dir:{folder}" if self._files else architecture
+            self._encode: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(place)
         self.context = int(self._encode.context_length)  # type: ignore[attr-defined]
         self.vocab = int(getattr(self._encode, "vocab_size", 0))
         simple = type(self._encode) is open_clip.SimpleTokenizer and self._encode.reduction_fn is None
@@ -151,8 +157,23 @@ class OpenClipTokenizer:
         return ids
 
     def save(self, path: Path) -> None:
-        """Write the name by which open_clip finds the tokenizer again."""
-        path.write_text(f'{{"open_clip": "{self.architecture}"}}\n', encoding="utf-8")
+        """Write the name by which open_clip finds the tokenizer again, and the files that open_clip does not have."""
+        tree = {"open_clip": self.architecture, "files": self._files or self._foreign_files()}
+        path.write_text(json.dumps({key: value for key, value in tree.items() if value}) + "\n", encoding="utf-8")
+
+    def _foreign_files(self) -> dict[str, str]:
+        """What a folder needs for open_clip to make this tokenizer of it; nothing, if it is open_clip's own."""
+        import open_clip
+
+        own = isinstance(self._encode, open_clip.SimpleTokenizer)
+        if own and ":" not in self.architecture:
+            return {}
+        text = open_clip.get_model_config(self.architecture)["text_cfg"]
+        with TemporaryDirectory() as folder:
+            if not own:
+                self._encode.save_pretrained(folder)  # type: ignore[attr-defined]
+            files = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.json"))}
+        return {"open_clip_config.json": json.dumps({"model_cfg": {"text_cfg": text}}), **files}
 
 
 def load_tokenizer(path: Path, context: int) -> Tokenizer:
@@ -160,7 +181,7 @@ def load_tokenizer(path: Path, context: int) -> Tokenizer:
     text = path.read_text(encoding="utf-8")
     tree = json.loads(text)
     if "open_clip" in tree:
-        return OpenClipTokenizer(tree["open_clip"])
+        return OpenClipTokenizer(tree["open_clip"], tree.get("files"))
     if "shift" in tree:
         return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
     return FastTokenizer(text, context)

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlp.errors import UserError
 from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.kinds.two_towers import TwoTowers
@@ -116,40 +115,6 @@ def test_a_line_of_any_length_is_taken() -> None:
 
 def test_no_weights_are_open_clips_defaults_and_another_size_is_taken() -> None:
     assert own(OpenClip("ViT-B-16-SigLIP", image_size=96).transform()) == {**vars(PreprocessCfg()), "size": 96}
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Path:
-    """A folder as `local-dir:` takes it, with a small model of pictures that are laid out in an unusual way."""
-    config = open_clip.get_model_config("RN50")
-    config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64}
-    config["text_cfg"] |= {"width": 64, "heads": 2, "layers": 1}
-    config["embed_dim"] = 32
-    preprocess = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.4, 0.3], "interpolation": "bilinear"}
-    preprocess |= {"resize_mode": "longest", "fill_color": 99}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    torch.manual_seed(3)
-    model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
-    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
-    return tmp_path
-
-
-def test_a_local_model_keeps_its_own_preprocessing_and_weights(local: Path) -> None:
-    import vlp
-
-    name = f"local-dir:{local}"
-    model, _, prepare = open_clip.create_model_and_transforms(name)
-    ours = vlp.load(name)
-    assert ours.transform == ImageTransform(64, "longest", "bilinear", 99, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
-    some = [p.convert("RGB") for p in pictures().values()]
-    with torch.inference_mode():
-        want = model.eval().encode_image(torch.stack([prepare(p) for p in some]), normalize=True)
-    torch.testing.assert_close(ours.embed_images(some), want, atol=1e-5, rtol=1e-4)
-
-
-def test_a_local_model_without_a_configuration_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'configuration of "local-dir:.*" cannot be had'):
-        OpenClip(f"local-dir:{tmp_path}").transform()
 
 
 def test_two_towers_say_themselves_how_pictures_are_prepared() -> None:

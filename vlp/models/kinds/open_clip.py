@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from vlp.config import COMMON, did_you_mean
@@ -29,9 +30,11 @@ class OpenClip(Model):
     architecture: Annotated[str, COMMON] = "ViT-B-32"
     """open_clip's name of the model; hf-hub:OWNER/NAME and local-dir:FOLDER hold their own weights"""
     pretrained: Annotated[str, COMMON] = ""
-    """open_clip's tag of the weights, or a checkpoint file; empty: random weights"""
+    """open_clip's tag of the weights, or a checkpoint file; empty: random weights, but for hf-hub: and local-dir:"""
     image_size: Annotated[Whole, COMMON] = 0
     """side of the pictures, pixels; 0: the architecture's own"""
+    config: str = ""
+    """open_clip_config.json of a model that is kept elsewhere, as text; only model folders have it"""
 
     @classmethod
     def named(cls, name: str) -> OpenClip:
@@ -42,9 +45,10 @@ class OpenClip(Model):
         return cls(architecture, pretrained)
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
-        """open_clip's tokenizer of the architecture; `captions` are not read."""
+        """open_clip's tokenizer of the architecture; `captions` are not read. Raises UserError if it cannot be had."""
         self._vision()
-        return OpenClipTokenizer(self.architecture)
+        with _asked_of(f'the tokenizer of "{self.architecture}"'):
+            return OpenClipTokenizer(self.architecture)
 
     def transform(self) -> ImageTransform:
         """open_clip's evaluation preprocessing of the architecture with these weights (its defaults, without).
@@ -87,21 +91,35 @@ class OpenClip(Model):
         known = open_clip.list_models()
         if self.architecture not in known and not self.architecture.startswith(PLACES):
             raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
-        with _asked_of(f'the configuration of "{self.architecture}"'):
-            config: dict[str, Any] = open_clip.get_model_config(self.architecture)
+        elsewhere = self._config_elsewhere()
+        config: dict[str, Any] = elsewhere["model_cfg"] if elsewhere else open_clip.get_model_config(self.architecture)
         return dict(config["vision_cfg"])
 
     def _preprocessing(self) -> dict[str, Any]:
         """What the weights' own configuration says of pictures."""
         import open_clip
+
+        elsewhere = self._config_elsewhere()
+        if elsewhere:
+            return dict(elsewhere.get("preprocess_cfg", {}))
+        return dict(open_clip.get_pretrained_cfg(self.architecture, self.pretrained))
+
+    def _config_elsewhere(self) -> dict[str, Any]:
+        """The configuration of a model that another place holds; empty for the architectures of open_clip itself."""
+        where, _, rest = self.architecture.partition(":")
+        if self.config or not rest:
+            return dict(json.loads(self.config or "{}"))
         from open_clip.factory import download_pretrained_from_hf
 
-        where, _, rest = self.architecture.partition(":")
-        if rest:
-            with _asked_of(f'the configuration of "{self.architecture}"'):
-                path = Path(rest) / CONFIG if where == "local-dir" else download_pretrained_from_hf(rest, CONFIG)
-                return dict(json.loads(Path(path).read_text(encoding="utf-8")).get("preprocess_cfg", {}))
-        return dict(open_clip.get_pretrained_cfg(self.architecture, self.pretrained))
+        with _asked_of(f'the configuration of "{self.architecture}"'):
+            path = Path(rest) / CONFIG if where == "local-dir" else download_pretrained_from_hf(rest, CONFIG)
+            tree = json.loads(Path(path).read_text(encoding="utf-8"))
+            return {"model_cfg": tree["model_cfg"], "preprocess_cfg": tree.get("preprocess_cfg", {})}
+
+    def resolved(self) -> OpenClip:
+        """The same model with the configuration that another place holds."""
+        elsewhere = self._config_elsewhere()
+        return replace(self, config=json.dumps(elsewhere)) if elsewhere else self
 
     def _check_weights(self) -> None:
         """Raise UserError if `pretrained` is neither a tag of the architecture nor a file."""
@@ -131,9 +149,13 @@ class OpenClip(Model):
         if wanted:
             self._check_weights()
         part = f'the weights "{self.pretrained}"' if wanted and self.pretrained else "a part"
-        with _asked_of(f'{part} of open_clip\'s "{self.architecture}"'), _without_warnings():
+        with (
+            _asked_of(f'{part} of open_clip\'s "{self.architecture}"'),
+            _without_warnings(),
+            _folder_of(self.config) as folder,
+        ):
             model = open_clip.create_model(
-                self.architecture,
+                f"local-dir:{folder}" if folder and not wanted else self.architecture,
                 (self.pretrained or None) if wanted else None,
                 load_weights=wanted,
                 force_custom_text=True,
@@ -168,6 +190,14 @@ def _asked_of(what: str) -> Iterator[None]:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{what} cannot be had: {lines[0]}") from error
+
+
+@contextmanager
+def _folder_of(config: str) -> Iterator[str]:
+    """A temporary folder that holds the configuration; "" without one."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG).write_text(config, encoding="utf-8")
+        yield folder if config else ""
 
 
 @contextmanager

@@ -151,7 +151,7 @@ class OpenClip(Model):
         part = f'the weights "{self.pretrained}"' if wanted and self.pretrained else "a part"
         with (
             _asked_of(f'{part} of open_clip\'s "{self.architecture}"'),
-            _without_warnings(),
+            _silenced(),
             _folder_of(self.config) as folder,
         ):
             model = open_clip.create_model(
@@ -201,10 +201,10 @@ def _folder_of(config: str) -> Iterator[str]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep open_clip from warning of random weights, which are what was asked for."""
+def _silenced() -> Iterator[None]:
+    """Keep open_clip from warning of random weights, which are asked for, and from logging what it raises."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:

@@ -24,8 +24,8 @@ from vlp.models.image_transform import RandomCrop
 class Reference:
     """The same crop for the stream's slow path: it has no box that decoding could be fused with."""
 
-    def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-        self.size, self._crop = size, RandomCrop(size, scale, ratio)
+    def __init__(self, size: int, scale: tuple[float, float]) -> None:
+        self.size, self._crop = size, RandomCrop(size, scale)
 
     def __call__(self, picture: Image, rng: random.Random) -> Tensor:
         """uint8 [3, size, size]."""

@@ -109,6 +109,8 @@ class EvalRun(EvalConfig):
     """metric=value pairs; if one is not reached, the exit status is 1"""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
+    random_weights: bool = False
+    """take an open_clip name without a tag, whose weights are random"""
 
 
 USAGE = """usage: vlp eval MODEL SHARDS... [PRESET...] [flags]
@@ -158,7 +160,7 @@ def main(argv: list[str]) -> int:
     own = {f.name for f in fields(EvalRun)} | {"help_all"}
     run = parse(EvalRun, [*preset_files(presets), *data, *spread(flags, own, tasks)], "vlp eval", __doc__ or "")
     run.by_split()  # says what is missing before a model is loaded
-    tree = evaluate(release.load(words[0], run.device), run)
+    tree = evaluate(release.load(words[0], run.device, random_weights=run.random_weights), run)
     table(tree, Console())
     if run.out is not None:
         report.write_json(tree, run.out / "report.json")

@@ -22,12 +22,15 @@ from eval.embeddings.encode import embedded_pictures
 from eval.index.flat import Flat
 from eval.search.answer import ask_picture
 from eval.search.build import build_gallery
+from eval.tasks.retrieval import Retrieval
+from eval.while_training import Validation
 from vlp.distributed.world import World
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.release import Release
 from vlp.models.tokenizer import Bpe
 from vlp.pictures import Limits, decode
+from vlp.training.settings import Training
 
 PHOTOS = Path(__file__).parent / "photos"
 WAYS = [(resize, filter_) for resize in ("shortest", "squash", "longest") for filter_ in ("bicubic", "bilinear")]
@@ -86,7 +89,13 @@ def shards(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> s
 
 def config(shards: str, resize: str, filter_: str, out: Path = Path("unused")) -> train.RunConfig:
     model = TwoTowers(image_size=64, resize=resize, interpolation=filter_, fill=200)  # type: ignore[arg-type]
-    return train.RunConfig(out=out, model=model, data=Stream(shards=shards), validation=shards)
+    return train.RunConfig(
+        out=out,
+        model=model,
+        data=Stream(shards=shards),
+        eval=Validation({"retrieval": Retrieval()}, data=(shards,)),
+        training=Training(eval_every=1),
+    )
 
 
 @pytest.mark.parametrize("resize, filter_", WAYS)
@@ -100,7 +109,8 @@ def test_evaluation_sees_the_same_pixels_everywhere(
     release = Release(encoder, tokenizer, run.model.transform(), "0" * 64, "recorder")
     want = [release.transform(decode(s.image, Limits())) for s in samples]
 
-    train.evaluations(run, tokenizer)["val"](encoder)
+    (validate,) = train.evaluations(run, tokenizer, World.alone()).values()
+    validate(encoder)
     seen = {"validation": tower.taken()}
     assert sum(len(part.samples) for part in embedded_pictures(release, ShardSet.open(shards), Ledger())) == len(
         samples

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import run
 from eval.embeddings import embed
 from eval.search import build, query
 from vlp.errors import UserError
@@ -17,6 +18,7 @@ ASKED = "--random-weights"
 def test_random_weights_are_asked_for(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, index = str(tmp_path / "store"), str(tmp_path / "index")
     commands = {
+        run.main: [NAME, str(shards), "--languages", "en"],
         embed.main: [NAME, str(shards), store],
         build.main: [NAME, store, index],
         query.main: [index, "red circle", "-k", "3"],

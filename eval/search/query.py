@@ -57,6 +57,14 @@ def sheet(hits: Sequence[Hit], *, side: int = 128, columns: int = 5, gap: int = 
     return paper
 
 
+def check_question(text: str, image: Path | None) -> None:
+    """Raise UserError unless either a text or a picture that exists is asked by."""
+    if bool(text.strip()) == (image is not None):
+        raise UserError('ask by a text or by --image FILE, one of them: vlp search INDEX "a red apple"')
+    if image is not None and not image.is_file():
+        raise UserError(f"there is no picture {image}; give the path of a PNG, JPEG or WebP file")
+
+
 def main(argv: list[str]) -> int:
     """`vlp search INDEX "text" | --image FILE`."""
     from vlp.models import release
@@ -86,10 +94,7 @@ def main(argv: list[str]) -> int:
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
         """
-        if bool(text.strip()) == (image is not None):
-            raise UserError('ask by a text or by --image FILE, one of them: vlp search INDEX "a red apple"')
-        if image is not None and not image.is_file():
-            raise UserError(f"there is no picture {image}; give the path of a PNG, JPEG or WebP file")
+        check_question(text, image)
         if k < 1:
             raise UserError(f"-k is {k}, but it should be at least 1")
         if grid is not None and grid.suffix.lower() not in SHEETS:

@@ -111,6 +111,8 @@ class EvalRun(EvalConfig):
     """cpu, cuda, cuda:1 ..."""
     random_weights: bool = False
     """take an open_clip name without a tag, whose weights are random"""
+    trust: bool = False
+    """run code that the model's folder names and that is no part of vlp"""
 
 
 USAGE = """usage: vlp eval MODEL SHARDS... [PRESET...] [flags]
@@ -160,7 +162,7 @@ def main(argv: list[str]) -> int:
     own = {f.name for f in fields(EvalRun)} | {"help_all"}
     run = parse(EvalRun, [*preset_files(presets), *data, *spread(flags, own, tasks)], "vlp eval", __doc__ or "")
     run.by_split()  # says what is missing before a model is loaded
-    tree = evaluate(release.load(words[0], run.device, random_weights=run.random_weights), run)
+    tree = evaluate(release.load(words[0], run.device, random_weights=run.random_weights, trust=run.trust), run)
     table(tree, Console())
     if run.out is not None:
         report.write_json(tree, run.out / "report.json")

@@ -118,6 +118,7 @@ def main(argv: list[str]) -> int:
         dtype: Literal["float32", "float16"] = "float32",
         device: str = "cpu",
         random_weights: bool = False,
+        trust: bool = False,
         rank: Annotated[int, arg(help="which worker this is; torchrun and Slurm set it")] = int(
             os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         ),
@@ -134,9 +135,15 @@ def main(argv: list[str]) -> int:
             dtype: float32 is exact, float16 takes half the space.
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
+            trust: run code that the model's folder names and that is no part of vlp.
         """
         written = embed(
-            release.load(model, device, random_weights=random_weights), shards, out, rank=rank, size=size, dtype=dtype
+            release.load(model, device, random_weights=random_weights, trust=trust),
+            shards,
+            out,
+            rank=rank,
+            size=size,
+            dtype=dtype,
         )
         print(f"{out}: {written} parts written")
         print(f"try next:  vlp index build {model} {out} {out}.index")

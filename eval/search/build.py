@@ -167,6 +167,7 @@ def main(argv: list[str]) -> int:
         thumbnail: int = 96,
         device: str = "cpu",
         random_weights: bool = False,
+        trust: bool = False,
     ) -> int:
         """Index the pictures of a shard set, to be searched by `vlp search`.
 
@@ -179,12 +180,17 @@ def main(argv: list[str]) -> int:
             thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none.
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
+            trust: run code that the model's folder names and that is no part of vlp.
         """
         if thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
         chosen = chosen_kind(kind, option)
         made = build_gallery(
-            release.load(model, device, random_weights=random_weights), shards, out, kind=chosen, thumbnail=thumbnail
+            release.load(model, device, random_weights=random_weights, trust=trust),
+            shards,
+            out,
+            kind=chosen,
+            thumbnail=thumbnail,
         )
         print(f"{out}: {len(made.vectors):,} pictures, {kind}, {made.vectors.dim} dimensions")
         print(f'try next:  vlp search {out} "a red apple"')

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.index import NOTHING, Index, Vectors
-from vlp.config import build
+from vlp.config import build, only_ours
 from vlp.errors import UserError
 from vlp.pictures import Limits, decode
 
@@ -64,8 +64,11 @@ class Gallery:
         self.folder, self.vectors, self.about = folder, vectors, about
 
     @classmethod
-    def open(cls, folder: Path) -> Gallery:
-        """The gallery in `folder`. Raises UserError if it is none, or if one of its files is missing or altered."""
+    def open(cls, folder: Path, *, trust: bool = False) -> Gallery:
+        """The gallery in `folder`; with `trust` its kind may be code that is no part of vlp.
+
+        Raises UserError if it is none, or if one of its files is missing or altered.
+        """
         from vlp.models.release import sha256
 
         if not (folder / "index.toml").is_file():
@@ -80,7 +83,8 @@ class Gallery:
             if not path.is_file() or sha256(path) != digest:
                 what = "is missing" if not path.is_file() else "was altered (its sha256 differs from index.toml's)"
                 raise UserError(f"{path} {what}; build the index again")
-        kind: Index = build(Index, about["kind"], "kind")
+        with only_ours(not trust):
+            kind: Index = build(Index, about["kind"], "kind")
         return cls(folder, Vectors.load(folder / "index.faiss", kind), about)
 
     @property

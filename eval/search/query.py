@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
         model: str = "",
         device: str = "cpu",
         random_weights: bool = False,
+        trust: bool = False,
     ) -> int:
         """Find the pictures of an index that are nearest to a text, in any language the model knows, or to a picture.
 
@@ -93,14 +94,15 @@ def main(argv: list[str]) -> int:
             model: where the index's model is now, if it was moved.
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
+            trust: run code that the model's folder names and that is no part of vlp.
         """
         check_question(text, image)
         if k < 1:
             raise UserError(f"-k is {k}, but it should be at least 1")
         if grid is not None and grid.suffix.lower() not in SHEETS:
             raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
-        gallery = Gallery.open(index)
-        loaded = release.load(model or gallery.model, device, random_weights=random_weights)
+        gallery = Gallery.open(index, trust=trust)
+        loaded = release.load(model or gallery.model, device, random_weights=random_weights, trust=trust)
         if image is not None:
             answer = ask_picture(gallery, loaded, image.read_bytes(), k, note=str(image))
         else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vlp.config import build, component_name, to_tree
+from vlp.config import build, component_name, only_ours, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.models import Model
@@ -135,16 +135,18 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
     return files["model.safetensors"]
 
 
-def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False) -> Release:
+def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False, trust: bool = False) -> Release:
     """The model in a folder that `save` wrote, or open_clip's by name.
 
     Such names are ARCHITECTURE:PRETRAINED, hf-hub:OWNER/NAME and local-dir:FOLDER. ARCHITECTURE alone has random
-    weights, the same ones each time: it is refused unless `random_weights`. Raises UserError if the folder misses a
-    file, if a file is not the one that was saved, or if the name is unknown.
+    weights, the same ones each time: it is refused unless `random_weights`. `trust`: the folder may name components
+    that are no part of vlp, whose code is then run. Raises UserError if the folder misses a file, if a file is not the
+    one that was saved, or if the name is unknown.
     """
     folder = Path(name)
     if (folder / "model.toml").is_file():
-        return _load_folder(folder, device)
+        with only_ours(not trust):
+            return _load_folder(folder, device)
     if folder.exists():
         raise UserError(
             f"{folder} is not a model folder: it has no model.toml (a finished training run writes RUN/model)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -194,3 +195,23 @@ def test_every_family_of_open_clip_embeds_as_its_own_model_does(architecture: st
     with torch.inference_mode():
         torch.testing.assert_close(ours.encode_image(pixels), theirs.encode_image(pixels, normalize=True))
         torch.testing.assert_close(ours.encode_text(text), theirs.encode_text(text, normalize=True))
+
+
+def test_a_folder_from_elsewhere_runs_no_code_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load "this.that" would be to run it: only components of vlp are, unless the folder is trusted."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(folder, theirs)
+    text = (theirs / "model.toml").read_text().replace('name = "transformer"', 'name = "their_tower.small"')
+    assert "their_tower" in text
+    (theirs / "model.toml").write_text(text)
+    (tmp_path / "their_tower").mkdir()
+    code = "from dataclasses import dataclass\nfrom vlp.models.text.transformer import Transformer\nfrom pathlib import Path\n"
+    code += "Path('ran').touch()\n@dataclass(frozen=True)\nclass Theirs(Transformer):\n    pass\n"
+    (tmp_path / "their_tower" / "small.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r'"their_tower.small" is code from outside of vlp.*--trust'):
+        release.load(theirs)
+    assert not (tmp_path / "ran").exists()
+    assert release.load(theirs, trust=True).embed_texts(["a"]).shape[0] == 1

@@ -207,7 +207,8 @@ def test_a_folder_from_elsewhere_runs_no_code_of_its_own(
     assert "their_tower" in text
     (theirs / "model.toml").write_text(text)
     (tmp_path / "their_tower").mkdir()
-    code = "from dataclasses import dataclass\nfrom vlp.models.text.transformer import Transformer\nfrom pathlib import Path\n"
+    code = "from dataclasses import dataclass\nfrom pathlib import Path\n"
+    code += "from vlp.models.text.transformer import Transformer\n"
     code += "Path('ran').touch()\n@dataclass(frozen=True)\nclass Theirs(Transformer):\n    pass\n"
     (tmp_path / "their_tower" / "small.py").write_text(code)
     monkeypatch.chdir(tmp_path)

@@ -6,10 +6,11 @@ import hashlib
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from data_pipelines.captions import named_captions, plain_field
 from data_pipelines.sample import Sample
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
@@ -55,6 +56,17 @@ def safe_key(name: str) -> str:
         return key
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{key[: LONGEST_KEY - 9]}-{digest}"
+
+
+def sample_of(record: Mapping[str, Any], name: str, picture: tuple[bytes, str], language: str) -> Sample | None:
+    """The sample called `name` that a record tells of, None if it has no caption; `picture` is (bytes, format).
+
+    The field that its caption was read from is not kept a second time.
+    """
+    sample = Sample.of_record(safe_key(name), *picture, record, language=language)
+    used = {"txt"} if named_captions(record) else {"txt", plain_field(record)}
+    metadata = {name: value for name, value in sample.metadata.items() if name not in used}
+    return replace(sample, metadata=metadata) if sample.captions else None
 
 
 def as_stored(data: bytes) -> tuple[bytes, str] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from data_pipelines.sources import Source, Unreadable, as_stored, sample_of
 from vlp.errors import UserError
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
@@ -47,20 +47,8 @@ class Folder(Source):
             return Unreadable("unreadable file", f"{relative}: {error}")
         if stored is None:
             return Unreadable("undecodable picture", str(relative))
-        captions = captions_of(record, self.language)
-        if not captions:
-            return Unreadable("missing caption", str(relative))
-        data, image_format = stored
-        return Sample(safe_key(relative.with_suffix("").as_posix()), data, image_format, captions, record)
-
-
-def captions_of(record: dict[str, Any], language: str) -> dict[str, str]:
-    """The captions of a record by language, taken out of it: "captions" (a table), else "caption" or "text"."""
-    told = record.pop("captions", None)
-    if not isinstance(told, dict):
-        told = {language: next((record.pop(name) for name in ("caption", "text", "txt") if record.get(name)), "")}
-    texts = {code: text.strip() for code, text in told.items() if isinstance(text, str)}
-    return {code: text for code, text in texts.items() if text}
+        sample = sample_of(record, relative.with_suffix("").as_posix(), stored, self.language)
+        return sample or Unreadable("missing caption", str(relative))
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from data_pipelines.commands.build import Shards, build, main
 from data_pipelines.filters.filters import Filters
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources import Source, Unreadable
 from data_pipelines.sources.folder import Folder
-from data_pipelines.stream import read_samples
 from data_pipelines.writing.resumable_folder import JOURNAL
 from vlp.errors import UserError
 
@@ -76,7 +77,7 @@ def test_every_input_is_delivered_or_counted_and_named(folder: Path, tmp_path: P
     assert done.counts == {"missing caption": 1, "undecodable picture": 2, "unreadable file": 1}
     assert done.examples["missing caption"] == ["silent.png"]
     assert done.samples + sum(done.counts.values()) == 8
-    read = list(read_samples(str(tmp_path / "out")))
+    read = list(read_samples(ShardSet.open(str(tmp_path / "out"))))
     assert sorted(s.captions["en"] for s in read) == [f"square {i}" for i in range(4)]
     assert {s.image_format for s in read} == {"jpg", "png", "webp"}  # the .gif is stored as .png
     assert len({s.key for s in read}) == 4

@@ -19,7 +19,8 @@ from data_pipelines.commands.permutation import Shuffled
 from data_pipelines.commands.reshard import AHEAD, Reshard, main, reshard
 from data_pipelines.shards import manifest
 from data_pipelines.shards.manifest import Manifest, ShardRecord
-from data_pipelines.stream import read_samples
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.writing.resumable_folder import JOURNAL
 from vlp.cli import run
 from vlp.errors import UserError
@@ -40,7 +41,7 @@ def files_of(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def keys_of(folder: Path) -> list[str]:
-    return [sample.key for sample in read_samples(str(folder))]
+    return [sample.key for sample in read_samples(ShardSet.open(str(folder)))]
 
 
 @given(st.integers(1, 300), st.integers(0, 2**63))

@@ -23,10 +23,10 @@ from data_pipelines.filters.filters import Filters
 from data_pipelines.filters.picture_hash import ALIKE_BITS, Fingerprint, fingerprint_of
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
-from data_pipelines.shards.shard_set import BUNDLED
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import BUNDLED, ShardSet
 from data_pipelines.sources import Source
 from data_pipelines.sources.img2dataset import Img2Dataset
-from data_pipelines.stream import read_samples
 from data_pipelines.writing.resumable_folder import SCRATCH
 from vlp.errors import UserError
 
@@ -64,7 +64,7 @@ def sample(key: str, picture: bytes, text: str = "", kind: str = "png") -> Sampl
 
 
 def kept(folder: Path) -> list[str]:
-    return [one.key for one in read_samples(str(folder))]
+    return [one.key for one in read_samples(ShardSet.open(str(folder)))]
 
 
 def test_the_same_picture_in_another_size_or_format_is_found_and_others_are_not(tmp_path: Path) -> None:

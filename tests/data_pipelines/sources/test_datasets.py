@@ -10,9 +10,10 @@ from PIL import Image
 
 from data_pipelines.commands.build import _kind_of, main
 from data_pipelines.sample import Sample
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources import Unreadable
 from data_pipelines.sources.datasets import Datasets
-from data_pipelines.stream import read_samples
 from vlp.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -111,4 +112,7 @@ def test_the_command_tells_saved_folders_by_their_files(
     flags = ["--image", "picture", "--captions", "en", "text", "zh", "zh"]
     assert main([str(tmp_path / "saved"), str(tmp_path / "out"), *flags]) == 0
     assert "2 samples in 1 shards" in capsys.readouterr().out
-    assert [one.key for one in read_samples(str(tmp_path / "out"))] == ["train-00000000", "train-00000003"]
+    assert [one.key for one in read_samples(ShardSet.open(str(tmp_path / "out")))] == [
+        "train-00000000",
+        "train-00000003",
+    ]

@@ -23,6 +23,7 @@ from torch import nn
 
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
+from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import merge_states
 from data_pipelines.stream import OpenSources, Stream
 from eval.while_training import RECORD as VALIDATION
@@ -95,6 +96,8 @@ def train(run: RunConfig, world: World) -> None:
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
     sources = run.data.sources()
+    if sources.note and world.rank == 0:
+        print(sources.note)
     tokenizer = run.model.tokenizer(captions(run.data, sources))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
@@ -109,7 +112,9 @@ def train(run: RunConfig, world: World) -> None:
         finish(run, fitted, tokenizer, sources)
 
 
-def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer, sources: OpenSources) -> Trainer:
+def trainer(
+    run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+) -> Trainer:
     """The parts of the run, put together."""
     return Trainer(
         training=run.training,
@@ -127,8 +132,14 @@ def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokeniz
 
 
 def open_stream(
-    run: RunConfig, tokenizer: Tokenizer, sources: OpenSources, world: World, *, state: Any = None, batch: int = 0
-) -> Loader:
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    sources: OpenSources | Pipeline,
+    world: World,
+    *,
+    state: Any = None,
+    batch: int = 0,
+) -> Loader | PipelineLoader:
     """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     size = run.picture or run.model.transform().size
     transform = RandomCrop(size, run.crop, (0.75, 4 / 3) if run.crop != (1.0, 1.0) else (1.0, 1.0))
@@ -145,7 +156,7 @@ def open_stream(
     )
 
 
-def captions(data: Stream, sources: OpenSources) -> Iterator[str]:
+def captions(data: Stream, sources: OpenSources | Pipeline) -> Iterator[str]:
     """Every caption and tag of the training data, for the tokenizer; up to 500,000 pairs are read."""
     for sample in islice(sources.samples(skip=Ledger()), TOKENIZER_SAMPLES):
         texts = [text for language in sample.captions for text in sample.said(language)]
@@ -173,13 +184,13 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
     return run.eval.evaluations(as_release, transform=run.model.transform(), record=record)
 
 
-def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSources) -> None:
+def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSources | Pipeline) -> None:
     """Write RUN/model and RUN/train.json, on rank 0."""
     notes = {
         "seed": str(run.training.seed),
         "samples": str(fitted.samples),
-        "data": ", ".join(run.data.mixture or (run.data.shards,)),
-        "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest(),
+        "data": ", ".join(run.data.names),
+        "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }
     assert isinstance(fitted.model, DualEncoder)

@@ -14,8 +14,10 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import fingerprint, merge_states
-from data_pipelines.loading.rows import Recipe, RowReader, Tokenizer
+from data_pipelines.loading.recipe import Recipe, Tokenizer
+from data_pipelines.loading.rows import RowReader
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
 from data_pipelines.remote.shard_cache import ShardCache
 from data_pipelines.sample import Sample
@@ -36,6 +38,8 @@ class Stream:
 
     shards: Annotated[str, COMMON] = ""
     """folder with a manifest, glob, brace range or URL of tars; several joined by `::`; or bundled:emoji/train"""
+    source: Annotated[str, COMMON] = ""
+    """instead of `shards`: module:function, which returns a webdataset pipeline or any iterable of samples"""
     mixture: Mapping[str, AtLeastZero] = field(default_factory=dict)
     """instead of `shards`: specification -> its part of the epoch"""
     mixture_by: Literal["weight", "factor"] = "weight"
@@ -61,13 +65,26 @@ class Stream:
     workers: Annotated[Workers, MAY_CHANGE] = field(default_factory=Workers)
     """who reads and decodes, and how far ahead"""
 
-    def sources(self) -> OpenSources:
-        """The shards, opened: for `open`, and for whoever else reads them in this process.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is read, as it was specified."""
+        return tuple(self.mixture) or (self.shards or self.source,)
+
+    def sources(self) -> OpenSources | Pipeline:
+        """The data, opened: for `open`, and for whoever else reads them in this process.
 
         Raises UserError for shards that are not found, and for weights that make no mixture.
         """
-        if self.shards and self.mixture:
-            raise UserError("a stream needs either `shards` or `mixture`, not both")
+        given = [name for name in ("shards", "source", "mixture") if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError(f"data.{given[0]} and data.{given[1]} are both given, but only one can be read: empty one")
+        if self.source:
+            if self.workers.count:
+                raise UserError(
+                    f"data.workers.count is {self.workers.count}, but the pipeline of data.source is read by the "
+                    "trainer's own process: set it to 0, and let the pipeline have workers of its own"
+                )
+            return Pipeline(self.source)
         access, lost = self._access(), Ledger()
         opened = tuple(OpenShards(ShardSet.open(spec), access) for spec in self.mixture or (self.shards,))
         counts = [np.array(_counted(shards, lost), np.int64) for shards in opened]
@@ -88,8 +105,8 @@ class Stream:
         size: int = 1,
         seed: int = 0,
         state: State | None = None,
-        sources: OpenSources | None = None,
-    ) -> Loader:
+        sources: OpenSources | Pipeline | None = None,
+    ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
@@ -100,20 +117,38 @@ class Stream:
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
         opened = sources or self.sources()
-        order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
-        for shards, source in zip(opened.shards, opened.order, strict=True):
-            inside = min(self.window * order.lanes, source.draws)  # samples in all windows; a process has its part
-            shards.check_read_ahead(inside / size / max(1, self.workers.count))
-        own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
-        recipe = Recipe(self.captions, self.decoding, self.ids, self.drop_budget, self.workers.cache_bytes)
-        reader = RowReader(order, opened.shards, own, recipe, transform=transform, tokenizer=tokenizer, seed=seed)
-        loader = Loader(reader, fingerprint(order, opened.shards), self.workers)
-        if rank == 0:
-            loader.ledger.merge(opened.lost)
-            loader.ledger.check(self.drop_budget, patience=1000)
+        recipe = Recipe(
+            captions=self.captions,
+            decoding=self.decoding,
+            ids=self.ids,
+            drop_budget=self.drop_budget,
+            cache_bytes=self.workers.cache_bytes,
+            transform=transform,
+            tokenizer=tokenizer,
+            seed=seed,
+        )
+        loader: Loader | PipelineLoader
+        if isinstance(opened, Pipeline):
+            loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
+        else:
+            own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
+            loader = self._loader(
+                opened, recipe, own, Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            )
+            if rank == 0:
+                loader.ledger.merge(opened.lost)
+                loader.ledger.check(self.drop_budget, patience=1000)
         if state is not None:
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
+
+    def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order) -> Loader:
+        """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""
+        for shards, source in zip(opened.shards, opened.order, strict=True):
+            inside = min(self.window * order.lanes, source.draws)  # samples in all windows; a process has its part
+            shards.check_read_ahead(inside * len(own) / order.global_batch / max(1, self.workers.count))
+        reader = RowReader(order, opened.shards, own, recipe)
+        return Loader(reader, fingerprint(order, opened.shards), self.workers)
 
     def _access(self) -> Access:
         remote = self.remote
@@ -133,6 +168,7 @@ class OpenSources:
     order: tuple[OrderSource, ...]
     lost: Ledger
     """what the indexes of shards without a manifest say cannot be delivered"""
+    note = ""  # of what a user should know
 
     def samples(self, *, skip: Ledger) -> Iterator[Sample]:
         """Every sample once, source by source, in the order of the tars; what cannot be read is counted in `skip`."""

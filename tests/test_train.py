@@ -225,3 +225,53 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_signal_at_the_start_lo
     _, said = early.communicate(timeout=60)
     assert early.returncode == 128 + signal.SIGUSR1
     assert "nothing is lost" in said or "give the same command again to go on from here" in said
+
+
+def test_a_webdataset_pipeline_of_ones_own_trains_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = ROOT / "data_pipelines/bundled/emoji/val/00000.tar"
+    (tmp_path / "lab_pipes.py").write_text(
+        "import webdataset\n"
+        "def make(rank, size, seed, epoch):\n"
+        f"    pipe = webdataset.WebDataset({str(tar)!r}, shardshuffle=False).shuffle(200, seed=seed + epoch)\n"
+        '    return pipe.slice(rank, None, size).decode("pil")\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "run"
+    flags = [*SMALL, "--data.shards", "", "--data.source", "lab_pipes:make", "--out", str(out)]
+    assert train.main([*flags, "--training.samples", "256", "--training.checkpoint-every", "0"]) == 0
+    assert release.load(out / "model").embed_texts(["red heart"]).shape == (1, 16)
+    assert "a resumed run begins it anew" in capsys.readouterr().out
+    assert json.loads((out / "ledger.json").read_text())["delivered"] == 256
+    sorted((out / "checkpoints").iterdir())[-1].unlink()
+    assert train.main([*flags, "--training.samples", "256", "--training.checkpoint-every", "0"]) == 0
+    assert json.loads((out / "ledger.json").read_text())["delivered"] == 256
+    assert len(losses(out)) == 4
+
+
+def test_any_caption_language_is_added_by_a_flag(tmp_path: Path) -> None:
+    """A language, a nested path and the .txt, beside those of the preset; one that no sample has costs nothing."""
+    flags = [*SMALL, "--out", str(tmp_path), "--training.samples", "64", "--data.captions.weights.fr", "1"]
+    flags += ["--data.captions.weights.txt", "0.5", "--data.captions.weights.group", "2"]
+    assert train.main(flags) == 0
+    weights = read_preset(str(tmp_path / "config.toml"))["data"]["captions"]["weights"]
+    assert weights == {"en": 1.0, "zh": 1.0, "tags.en": 1.0, "tags.zh": 1.0, "fr": 1.0, "txt": 0.5, "group": 2.0}
+    assert json.loads((tmp_path / "ledger.json").read_text())["dropped"] == 0
+
+
+def test_each_manifest_is_read_once_and_each_shard_opened_once(tmp_path: Path) -> None:
+    """By a run in a process of its own, from the tokenizer's captions to the record of the model."""
+    code = (
+        "import sys, collections, train\n"
+        "opened = collections.Counter()\n"
+        "note = lambda event, args: event == 'open' and opened.update([str(args[0])])\n"
+        "sys.addaudithook(note)\n"
+        "assert train.main(sys.argv[1:]) == 0\n"
+        "print(*(f'{n} {name}' for name, n in opened.items() if 'emoji/val' in name and 'index' not in name), sep='\\n')\n"
+    )
+    done = launch(sys.executable, "-c", code, *SMALL, "--out", str(tmp_path), "--training.samples", "128")
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = ROOT / "data_pipelines/bundled/emoji/val"
+    reads = sorted(line for line in done.stdout.splitlines() if "emoji/val" in line and line[0].isdigit())
+    assert reads == [f"1 {folder}/00000.tar", f"1 {folder}/manifest.json"]

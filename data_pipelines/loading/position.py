@@ -12,6 +12,7 @@ from data_pipelines.shards.open_shards import OpenShards
 from vlp.errors import UserError
 
 STATE_FORMAT = "vlp-stream-1"
+PIPELINE_FORMAT = "vlp-pipeline-1"  # of a pipeline of the user's own, whose ranks may be in different epochs
 
 
 def fingerprint(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
@@ -38,10 +39,11 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     base = every[0]
     ledger, shifts, rows = Ledger(), {}, []
     for s in every:
-        for name in ("format", "order", "epoch", "batch"):
+        for name in ("format", "order", "batch", *(() if base["format"] == PIPELINE_FORMAT else ("epoch",))):
             if s[name] != base[name]:
                 raise UserError(f"the stream states of different ranks disagree on {name}: {s[name]} and {base[name]}")
         ledger.merge(Ledger.of(s["ledger"]))
         shifts.update(dict(s["shifts"]))
         rows += s["rows"]
-    return {**base, "ledger": ledger.state(), "shifts": sorted(shifts.items()), "rows": sorted(rows)}
+    counted = {"epoch": max(s["epoch"] for s in every), "ledger": ledger.state()}
+    return {**base, **counted, "shifts": sorted(shifts.items()), "rows": sorted(rows)}

@@ -128,7 +128,7 @@ class Pool:
         if method == "forkserver":
             self._context.set_forkserver_preload(["data_pipelines.loading.workers"])
         n = sum(len(r.rows) for r in readers)
-        probe = readers[0].probe()
+        probe = readers[0].recipe.probe
         channels, height, width = probe.shape
         self._arena = Arena(prefetch + 2, (n, height, width, channels), probe.numpy().dtype)
         self._free = deque(range(prefetch + 2))

@@ -33,6 +33,7 @@ from vlp.augment.none import Unchanged
 from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Share, Whole
 from vlp.distributed.world import World, connect
+from vlp.errors import UserError
 from vlp.files import check_writable, write_whole
 from vlp.lock import locked
 from vlp.losses import Loss
@@ -74,6 +75,14 @@ class RunConfig:
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
     """what is measured every training.eval_every steps: its tasks, each with the shard set it runs on"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a crop whose shares are in the wrong order."""
+        if not 0 < self.crop[1] >= self.crop[0]:
+            raise UserError(
+                f'"crop" is {self.crop[0]:g}, {self.crop[1]:g}, but it should be the least share of the picture '
+                "and then the greatest, from 0 to 1"
+            )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from data_pipelines.sources import Source, Unreadable
 from data_pipelines.sources.datasets import SAVED
 from data_pipelines.writing.resumable_folder import Outcome, fill
 from vlp.config import component, component_name, to_tree
+from vlp.config.bounds import Count, Whole, check
 from vlp.errors import UserError
 
 
@@ -25,11 +26,11 @@ from vlp.errors import UserError
 class Shards:
     """How samples are cut into tars."""
 
-    shard_size: int = 1000
+    shard_size: Count = 1000
     """samples in a shard"""
-    shard_bytes: int = 512 * 2**20
+    shard_bytes: Count = 512 * 2**20
     """a shard is closed when it has this many bytes, whatever its number of samples"""
-    threads: int = 0
+    threads: Whole = 0
     """threads that decode pictures to see whether they can be; 0: one for each core"""
     name: str = ""
     """name of the set in its manifest; empty: the folder's"""
@@ -123,6 +124,8 @@ def main(argv: list[str]) -> int:
     ]
     job: Any = make_dataclass("Job", fields)
     args = tyro.cli(job, args=rest, prog=f"vlp shards build {argv[0]}", description=cls.__doc__)
+    for part in (args.source, args.filters, args.shards):
+        check(part)
     for done in build(args.source, args.out, filters=args.filters, shards=args.shards):
         size = sum(shard.bytes for shard in done.shards) / 1e6
         print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")

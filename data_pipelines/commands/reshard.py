@@ -24,7 +24,7 @@ from data_pipelines.shards.shard_set import ShardSet, is_remote
 from data_pipelines.shards.tar_index import sample_files
 from data_pipelines.writing.resumable_folder import SCRATCH, Outcome, fill
 from data_pipelines.writing.tar_writer import Packed
-from vlp.errors import UserError
+from vlp.config.bounds import Count, check
 
 AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what memory holds
 MOST_OPEN = 128
@@ -39,9 +39,9 @@ class Reshard:
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     out: Positional[Path]
     """the folder to write; it must be new, or hold the beginning of the same command"""
-    shard_size: int = 1000
+    shard_size: Count = 1000
     """samples in a shard"""
-    shard_bytes: int = 512 * 2**20
+    shard_bytes: Count = 512 * 2**20
     """a shard is closed when it has this many bytes, whatever its number of samples"""
     shuffle: int | None = None
     """a seed: all samples are shuffled over all shards, exactly, in bounded memory; none: the order stays"""
@@ -134,9 +134,7 @@ def reshard(job: Reshard) -> Manifest:
     Raises UserError if there are no shards or no samples, if `job.out` holds something else, if the old shards changed
     since the run was interrupted, and if the disk is full.
     """
-    for name in ("shard_size", "shard_bytes"):
-        if getattr(job, name) < 1:
-            raise UserError(f"{name} is {getattr(job, name)}; expected at least 1")
+    check(job)
     old = _Old(job.spec)
     before = old.shards.manifests
     old_set = {"of": job.spec, "digest": old.digest, "shuffle": job.shuffle}

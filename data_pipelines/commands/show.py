@@ -16,6 +16,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
+from vlp.config.bounds import Count, check
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.pictures import Limits, Refused, decode
@@ -49,11 +50,11 @@ class Sheet:
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     out: Positional[Path]
     """the picture to write, such as sheet.png"""
-    columns: int = 8
+    columns: Count = 8
     """pictures in a row"""
-    rows: int = 6
+    rows: Count = 6
     """rows of pictures"""
-    side: int = 128
+    side: Count = 128
     """width and height of each picture, pixels"""
     seed: int = 0
     """which samples are drawn: another seed shows others"""
@@ -182,6 +183,7 @@ def main(argv: list[str]) -> int:
     import tyro
 
     sheet = tyro.cli(Sheet, args=argv, prog="vlp shards show")
+    check(sheet)
     out = sheet.out
     if out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise UserError(f'"{out}" has no ending of a picture; name it {out.name}.png')

@@ -14,6 +14,7 @@ from data_pipelines import captions
 from data_pipelines.remote.fetch import Unreadable
 from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet, is_remote
+from vlp.config.bounds import Whole, check
 from vlp.pictures import Limits, Refused, decode
 
 
@@ -25,7 +26,7 @@ class Verify:
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     pictures: bool = True
     """decode every picture; without it only sums, counts and captions are checked"""
-    threads: int = 0
+    threads: Whole = 0
     """threads that decode; 0: one for each core"""
 
 
@@ -85,6 +86,7 @@ def main(argv: list[str]) -> int:
     import tyro
 
     verify = tyro.cli(Verify, args=argv, prog="vlp shards verify")
+    check(verify)
     found = 0
     for problem in problems(verify):
         print(problem)

@@ -162,7 +162,7 @@ def test_folders_with_other_data_and_bad_numbers_are_refused(
     old, new = make_shards(tmp_path / "old", [4, 4]), tmp_path / "new"
     with pytest.raises(UserError, match=r"already holds \.tar files without a manifest"):
         reshard(Reshard(str(old), old))
-    with pytest.raises(UserError, match="shard_size is 0; expected at least 1"):
+    with pytest.raises(UserError, match='"shard_size" is 0, but it should be 1 or more'):
         reshard(Reshard(str(old), new, shard_size=0))
     assert main([str(old), str(new), "--shard-size", "3"]) == 0
     assert "8 samples in 3 shards" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.filters.filters import Filters
+from data_pipelines.filters import Filters, kinds
 from data_pipelines.sample import Sample
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.sources import Source, Unreadable
@@ -44,7 +44,7 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
     """
     shards, filters = shards or Shards(), filters or Filters()
     fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
-    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.told}
+    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.recorded}
     sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
     return [
         _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards)
@@ -65,7 +65,7 @@ def _build_part(
         name=cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,))),
         about=lambda: source.about(part),
         cut=cut,
-        repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
+        repeats=filters.looks_for_repeats,
     )
 
 
@@ -119,14 +119,15 @@ def main(argv: list[str]) -> int:
     fields: list[Any] = [
         ("out", tyro.conf.Positional[Path]),
         ("source", flat[cls]),  # type: ignore[valid-type]
-        ("filters", flat[Filters], field(default_factory=Filters)),
         ("shards", flat[Shards], field(default_factory=Shards)),
+        *((f"filter_{name}", flat[kind], field(default_factory=kind)) for name, kind in kinds().items()),  # type: ignore[valid-type]
     ]
     job: Any = make_dataclass("Job", fields)
     args = tyro.cli(job, args=rest, prog=f"vlp shards build {argv[0]}", description=cls.__doc__)
-    for part in (args.source, args.filters, args.shards):
+    filters = Filters(tuple(getattr(args, f"filter_{name}") for name in kinds()))
+    for part in (args.source, args.shards, *filters.every):
         check(part)
-    for done in build(args.source, args.out, filters=args.filters, shards=args.shards):
+    for done in build(args.source, args.out, filters=filters, shards=args.shards):
         size = sum(shard.bytes for shard in done.shards) / 1e6
         print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")
         for reason, count in sorted(done.counts.items()):

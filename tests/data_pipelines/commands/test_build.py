@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.commands.build import Shards, build, main
-from data_pipelines.filters.filters import Filters
+from data_pipelines.filters import Filters
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
 from data_pipelines.shards.read_samples import read_samples
@@ -125,18 +125,18 @@ def test_a_key_twice_is_counted(tmp_path: Path) -> None:
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing was left .*caption too short: 2"):
-        build(Given(samples(2)), tmp_path / "out", filters=Filters(min_chars=99))
+        build(Given(samples(2)), tmp_path / "out", filters=Filters.of(min_chars=99))
 
 
 @pytest.mark.parametrize(
     ("filters", "reason"),
     [
-        (Filters(languages=("zh",)), "missing caption"),
-        (Filters(min_chars=100), "caption too short"),
-        (Filters(max_chars=3), "caption too long"),
-        (Filters(min_side=17), "picture too small"),
-        (Filters(max_aspect=1.4), "picture too long"),
-        (Filters(most_pixels=100), "bomb-sized picture"),
+        (Filters.of(languages=("zh",)), "missing caption"),
+        (Filters.of(min_chars=100), "caption too short"),
+        (Filters.of(max_chars=3), "caption too long"),
+        (Filters.of(min_side=17), "picture too small"),
+        (Filters.of(max_aspect=1.4), "picture too long"),
+        (Filters.of(most_pixels=100), "bomb-sized picture"),
     ],
 )
 def test_each_filter_has_its_reason(filters: Filters, reason: str) -> None:
@@ -147,11 +147,11 @@ def test_each_filter_has_its_reason(filters: Filters, reason: str) -> None:
 
 def test_shrink_scales_the_shorter_side_and_never_enlarges() -> None:
     [sample] = samples(1)
-    small = Filters(shrink=8).apply(sample)
+    small = Filters.of(shrink=8).apply(sample)
     assert isinstance(small, Sample)
     assert Image.open(io.BytesIO(small.image)).size == (12, 8)
     assert small.image_format == "webp"
-    assert Filters(shrink=16).apply(sample) == sample
+    assert Filters.of(shrink=16).apply(sample) == sample
 
 
 def test_full_disk_is_one_sentence_and_the_build_goes_on_later(tmp_path: Path) -> None:

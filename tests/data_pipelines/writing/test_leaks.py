@@ -15,7 +15,7 @@ from PIL import Image
 from data_pipelines.commands import verify
 from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, SPLITS, alike_pairs
-from data_pipelines.filters.picture_hash import Fingerprint, fingerprint
+from data_pipelines.picture_hash import Fingerprint, fingerprint
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
 from data_pipelines.shards.read_samples import read_samples

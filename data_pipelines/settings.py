@@ -42,7 +42,7 @@ class Remote:
     index_cache: str = ""
     """folder of the tars' indexes that cannot lie beside them; empty: $VLP_CACHE/index"""
     read_ahead_bytes: Count = 1 << 30
-    """memory for parts of remote shards, bytes in each process; holds lanes x window samples, twice over"""
+    """memory for parts of remote shards, bytes in each process; enough for lanes x window samples, twice over"""
     request_seconds: Positive = 60.0
     """deadline of one request to a remote store (up to 4 MiB); one that takes longer is repeated in halves"""
     request_attempts: Count = 8

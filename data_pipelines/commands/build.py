@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines.filters import Filters, kinds
 from data_pipelines.sample import Sample
 from data_pipelines.shards.manifest import Manifest
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.datasets import SAVED
 from data_pipelines.writing.resumable_folder import Outcome, fill
 from vlp.config import component, component_name, to_tree
@@ -39,7 +39,7 @@ class Shards:
 def build(source: Source, out: Path, *, filters: Filters | None = None, shards: Shards | None = None) -> list[Manifest]:
     """The manifests of the shards of `source`: in `out`, or in a folder of `out` for each part of the source.
 
-    Finished parts and shards of an interrupted build are kept. Raises UserError if `out` holds something else, and if
+    Finished parts and shards of an interrupted build are kept. Raises UserError if something else is in `out`, and if
     the disk is full.
     """
     shards, filters = shards or Shards(), filters or Filters()
@@ -69,12 +69,12 @@ def _build_part(
     )
 
 
-def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: int) -> Iterator[Outcome]:
+def _outcomes(items: Iterator[Sample | Unusable], filters: Filters, threads: int) -> Iterator[Outcome]:
     """What becomes of each item, in order; a few are decoded ahead, so memory stays bounded."""
     count = threads or os.cpu_count() or 1
 
-    def outcome(item: Sample | Unreadable) -> Outcome:
-        if isinstance(item, Unreadable):
+    def outcome(item: Sample | Unusable) -> Outcome:
+        if isinstance(item, Unusable):
             return Outcome(item.where, None, item.reason)
         fate, traits = filters.judge(item)
         return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate, traits=traits)
@@ -92,7 +92,7 @@ def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: i
 USAGE = """usage: vlp shards build SOURCE OUT [flags]
 
 SOURCE is a kind of input (%s) or a path whose
-kind can be told: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
+kind can be seen: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
 that `datasets` saved.
 
   vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each

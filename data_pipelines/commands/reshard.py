@@ -26,7 +26,7 @@ from data_pipelines.writing.resumable_folder import SCRATCH, Outcome, fill
 from data_pipelines.writing.tar_writer import Packed
 from vlp.config.bounds import Count, check
 
-AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what memory holds
+AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what fits into memory
 MOST_OPEN = 128
 TABLE = "samples.sqlite"  # where each sample lies
 
@@ -38,7 +38,7 @@ class Reshard:
     spec: Positional[str]
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     out: Positional[Path]
-    """the folder to write; it must be new, or hold the beginning of the same command"""
+    """the folder to write; it must be new, or have the beginning of the same command"""
     shard_size: Count = 1000
     """samples in a shard"""
     shard_bytes: Count = 512 * 2**20
@@ -129,9 +129,9 @@ class _Old:
 
 
 def reshard(job: Reshard) -> Manifest:
-    """The manifest of the new shards. An interrupted run is taken up behind its last finished tar.
+    """The manifest of the new shards. An interrupted run is taken up after its last finished tar.
 
-    Raises UserError if there are no shards or no samples, if `job.out` holds something else, if the old shards changed
+    Raises UserError if there are no shards or no samples, if something else is in `job.out`, if the old shards changed
     since the run was interrupted, and if the disk is full.
     """
     check(job)
@@ -157,7 +157,7 @@ def _numbered(packed: Packed, n: int) -> str:
 
 
 def _outcomes(old: _Old, job: Reshard, taken: int) -> Iterator[Outcome]:
-    """What becomes of each input behind the first `taken`: losses come first, then samples in the new order."""
+    """What becomes of each input after the first `taken`: losses come first, then samples in the new order."""
     yield from old.losses[taken:]
     first = max(0, taken - len(old.losses))
     places = (

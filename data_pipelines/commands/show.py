@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, LINE, PAPER = "#1c1c1e", "#86868b", "#e5e5ea", "#ffffff"
 PAD, LEADING = 14, 17  # pixels
-FONTS = (  # families that hold Chinese first, so that one font serves both languages
+FONTS = (  # families with Chinese first, so that one font serves both languages
     (
         "NotoSansCJK-Regular.ttc",
         "NotoSansSC-Regular.otf",
@@ -147,7 +147,7 @@ def font(size: int) -> Any:
 
 @functools.cache
 def chinese_font() -> Path | None:
-    """An installed font that holds Chinese; None if there is none (then only Latin captions are drawn)."""
+    """An installed font with Chinese; None if there is none (then only Latin captions are drawn)."""
     return _first_of(FONTS[0] + FONTS[1])
 
 

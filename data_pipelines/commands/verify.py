@@ -87,13 +87,13 @@ def main(argv: list[str]) -> int:
 
     verify = tyro.cli(Verify, args=argv, prog="vlp shards verify")
     check(verify)
-    found = 0
+    count = 0
     for problem in problems(verify):
         print(problem)
-        found += 1
+        count += 1
     shards = ShardSet.open(verify.spec)
-    if found:
-        print(f"{found} {'problem' if found == 1 else 'problems'} in {len(shards)} shards")
+    if count:
+        print(f"{count} {'problem' if count == 1 else 'problems'} in {len(shards)} shards")
         return 1
     known = sum(shards.counts) if UNKNOWN not in shards.counts else None
     print(f"{len(shards)} shards{'' if known is None else f' with {known} samples'} are whole")

@@ -67,7 +67,7 @@ class Arena:
 
 
 def _anonymous_file() -> int:
-    """A file without a name: in memory where the system can (it is not held to the size of /dev/shm), else on disk."""
+    """A file without a name: in memory where the system can (the size of /dev/shm does not limit it), else on disk."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("vlp-batches")
     with tempfile.TemporaryFile() as file:
@@ -81,7 +81,7 @@ def work(pipe: connection.Connection, reader: RowReader, arena: Arena, rows: sli
     torch.set_num_threads(1)
     try:
         while True:
-            while not pipe.poll(PARENT_SECONDS):  # forked siblings hold copies of the pipe: its end may not be seen
+            while not pipe.poll(PARENT_SECONDS):  # forked siblings have copies of the pipe: its end may not be seen
                 if os.getppid() != born_to:
                     return
             epoch, batch, slot = pipe.recv()

@@ -1,4 +1,4 @@
-"""manifest.json: what a folder of shards holds, written last, so that what it lists is whole."""
+"""manifest.json: what is in a folder of shards, written last, so that what it lists is whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """How many samples all shards hold together."""
+        """How many samples all shards have together."""
         return sum(shard.samples for shard in self.shards)
 
     def text(self) -> str:

@@ -225,7 +225,7 @@ class OpenShards:
         need = 2 * samples * sum(b for b, _ in known) / sum(c for _, c in known)
         if need > self.access.blocks.limit:
             raise UserError(
-                f"the windows of one process hold {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
+                f"the windows of one process need {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
                 f"{self.access.blocks.limit / 1e6:,.0f} MB: raise it, set shard_cache, or lower window or lanes"
             )
 

@@ -18,7 +18,7 @@ LONGEST_KEY = 90  # characters; with its ending it must fit the 100 of a tar's n
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class Unusable:
     """An input that is no sample: it is counted, and the first few are named in the manifest."""
 
     reason: str  # what is wrong, in the ledger's words ("missing caption"); the same words for the same trouble
@@ -37,7 +37,7 @@ class Source(ABC):
         return ("",)
 
     @abstractmethod
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """Everything in `part`, in an order that is the same at every call. Raises UserError if there is nothing."""
 
     def about(self, part: str) -> dict[str, Any]:

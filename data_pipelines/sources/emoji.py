@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from data_pipelines.emoji import corpus, packages, splits
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
 from vlp.config.bounds import Count, Whole
 
 
@@ -33,7 +33,7 @@ class Emoji(Source):
         """The splits: train, val and the four tests."""
         return splits.SPLITS
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """The samples of one split, shuffled by a hash of their keys. Raises UserError if a package cannot be had."""
         yield from self._corpus().splits[part]
 

@@ -94,7 +94,7 @@ def fill(
     A key that a shard has already makes its sample a loss; with `rename`, the sample under another key (the n-th try).
     With `repeats`, an outcome whose traits are those of one that was written is left out, too.
     A finished folder of the same `recipe` is left as it is; the finished shards of an interrupted one are kept.
-    Raises UserError if the folder holds something else, if nothing is left to write, and if the disk is full.
+    Raises UserError if something else is in the folder, if nothing is left to write, and if the disk is full.
     """
     record = json.dumps(recipe, sort_keys=True, default=str)
     progress = _resume(folder, record)
@@ -132,7 +132,7 @@ def _nothing_left(folder: Path, progress: BuildProgress) -> str:
 
 
 def _resume(folder: Path, recipe: str) -> BuildProgress | None:
-    """Where to go on; None if the folder is finished. Raises UserError if it holds the shards of another recipe."""
+    """Where to go on; None if the folder is finished. Raises UserError if the shards of another recipe are in it."""
     journal = folder / JOURNAL
     if (folder / manifest.FILE).exists():
         if json.dumps(manifest.read(folder).about.get("recipe"), sort_keys=True) == recipe:

@@ -19,7 +19,7 @@ from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.folder import Folder
 from data_pipelines.writing.resumable_folder import JOURNAL
 from vlp.errors import UserError
@@ -35,11 +35,11 @@ def picture(colour: int, size: tuple[int, int] = (24, 16), kind: str = "PNG") ->
 class Given(Source):
     """Items that a test made; `breaks_after` of them the source fails."""
 
-    given: tuple[Sample | Unreadable, ...] = ()
+    given: tuple[Sample | Unusable, ...] = ()
     breaks_after: int = 1 << 30
     incidental = ("breaks_after",)
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         for count, item in enumerate(self.given):
             if count == self.breaks_after:
                 raise RuntimeError("the source broke")
@@ -91,7 +91,7 @@ def test_same_samples_give_same_bytes_whatever_the_threads(tmp_path: Path) -> No
 
 
 def test_an_interrupted_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    items = (*samples(12), Unreadable("missing picture", "row 12"), *(replace(s, key=f"t{s.key}") for s in samples(12)))
+    items = (*samples(12), Unusable("missing picture", "row 12"), *(replace(s, key=f"t{s.key}") for s in samples(12)))
     whole, cut = Given(items), Given(items, breaks_after=17)
     shards = Shards(shard_size=5, name="x", threads=1)
     build(whole, tmp_path / "whole", shards=shards)

@@ -193,7 +193,7 @@ def test_blocks_are_bounded_and_read_once(server: Server) -> None:
         assert blocks.read(at, 10) == BODY[at : at + 10]
     assert len(server.gets) == 2
     blocks.read(0, len(BODY))
-    assert len(store._held) <= 4
+    assert len(store._blocks) <= 4
 
 
 def test_the_cache_verifies_resumes_and_stays_below_its_limit(server: Server, tmp_path: Path) -> None:

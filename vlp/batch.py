@@ -45,7 +45,7 @@ class Batch:
     def _changed(self, change: Callable[[Any], Any]) -> Batch:
         """The batch with every field changed."""
         columns: dict[str, Any] = {field.name: change(getattr(self, field.name)) for field in fields(self)}
-        return Batch(**columns)
+        return type(self)(**columns)
 
 
 @dataclass(frozen=True)

@@ -255,27 +255,6 @@ def test_states_stay_small(damaged: Path) -> None:
     assert len(json.dumps(loader.state_dict())) < 2000
 
 
-def test_specifications(folder: Path, tmp_path: Path, make_shards: MakeShards) -> None:
-    names = [str(folder / f"{i:05d}.tar") for i in range(5)]
-    assert ShardSet.open(str(folder)).urls == tuple(names)
-    assert ShardSet.open(f"{folder}/*.tar").urls == tuple(names)
-    assert ShardSet.open(f"{folder}/{{00000..00002}}.tar").urls == tuple(names[:3])
-    assert ShardSet.open(f"{folder}/00004.tar::{folder}/{{00000..00001}}.tar").urls == (names[4], names[0], names[1])
-    for wrong in ("", "/nowhere", f"{folder}/{{00003..00009}}.tar", f"{tmp_path}", "pipe:cat x.tar", "bundled:nothing"):
-        with pytest.raises(UserError):
-            ShardSet.open(wrong)
-    (tmp_path / "manifest.json").write_text(
-        json.dumps(
-            {
-                "format": "vlp-shards-1",
-                "shards": [{"file": "../../x.tar", "samples": 1, "bytes": 1, "sha256": ""}],
-            }
-        )
-    )
-    with pytest.raises(UserError, match="outside its folder"):
-        ShardSet.open(str(tmp_path))
-
-
 def test_bad_openings_are_refused(folder: Path) -> None:
     for stream, batch, size in (
         (Stream(shards=str(folder)), 9, 2),
@@ -284,20 +263,6 @@ def test_bad_openings_are_refused(folder: Path) -> None:
     ):
         with pytest.raises(UserError):
             opened(stream, batch, size)
-
-
-def test_read_samples_gives_each_sample_once_in_order(folder: Path, damaged: Path, tmp_path: Path) -> None:
-    samples = list(read_samples(ShardSet.open(str(folder))))
-    assert [s.key for s in samples] == [f"{n:05d}" for n in range(73)]
-    assert samples[5].captions == {"en": "en 5", "zh": "zh 5"}
-    assert samples[5].metadata["concept"] == "c2"
-    cut = tmp_path / "cut.tar"
-    cut.write_bytes((folder / "00001.tar").read_bytes()[:20_000])
-    with pytest.raises(UserError, match="cannot be delivered"):
-        list(read_samples(ShardSet.open(str(cut))))
-    ledger = Ledger()
-    assert 0 < len(list(read_samples(ShardSet.open(str(cut)), skip=ledger))) < 30
-    assert ledger.dropped >= 1
 
 
 def test_foreign_shards_without_json(tmp_path: Path, write_tar: WriteTar, picture: Callable[[int], bytes]) -> None:

@@ -104,7 +104,7 @@ def normalised(caption: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", caption).casefold().split()).rstrip(".!。！ ")
 
 
-def identity(record: Mapping[str, Any], field: str) -> int:
+def concept_id(record: Mapping[str, Any], field: str) -> int:
     """A stable 63-bit number of the concept: of the text in `field`, else of the first caption, normalised."""
     value = record.get(field)
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":

@@ -15,7 +15,7 @@ from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
-from data_pipelines.loading.position import fingerprint, merge_states
+from data_pipelines.loading.position import merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
@@ -148,7 +148,7 @@ class Stream:
             inside = min(self.window * order.lanes, source.draws)  # samples in all windows; a process has its part
             shards.check_read_ahead(inside * len(own) / order.global_batch / max(1, self.workers.count))
         reader = RowReader(order, opened.shards, own, recipe)
-        return Loader(reader, fingerprint(order, opened.shards), self.workers)
+        return Loader(reader, order_facts(order, opened.shards), self.workers)
 
     def _access(self) -> Access:
         remote = self.remote

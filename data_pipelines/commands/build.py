@@ -19,6 +19,7 @@ from data_pipelines.sources.datasets import SAVED
 from data_pipelines.writing.resumable_folder import Outcome, fill
 from vlp.config import component, component_name, to_tree
 from vlp.config.bounds import Count, Whole, check
+from vlp.config.components import component_names
 from vlp.errors import UserError
 
 
@@ -107,7 +108,7 @@ the filters; manifest.json in OUT counts everything that was left out, by reason
 def main(argv: list[str]) -> int:
     """`vlp shards build`: 0 when every shard and manifest is written. Raises UserError."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE % ", ".join(_kinds()))
+        print(USAGE % ", ".join(component_names(Source)))
         return 0
     import tyro
 
@@ -136,14 +137,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _kinds() -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parent.parent / "sources").glob("[a-z]*.py"))
-
-
 def _kind_of(word: str) -> str:
     """The name of the source that `word` names or that reads the path `word`."""
     path = Path(word).expanduser()
-    if word in _kinds() or not path.exists():
+    if word in component_names(Source) or not path.exists():
         return word
     if any((path / name).is_file() for name in SAVED):
         return "datasets"
@@ -155,4 +152,6 @@ def _kind_of(word: str) -> str:
         return "img2dataset"
     if path.is_dir():
         return "folder"
-    raise UserError(f'"{word}" is no folder, .parquet, .json or .tar; name the kind of source: {", ".join(_kinds())}')
+    raise UserError(
+        f'"{word}" is no folder, .parquet, .json or .tar; name the kind of source: {", ".join(component_names(Source))}'
+    )

@@ -18,9 +18,9 @@ from vlp.errors import UserError
 class Loader:
     """The batches of one rank, for ever; epoch follows epoch."""
 
-    def __init__(self, reader: RowReader, fingerprint: Mapping[str, Any], workers: Workers) -> None:
+    def __init__(self, reader: RowReader, order_facts: Mapping[str, Any], workers: Workers) -> None:
         self._reader, self._settings = reader, workers
-        self._fingerprint = dict(fingerprint)
+        self._order_facts = dict(order_facts)
         self._pool: Pool | None = None
         self._shifts: dict[int, int] = {}  # of the last batch handed out
         self.epoch, self.batch = 0, 0  # of the next batch
@@ -77,7 +77,7 @@ class Loader:
         """The position after the last batch handed out, as plain JSON values; collect those of all ranks to resume."""
         return {
             "format": STATE_FORMAT,
-            "order": self._fingerprint,
+            "order": self._order_facts,
             "epoch": self.epoch,
             "batch": self.batch,
             "shifts": [list(s) for s in sorted(self._shifts.items())],
@@ -92,7 +92,7 @@ class Loader:
         """
         if state.get("format") != STATE_FORMAT:
             raise UserError(f"the stream state has format {state.get('format')!r}, expected {STATE_FORMAT!r}")
-        for name, now in self._fingerprint.items():
+        for name, now in self._order_facts.items():
             then = state["order"].get(name)
             if then != now:
                 raise UserError(

@@ -15,7 +15,7 @@ STATE_FORMAT = "vlp-stream-1"
 PIPELINE_FORMAT = "vlp-pipeline-1"  # of a pipeline of the user's own, whose ranks may be in different epochs
 
 
-def fingerprint(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
+def order_facts(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
     """What the order of batches depends on, part by part."""
     parts = [
         [[u.rsplit("/", 1)[-1] for u in shards.urls], source.counts.tolist(), source.draws]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
-from data_pipelines.captions import choose_several, identity
+from data_pipelines.captions import choose_several, concept_id
 from data_pipelines.ledger import FILTERED
 from data_pipelines.settings import Captions, Decoding
 from vlp.batch import Batch
@@ -61,7 +61,7 @@ class Recipe:
             raise Drop("undecodable caption" if garbled else "missing caption")
         if min(map(len, texts)) < self.captions.min_chars:
             raise Drop(FILTERED)
-        return Pair(texts, key, identity(record, self.ids) if self.ids else 0)
+        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0)
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""

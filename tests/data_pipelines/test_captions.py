@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from data_pipelines.captions import choose, choose_several, first, identity, normalised, texts_at
+from data_pipelines.captions import choose, choose_several, concept_id, first, normalised, texts_at
 
 RECORD = {
     "txt": "a cat",
@@ -52,11 +52,11 @@ def test_paths_reach_any_text_of_the_record() -> None:
 
 
 def test_ids_follow_the_concept_else_the_caption() -> None:
-    assert identity(RECORD, "concept") == identity({"concept": "cat", "txt": "other"}, "concept")
-    assert identity({"txt": "A  Cat."}, "concept") == identity({"captions": {"en": "a cat"}}, "concept")
-    assert identity({"txt": "a dog"}, "concept") != identity({"txt": "a cat"}, "concept")
-    assert 0 <= identity(RECORD, "concept") < 2**63
-    assert identity(RECORD, "concept") == 3979375269140722891  # pinned: ids must not change between versions
+    assert concept_id(RECORD, "concept") == concept_id({"concept": "cat", "txt": "other"}, "concept")
+    assert concept_id({"txt": "A  Cat."}, "concept") == concept_id({"captions": {"en": "a cat"}}, "concept")
+    assert concept_id({"txt": "a dog"}, "concept") != concept_id({"txt": "a cat"}, "concept")
+    assert 0 <= concept_id(RECORD, "concept") < 2**63
+    assert concept_id(RECORD, "concept") == 3979375269140722891  # pinned: ids must not change between versions
 
 
 def test_normalised_captions_and_the_first_one() -> None:

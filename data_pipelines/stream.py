@@ -173,7 +173,10 @@ class OpenSources:
     def samples(self, *, skip: Ledger) -> Iterator[Sample]:
         """Every sample once, source by source, in the order of the tars; what cannot be read is counted in `skip`."""
         for shards in self.shards:
-            yield from read_samples(shards, skip=skip)
+            try:
+                yield from read_samples(shards, skip=skip)
+            finally:
+                shards.access.blocks.clear()  # what was read in passing is not what the batches need first
 
     @property
     def sha256(self) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ class PipelineLoader:
         """what this rank delivered and what it could not"""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of [B / ranks] rows. Raises DropBudgetExceeded, and UserError if a pass has no samples at all."""
+        """Batches of [B / ranks] rows, of a pass that begins now. Raises DropBudgetExceeded, and UserError if a pass has no samples at all."""
         samples = self._passes()
         while True:
             image = self._recipe.memory(len(self._rows))

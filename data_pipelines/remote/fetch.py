@@ -223,6 +223,11 @@ class BlockStore:
                 self._blocks.popitem(last=False)
         return block
 
+    def clear(self) -> None:
+        """Keep no block."""
+        with self._lock:
+            self._blocks.clear()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"block": self.block, "limit": self.limit, "threads": self.threads}
 

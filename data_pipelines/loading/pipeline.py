@@ -27,6 +27,7 @@ from data_pipelines.sample import Sample
 from data_pipelines.shards.tar_index import IMAGE
 from vlp.batch import Batch
 from vlp.config import did_you_mean
+from vlp.config.components import current_folder_last
 from vlp.errors import UserError
 from vlp.pictures import Refused, to_rgb
 
@@ -82,7 +83,8 @@ class Pipeline:
         if not module or not function:
             raise UserError(f'data.source is "{self.name}"; expected module:function, such as my_lab.pipes:make')
         try:
-            there = importlib.import_module(module)
+            with current_folder_last():
+                there = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
                 raise
@@ -105,7 +107,10 @@ class PipelineLoader:
         """what this rank delivered and what it could not"""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of [B / ranks] rows, of a pass that begins now. Raises DropBudgetExceeded, and UserError if a pass has no samples at all."""
+        """Batches of [B / ranks] rows, of a pass that begins now.
+
+        Raises DropBudgetExceeded, and UserError if a pass has no samples at all.
+        """
         samples = self._passes()
         while True:
             image = self._recipe.memory(len(self._rows))

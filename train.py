@@ -22,15 +22,18 @@ import torch
 from torch import nn
 
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
-from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.stream import Loader, Stream, merge_states, read_samples
+from data_pipelines.loading.loader import Loader
+from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.position import merge_states
+from data_pipelines.stream import OpenSources, Stream
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, dump, parse, run_main, to_tree
+from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Share, Whole
 from vlp.distributed.world import World, connect
+from vlp.errors import UserError
 from vlp.files import check_writable, write_whole
 from vlp.lock import locked
 from vlp.losses import Loss
@@ -48,10 +51,6 @@ from vlp.training.trainer import Evaluate, Fitted, Trainer
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
-HOW_FAST = (
-    *("workers", "prefetch", "start_method", "pin", "cache_bytes", "read_ahead_bytes", "request_seconds"),
-    *("request_attempts", "shard_cache", "shard_cache_bytes", "index_cache", "drop_budget"),
-)
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,14 @@ class RunConfig:
     eval: Validation = field(default_factory=Validation)
     """what is measured every training.eval_every steps: its tasks, each with the shard set it runs on"""
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a crop whose shares are in the wrong order."""
+        if not 0 < self.crop[1] >= self.crop[0]:
+            raise UserError(
+                f'"crop" is {self.crop[0]:g}, {self.crop[1]:g}, but it should be the least share of the picture '
+                "and then the greatest, from 0 to 1"
+            )
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
@@ -97,44 +104,58 @@ def train(run: RunConfig, world: World) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
-    tokenizer = run.model.tokenizer(captions(run.data))
+    sources = run.data.sources()
+    if sources.note and world.rank == 0:
+        print(sources.note)
+    tokenizer = run.model.tokenizer(captions(run.data, sources))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         write_whole(run.out / "config.toml", dump(run))
     try:
-        fitted = trainer(run, world, encoder, tokenizer).fit()
+        fitted = trainer(run, world, encoder, tokenizer, sources).fit()
     except DropBudgetExceeded as error:
         write_whole(run.out / "drop_budget.txt", f"{error}\n", shared=True)
         raise
     if world.rank == 0:
-        finish(run, fitted, tokenizer)
+        finish(run, fitted, tokenizer, sources)
 
 
-def trainer(run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer) -> Trainer:
+def trainer(
+    run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+) -> Trainer:
     """The parts of the run, put together."""
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(run, tokenizer, world, state),
+        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state),
         folder=run.out,
         world=world,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
         saving=lambda streams: Ledger.of(merge_states(streams)["ledger"]).save(run.out / LEDGER),
-        example=next(iter(open_stream(run, tokenizer, World.alone(), None, batch=8))),
+        example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
 
 
-def open_stream(run: RunConfig, tokenizer: Tokenizer, world: World, state: Any, batch: int = 0) -> Loader:
-    """The batches of this rank, `batch` pairs or as many as the training wants."""
+def open_stream(
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    sources: OpenSources | Pipeline,
+    world: World,
+    *,
+    state: Any = None,
+    batch: int = 0,
+) -> Loader | PipelineLoader:
+    """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     own = run.model.transform()
     size = run.picture or own.size
     whole = run.crop == (1.0, 1.0)
     transform = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop)
-    return replace(run.data, workers=0 if batch else run.data.workers).open(
+    data = replace(run.data, workers=replace(run.data.workers, count=0)) if batch else run.data
+    return data.open(
         transform=transform,
         tokenizer=tokenizer,
         global_batch=batch or run.training.batch,
@@ -142,28 +163,23 @@ def open_stream(run: RunConfig, tokenizer: Tokenizer, world: World, state: Any, 
         size=world.size,
         seed=run.training.seed,
         state=state,
+        sources=sources,
     )
 
 
-def captions(data: Stream) -> Iterator[str]:
-    """Every text that training may say, and every other caption and tag, for the tokenizer; of up to 500,000 pairs."""
-    samples = (s for spec in data.mixture or (data.shards,) for s in read_samples(spec, skip=Ledger()))
-    for sample in islice(samples, TOKENIZER_SAMPLES):
-        for language in sample.captions:
-            yield from sample.said(language)
-        for tags in dict(sample.metadata.get("tags") or {}).values():
-            yield from tags
-        for path in data.captions:
-            if path not in sample.captions and path.split(".")[0] not in ("tags", "captions", "txt"):
-                yield from sample.said(path)
-        if "txt" in data.captions and sample.text != sample.txt:
-            yield sample.txt
+def captions(data: Stream, sources: OpenSources | Pipeline) -> Iterator[str]:
+    """Every caption and tag of the training data, for the tokenizer; up to 500,000 pairs are read."""
+    for sample in islice(sources.samples(skip=Ledger()), TOKENIZER_SAMPLES):
+        texts = [text for language in sample.captions for text in sample.said(language)]
+        texts += [tag for tags in dict(sample.metadata.get("tags") or {}).values() for tag in tags]
+        yield from texts
+        asked = (text for path in data.captions.weights for text in sample.said(path))
+        yield from dict.fromkeys(text for text in asked if text not in texts)
 
 
 def data_identity(run: RunConfig) -> Mapping[str, Any]:
     """What a resumed run must share of the data; how fast it is read may differ."""
-    read = {k: v for k, v in to_tree(run.data).items() if k not in HOW_FAST}
-    return {"picture": run.picture, "crop": list(run.crop), **read}
+    return {"picture": run.picture, "crop": list(run.crop), **identity(run.data)}
 
 
 def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[str, Evaluate]:
@@ -179,14 +195,13 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
     return run.eval.evaluations(as_release, transform=run.model.transform(), record=record)
 
 
-def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer) -> None:
+def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSources | Pipeline) -> None:
     """Write RUN/model and RUN/train.json, on rank 0."""
-    shards = [ShardSet.open(spec) for spec in run.data.mixture or (run.data.shards,)]
     notes = {
         "seed": str(run.training.seed),
         "samples": str(fitted.samples),
-        "data": ", ".join(run.data.mixture or (run.data.shards,)),
-        "data_sha256": hashlib.sha256("".join(h for s in shards for h in s.sha256).encode()).hexdigest(),
+        "data": ", ".join(run.data.names),
+        "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }
     assert isinstance(fitted.model, DualEncoder)

@@ -31,8 +31,8 @@ LANGUAGES = ("en", "zh")
 SMALL = ("--model.image-size", "48", "--augment.size", "48")  # what the ablation starts from, to be done sooner
 ABLATION: dict[str, tuple[str, ...]] = {
     "demo": (),
-    "no tags": ("--data.captions.tags.en", "0", "--data.captions.tags.zh", "0", "--data.texts", "2"),
-    "one text a picture, drawn": ("--data.texts", "1"),
+    "no tags": ("--data.captions.weights.tags.en=0", "--data.captions.weights.tags.zh=0", "--data.captions.texts=2"),
+    "one text a picture, drawn": ("--data.captions.texts", "1"),
     "InfoNCE (other artists' drawings are negatives)": ("--loss.name", "infonce"),
     "AdamW 4e-3 instead of Muon": ("--training.optimizer.name", "adamw", "--training.optimizer.lr", "4e-3"),
     "no augmentation": ("--augment.name", "none"),

@@ -133,11 +133,12 @@ def memory() -> float:
 
 def ours(shards: Path, size: int, workers: int) -> tuple[Any, int]:
     """Our batches for ever, and batches of an epoch."""
+    from data_pipelines.settings import Workers
     from data_pipelines.stream import Stream
     from vlp.models.image_transform import RandomCrop
     from vlp.models.tokenizer import OpenClipTokenizer
 
-    stream = Stream(shards=str(shards), workers=workers, ids="", start_method="fork")
+    stream = Stream(shards=str(shards), ids="", workers=Workers(count=workers, start_method="fork"))
     loader = stream.open(transform=RandomCrop(size=size), tokenizer=OpenClipTokenizer("ViT-B-32"), global_batch=BATCH)
     return loader, loader.batches_per_epoch
 
@@ -172,9 +173,10 @@ def bare(shards: Path, samples: int, *, size: int) -> float:
     import simplejpeg
     import torch
 
-    from data_pipelines.stream import read_samples
+    from data_pipelines.shards.read_samples import read_samples
+    from data_pipelines.shards.shard_set import ShardSet
 
-    held = [s.image for s, _ in zip(read_samples(str(shards)), range(samples), strict=False)]
+    held = [s.image for s, _ in zip(read_samples(ShardSet.open(str(shards))), range(samples), strict=False)]
     start = time.process_time()
     for data in held:
         pixels = simplejpeg.decode_jpeg(data, "RGB")

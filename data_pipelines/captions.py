@@ -9,19 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST_TAGS = 4
+PLAIN = ("txt", "caption", "text")  # where a caption is that names no language: the .txt, else a field of the .json
 
 
-def found(record: Mapping[str, Any], path: str) -> list[str]:
+def texts_at(record: Mapping[str, Any], path: str) -> list[str]:
     """The texts at `path` of a sample's record: "en" is captions.en, "txt" the .txt file, "tags.zh" a list of tags.
 
     Several captions of one picture (a list, or those under "all_captions") are all returned, the first one first; so
     are tags, one text each. Empty ones are left out.
-    A sample whose captions name no language, as img2dataset writes them, says its .txt for "en".
+    A sample whose captions name no language, as img2dataset writes them, says its .txt (else the caption or text of its
+    .json) for "en".
     """
     captions, every = record.get("captions"), record.get("all_captions")
     path = path.removeprefix("captions.")
     if path == "en" and not isinstance(captions, Mapping) and "en" not in record:
-        path = "txt"
+        path = plain_field(record)
     value: Any = captions.get(path) if isinstance(captions, Mapping) else None
     if value is not None and isinstance(every, Mapping):
         value = every.get(path) or value
@@ -33,12 +35,34 @@ def found(record: Mapping[str, Any], path: str) -> list[str]:
     return [v.strip() for v in values if isinstance(v, str) and v.strip()]
 
 
+def plain_field(record: Mapping[str, Any]) -> str:
+    """The first field of PLAIN that has text: where the caption is of a sample whose captions name no language."""
+    return next((name for name in PLAIN if texts_at(record, name)), PLAIN[0])
+
+
+def by_language(record: Mapping[str, Any], language: str = "en") -> dict[str, list[str]]:
+    """language -> every caption of a sample in it, the first one first; in `language` where the record names none.
+
+    >>> by_language({"captions": {"zh": "\u732b"}}), by_language({"txt": "a cat"})
+    ({'zh': ['\u732b']}, {'en': ['a cat']})
+    """
+    texts = texts_at(record, language) or texts_at(record, plain_field(record))
+    return named_captions(record) or ({language: texts} if texts else {})
+
+
+def named_captions(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """language -> every caption, of the languages that the record itself names."""
+    captions = record.get("captions")
+    table = captions if isinstance(captions, Mapping) else {}
+    return {code: texts for code in table if (texts := texts_at(record, code))}
+
+
 def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.Random) -> str | None:
     """One caption, drawn by `weights` among those that the sample has; None if it has none of them.
 
     A path that starts with "tags" says one to four of the tags, in random order, joined by commas.
     """
-    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := found(record, path))]
+    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := texts_at(record, path))]
     if not options:
         return None
     if len(options) == 1:
@@ -55,7 +79,7 @@ def choose_several(
 
     They come in the order of `weights`. Empty if the sample has none.
     """
-    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := found(record, path))]
+    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := texts_at(record, path))]
     if not options:
         return ()
     left = list(range(len(options)))
@@ -80,7 +104,7 @@ def normalised(caption: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", caption).casefold().split()).rstrip(".!。！ ")
 
 
-def identity(record: Mapping[str, Any], field: str) -> int:
+def concept_id(record: Mapping[str, Any], field: str) -> int:
     """A stable 63-bit number of the concept: of the text in `field`, else of the first caption, normalised."""
     value = record.get(field)
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
@@ -95,4 +119,4 @@ def first(record: Mapping[str, Any]) -> str:
     """The caption that stands for the sample: its .txt, else the first in its record, else ""."""
     captions = record.get("captions")
     names = ["txt", *(captions if isinstance(captions, Mapping) else ()), "caption"]
-    return next((texts[0] for name in names if (texts := found(record, name))), "")
+    return next((texts[0] for name in names if (texts := texts_at(record, name))), "")

@@ -77,22 +77,22 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
         return
     assert is_crop(transform)
     box = transform.box(*size, rng)
-    held = _decoded(data, limits, shrink=min(box[2] - box[0], box[3] - box[1]) / transform.size)
-    fx, fy = held.shape[1] / size[0], held.shape[0] / size[1]
-    _resize(out, held, (round(box[0] * fx), round(box[1] * fy), round(box[2] * fx), round(box[3] * fy)))
+    whole = _decoded(data, limits, shrink=min(box[2] - box[0], box[3] - box[1]) / transform.size)
+    fx, fy = whole.shape[1] / size[0], whole.shape[0] / size[1]
+    _resize(out, whole, (round(box[0] * fx), round(box[1] * fy), round(box[2] * fx), round(box[3] * fy)))
 
 
-def fill_from(out: Tensor, held: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
+def fill_from(out: Tensor, whole: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
-    if is_fit(transform) and max(held.shape[:2]) <= STRIP * min(held.shape[:2]):
-        _lay(out, held, transform)
+    if is_fit(transform) and max(whole.shape[:2]) <= STRIP * min(whole.shape[:2]):
+        _lay(out, whole, transform)
         return
     if is_crop(transform):
-        _resize(out, held, transform.box(held.shape[1], held.shape[0], rng))
+        _resize(out, whole, transform.box(whole.shape[1], whole.shape[0], rng))
         return
     from PIL import Image as pil
 
-    out.copy_(cast(Transform, transform)(pil.fromarray(held), rng))
+    out.copy_(cast(Transform, transform)(pil.fromarray(whole), rng))
 
 
 def batch_memory(n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -101,10 +101,10 @@ def batch_memory(n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty((n, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
 
 
-def _resize(out: Tensor, held: Pixels, box: tuple[int, int, int, int]) -> None:
-    """Bicubic resize with antialias of a box of `held` into `out` [3, size, size], straight into its memory."""
+def _resize(out: Tensor, whole: Pixels, box: tuple[int, int, int, int]) -> None:
+    """Bicubic resize with antialias of a box of `whole` into `out` [3, size, size], straight into its memory."""
     left, top, right, bottom = box
-    cut = torch.from_numpy(np.ascontiguousarray(held[top:bottom, left:right])).permute(2, 0, 1)
+    cut = torch.from_numpy(np.ascontiguousarray(whole[top:bottom, left:right])).permute(2, 0, 1)
     if cut.shape == out.shape:
         out.copy_(cut)
     else:
@@ -157,7 +157,7 @@ def _jpeg(data: bytes, *, shrink: float) -> Pixels | None:
     scale = next((k for k in (8, 4, 2) if k <= shrink), 1)
     try:
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
-        held: Pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
+        whole: Pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
     except ValueError:
         return None
-    return held
+    return whole

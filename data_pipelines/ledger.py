@@ -1,4 +1,4 @@
-"""What was not delivered: counted by reason and shard, held to a budget."""
+"""What was not delivered: counted by reason and shard, within a budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REASONS = (
     "bomb-sized picture",
     FILTERED,
 )
-"""Every reason for which a sample is not delivered; `filtered` alone is meant, so it is not held to the budget."""
+"""Every reason for which a sample is not delivered; `filtered` alone is meant, so the budget does not count it."""
 
 
 class DropBudgetExceeded(UserError):
@@ -84,8 +84,13 @@ class Ledger:
 
     def save(self, path: Path) -> None:
         """Write everything that is counted to `path` as JSON, all or nothing."""
-        told = {"delivered": self.delivered, "dropped": self.dropped, "lost": self.lost, "by_reason": self.by_reason()}
-        write_whole(path, json.dumps({**told, **self.state()}, indent=1, ensure_ascii=False) + "\n")
+        totals = {
+            "delivered": self.delivered,
+            "dropped": self.dropped,
+            "lost": self.lost,
+            "by_reason": self.by_reason(),
+        }
+        write_whole(path, json.dumps({**totals, **self.state()}, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Ledger:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipelines.captions import found
+from data_pipelines.captions import by_language, texts_at
 
 IMAGE_FORMATS = ("png", "jpg", "webp")
 
@@ -24,6 +25,25 @@ class Sample:
     txt: str = ""
     """the .txt of a sample that was read from a shard; empty: there was none, or the sample is new"""
 
+    @classmethod
+    def of_record(
+        cls, key: str, image: bytes, image_format: str, record: Mapping[str, Any], *, language: str = "en"
+    ) -> Sample:
+        """The sample that a record (its .json, with the .txt under "txt") tells of.
+
+        Captions that do not say their language are in `language`. Everything but the table of captions and the .txt
+        stays in the metadata, and all captions of a language that has several.
+        """
+        every = by_language(record, language)
+        several = {code: texts for code, texts in every.items() if len(texts) > 1}
+        taken = {"txt", *(["captions"] if isinstance(record.get("captions"), Mapping) else [])}
+        rest = {name: value for name, value in record.items() if name not in taken}
+        if several and not isinstance(rest.get("all_captions"), Mapping):
+            rest["all_captions"] = several
+        return cls(
+            key, image, image_format, {code: texts[0] for code, texts in every.items()}, rest, record.get("txt", "")
+        )
+
     @property
     def text(self) -> str:
         """The first caption, which is the one that readers of .txt files see; "" if there is none."""
@@ -37,7 +57,7 @@ class Sample:
         """
         texts = self.metadata.get("all_captions") or {}
         captions = {language: texts.get(language) or caption for language, caption in self.captions.items()}
-        return found({"txt": self.txt or self.text, "captions": captions, **self.metadata}, path)
+        return texts_at({"txt": self.txt or self.text, "captions": captions, **self.metadata}, path)
 
     def members(self) -> tuple[tuple[str, bytes], ...]:
         """(name, bytes) of the files of this sample in a tar, image first."""

@@ -199,10 +199,11 @@ def ask(demo: Demo, release: Release, gallery: Gallery) -> list[Answer]:
 def training_picture(demo: Demo) -> bytes:
     """The picture of the training split to ask by, or the first where none has its caption."""
     from data_pipelines.ledger import Ledger
-    from data_pipelines.stream import read_samples
+    from data_pipelines.shards.read_samples import read_samples
+    from data_pipelines.shards.shard_set import ShardSet
 
     first = b""
-    for sample in read_samples(f"{demo.data}/{demo.tour.train}", skip=Ledger()):
+    for sample in read_samples(ShardSet.open(f"{demo.data}/{demo.tour.train}"), skip=Ledger()):
         first = first or sample.image
         if demo.tour.picture.text in sample.captions.values():
             return sample.image

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import train
 from data_pipelines.ledger import DropBudgetExceeded
+from data_pipelines.settings import Captions, Remote, Workers
 from eval.configuration import read
 from eval.run import evaluate
 from eval.tasks.retrieval import Retrieval
@@ -122,6 +124,9 @@ def test_validation_that_cannot_work_is_refused_before_the_first_step(tmp_path: 
         (("demo", "--data.shards", "/no/such/shards"), "/no/such/shards"),
         (("demo", "--data.shards", ""), "an empty shard specification"),
         (("demo", "--loss.name", "infonse"), 'did you mean "infonce"'),
+        (("demo", "--crop", "0.9", "0.5"), '"crop" is 0.9, 0.5, but it should be the least share'),
+        (("demo", "--data.window", "0"), '"data.window" is 0, but it should be 1 or more'),
+        (("demo", "--data.source", "x:y"), "data.shards and data.source are both given"),
         ((*SMALL, "--training.batch", "4000000"), "GiB"),
     ],
     ids=lambda v: v[-1] if isinstance(v, tuple) else "",
@@ -193,6 +198,28 @@ def test_the_ledger_goes_with_the_run_and_through_a_restart(
     assert json.loads((out / "ledger.json").read_text()) == ledger
 
 
+@pytest.mark.parametrize("key", ["texts = 2", "cache_bytes = 5", "min_side = 5", "read_ahead_bytes = 7"])
+def test_a_knob_that_moved_into_a_group_is_named_where_it_is(key: str, tmp_path: Path) -> None:
+    name = key.split(" ", maxsplit=1)[0]
+    (tmp_path / "old.toml").write_text(f"[data]\n{key}\n")
+    with pytest.raises(UserError, match=rf'unknown key "data\.{name}"; it is "data\.\w+\.{name}"'):
+        train.main([str(tmp_path / "old.toml")])
+
+
+def test_only_what_changes_batches_is_the_runs_identity() -> None:
+    """Groups of the stream that change how fast data come may differ in a resumed run; every other key counts."""
+    run = build(train.RunConfig, read_preset("demo"))
+    same = train.data_identity(run)
+    assert not {"remote", "workers", "drop_budget"} & same.keys()
+    faster = replace(
+        run.data, workers=Workers(count=3, cache_bytes=0), remote=Remote(request_attempts=1), drop_budget=1
+    )
+    assert train.data_identity(replace(run, data=faster)) == same
+    assert train.data_identity(replace(run, data=replace(run.data, captions=Captions(texts=2)))) != same
+    assert train.data_identity(replace(run, data=replace(run.data, window=7))) != same
+    assert train.data_identity(replace(run, crop=(0.5, 1.0))) != same
+
+
 def test_too_many_losses_leave_their_table_in_the_run(tmp_path: Path, damaged_shards: str) -> None:
     out = tmp_path / "run"
     with pytest.raises(DropBudgetExceeded):
@@ -225,3 +252,54 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_signal_at_the_start_lo
     _, said = early.communicate(timeout=60)
     assert early.returncode == 128 + signal.SIGUSR1
     assert "nothing is lost" in said or "give the same command again to go on from here" in said
+
+
+def test_a_webdataset_pipeline_of_ones_own_trains_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = ROOT / "data_pipelines/bundled/emoji/val/00000.tar"
+    (tmp_path / "lab_pipes.py").write_text(
+        "import webdataset\n"
+        "def make(rank, size, seed, epoch):\n"
+        f"    pipe = webdataset.WebDataset({str(tar)!r}, shardshuffle=False).shuffle(200, seed=seed + epoch)\n"
+        '    return pipe.slice(rank, None, size).decode("pil")\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "run"
+    flags = [*SMALL, "--data.shards", "", "--data.source", "lab_pipes:make", "--out", str(out)]
+    assert train.main([*flags, "--training.samples", "256", "--training.checkpoint-every", "0"]) == 0
+    assert release.load(out / "model").embed_texts(["red heart"]).shape == (1, 16)
+    assert "a resumed run begins it anew" in capsys.readouterr().out
+    assert json.loads((out / "ledger.json").read_text())["delivered"] == 256
+    sorted((out / "checkpoints").iterdir())[-1].unlink()
+    assert train.main([*flags, "--training.samples", "256", "--training.checkpoint-every", "0"]) == 0
+    assert json.loads((out / "ledger.json").read_text())["delivered"] == 256
+    assert len(losses(out)) == 4
+
+
+def test_any_caption_language_is_added_by_a_flag(tmp_path: Path) -> None:
+    """A language, a nested path and the .txt, beside those of the preset; one that no sample has costs nothing."""
+    flags = [*SMALL, "--out", str(tmp_path), "--training.samples", "64", "--data.captions.weights.fr", "1"]
+    flags += ["--data.captions.weights.txt", "0.5", "--data.captions.weights.group", "2"]
+    assert train.main(flags) == 0
+    weights = read_preset(str(tmp_path / "config.toml"))["data"]["captions"]["weights"]
+    assert weights == {"en": 1.0, "zh": 1.0, "tags.en": 1.0, "tags.zh": 1.0, "fr": 1.0, "txt": 0.5, "group": 2.0}
+    assert json.loads((tmp_path / "ledger.json").read_text())["dropped"] == 0
+
+
+def test_each_manifest_is_read_once_and_each_shard_opened_once(tmp_path: Path) -> None:
+    """By a run in a process of its own, from the tokenizer's captions to the record of the model."""
+    code = (
+        "import sys, collections, train\n"
+        "opened = collections.Counter()\n"
+        "note = lambda event, args: event == 'open' and opened.update([str(args[0])])\n"
+        "sys.addaudithook(note)\n"
+        "assert train.main(sys.argv[1:]) == 0\n"
+        "for name, n in opened.items():\n"
+        "    print(n, name)\n"
+    )
+    done = launch(sys.executable, "-c", code, *SMALL, "--out", str(tmp_path), "--training.samples", "128")
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = ROOT / "data_pipelines/bundled/emoji/val"
+    reads = sorted(x for x in done.stdout.splitlines() if "emoji/val" in x and x[0].isdigit() and "index" not in x)
+    assert reads == [f"1 {folder}/00000.tar", f"1 {folder}/manifest.json"]

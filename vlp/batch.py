@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """B image-text pairs, as the stream hands them over."""
+    """B image-text pairs, as the stream hands them over.
+
+    A field is a tensor whose first dimension is B, a tuple of B things, or None. Whatever is done to batches is done to
+    every field that is declared here.
+    """
 
     image: Tensor  # [B, 3, H, W], uint8 (the model normalises on its device) or normalised float
     text: Tensor  # [B, L] token ids, 0-padded, trimmed to the longest; or [B, K, L] with K captions a picture
@@ -23,25 +29,23 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; copies from pinned memory do not block."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            image=self.image.to(device, non_blocking=True),
-            text=self.text.to(device, non_blocking=True),
-            ids=move(self.ids),
-            weights=move(self.weights),
-        )
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory, from which copies to a GPU do not block."""
+        return self._with_tensors(Tensor.pin_memory)
 
     def __getitem__(self, rows: slice) -> Batch:
         """The pairs of `rows`, as a batch of their own (views, no copies)."""
+        return self._changed(lambda column: None if column is None else column[rows])
 
-        def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return self._changed(lambda column: change(column) if isinstance(column, Tensor) else column)
 
-        return Batch(self.image[rows], self.text[rows], self.keys[rows], cut(self.ids), cut(self.weights))
+    def _changed(self, change: Callable[[Any], Any]) -> Batch:
+        """The batch with every field changed."""
+        columns: dict[str, Any] = {field.name: change(getattr(self, field.name)) for field in fields(self)}
+        return type(self)(**columns)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.filters.filters import Filters
+from data_pipelines.filters import Filters, kinds
 from data_pipelines.sample import Sample
 from data_pipelines.shards.manifest import Manifest
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.datasets import SAVED
 from data_pipelines.writing.resumable_folder import Outcome, fill
 from vlp.config import component, component_name, to_tree
+from vlp.config.bounds import Count, Whole, check
+from vlp.config.components import component_names
 from vlp.errors import UserError
 
 
@@ -25,11 +27,11 @@ from vlp.errors import UserError
 class Shards:
     """How samples are cut into tars."""
 
-    shard_size: int = 1000
+    shard_size: Count = 1000
     """samples in a shard"""
-    shard_bytes: int = 512 * 2**20
+    shard_bytes: Count = 512 * 2**20
     """a shard is closed when it has this many bytes, whatever its number of samples"""
-    threads: int = 0
+    threads: Whole = 0
     """threads that decode pictures to see whether they can be; 0: one for each core"""
     name: str = ""
     """name of the set in its manifest; empty: the folder's"""
@@ -38,12 +40,12 @@ class Shards:
 def build(source: Source, out: Path, *, filters: Filters | None = None, shards: Shards | None = None) -> list[Manifest]:
     """The manifests of the shards of `source`: in `out`, or in a folder of `out` for each part of the source.
 
-    Finished parts and shards of an interrupted build are kept. Raises UserError if `out` holds something else, and if
+    Finished parts and shards of an interrupted build are kept. Raises UserError if something else is in `out`, and if
     the disk is full.
     """
     shards, filters = shards or Shards(), filters or Filters()
     fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
-    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.told}
+    what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.recorded}
     sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
     return [
         _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards)
@@ -64,16 +66,16 @@ def _build_part(
         name=cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,))),
         about=lambda: source.about(part),
         cut=cut,
-        repeats=filters.drop_duplicate_captions or filters.drop_duplicate_pictures,
+        repeats=filters.looks_for_repeats,
     )
 
 
-def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: int) -> Iterator[Outcome]:
+def _outcomes(items: Iterator[Sample | Unusable], filters: Filters, threads: int) -> Iterator[Outcome]:
     """What becomes of each item, in order; a few are decoded ahead, so memory stays bounded."""
     count = threads or os.cpu_count() or 1
 
-    def outcome(item: Sample | Unreadable) -> Outcome:
-        if isinstance(item, Unreadable):
+    def outcome(item: Sample | Unusable) -> Outcome:
+        if isinstance(item, Unusable):
             return Outcome(item.where, None, item.reason)
         fate, traits = filters.judge(item)
         return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate, traits=traits)
@@ -91,7 +93,7 @@ def _outcomes(items: Iterator[Sample | Unreadable], filters: Filters, threads: i
 USAGE = """usage: vlp shards build SOURCE OUT [flags]
 
 SOURCE is a kind of input (%s) or a path whose
-kind can be told: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
+kind can be seen: a folder of pictures, a .parquet file, a COCO captions .json, a folder of img2dataset's tars, a folder
 that `datasets` saved.
 
   vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each
@@ -106,7 +108,7 @@ the filters; manifest.json in OUT counts everything that was left out, by reason
 def main(argv: list[str]) -> int:
     """`vlp shards build`: 0 when every shard and manifest is written. Raises UserError."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE % ", ".join(_kinds()))
+        print(USAGE % ", ".join(component_names(Source)))
         return 0
     import tyro
 
@@ -118,12 +120,15 @@ def main(argv: list[str]) -> int:
     fields: list[Any] = [
         ("out", tyro.conf.Positional[Path]),
         ("source", flat[cls]),  # type: ignore[valid-type]
-        ("filters", flat[Filters], field(default_factory=Filters)),
         ("shards", flat[Shards], field(default_factory=Shards)),
+        *((f"filter_{name}", flat[kind], field(default_factory=kind)) for name, kind in kinds().items()),  # type: ignore[valid-type]
     ]
     job: Any = make_dataclass("Job", fields)
     args = tyro.cli(job, args=rest, prog=f"vlp shards build {argv[0]}", description=cls.__doc__)
-    for done in build(args.source, args.out, filters=args.filters, shards=args.shards):
+    filters = Filters(tuple(getattr(args, f"filter_{name}") for name in kinds()))
+    for part in (args.source, args.shards, *filters.every):
+        check(part)
+    for done in build(args.source, args.out, filters=filters, shards=args.shards):
         size = sum(shard.bytes for shard in done.shards) / 1e6
         print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")
         for reason, count in sorted(done.counts.items()):
@@ -132,14 +137,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _kinds() -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parent.parent / "sources").glob("[a-z]*.py"))
-
-
 def _kind_of(word: str) -> str:
     """The name of the source that `word` names or that reads the path `word`."""
     path = Path(word).expanduser()
-    if word in _kinds() or not path.exists():
+    if word in component_names(Source) or not path.exists():
         return word
     if any((path / name).is_file() for name in SAVED):
         return "datasets"
@@ -151,4 +152,6 @@ def _kind_of(word: str) -> str:
         return "img2dataset"
     if path.is_dir():
         return "folder"
-    raise UserError(f'"{word}" is no folder, .parquet, .json or .tar; name the kind of source: {", ".join(_kinds())}')
+    raise UserError(
+        f'"{word}" is no folder, .parquet, .json or .tar; name the kind of source: {", ".join(component_names(Source))}'
+    )

@@ -1,4 +1,4 @@
-"""What a shard set holds, counted in bounded memory; pictures are measured by their headers."""
+"""What is in a shard set, counted in bounded memory; pictures are measured by their headers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from data_pipelines.captions import found, normalised
+from data_pipelines.captions import by_language, normalised
 from data_pipelines.commands.tallies import Distinct, Frequent, Histogram
 from data_pipelines.remote.patience import Unreadable
-from data_pipelines.shards.open_shards import Access, OpenShards, RawSample
-from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
+from data_pipelines.shards.open_shards import OpenShards, RawSample
+from data_pipelines.shards.read_samples import losses
+from data_pipelines.shards.shard_set import ShardSet
 from vlp.errors import UserError
 
 SHOWN_CHARACTERS = 200  # of a caption that is shown
@@ -67,17 +66,14 @@ def words(text: str) -> int:
 
 
 def count(spec: str) -> Counted:
-    """What the shards of `spec` hold; what cannot be read is counted in `lost`. Raises UserError if it names none."""
+    """What the shards of `spec` have; what cannot be read is counted in `lost`. Raises UserError if it names none."""
     shards = ShardSet.open(spec)
-    shelf = OpenShards(shards, Access())
+    opened = OpenShards(shards)
     counted = Counted(shards=len(shards))
     for row, url in enumerate(shards.urls):
         try:
-            shard = shelf[row]
-            counted.lost.update(shard.index.lost)
-            missing = shards.counts[row] - len(shard) - sum(shard.index.lost.values())
-            if shards.counts[row] != UNKNOWN and missing > 0:
-                counted.lost["truncated tail"] += missing
+            shard = opened[row]
+            counted.lost.update(losses(shard, shards.counts[row]))
             counted.shard_samples.add(len(shard))
             counted.tar_bytes += shard.index.tar_bytes
             for position in range(len(shard)):
@@ -113,7 +109,7 @@ def _count_sample(raw: RawSample, counted: Counted) -> None:
         counted.height.add(height)
         counted.aspect.add(width / height)
         counted.sizes.add(f"{width} x {height}")
-    captions = captions_by_language(raw.record)
+    captions = by_language(raw.record)
     counted.no_caption += not captions
     counted.garbled += raw.garbled
     for code, texts in captions.items():
@@ -125,11 +121,3 @@ def _count_sample(raw: RawSample, counted: Counted) -> None:
             language.words.add(words(text))
             counted.captions.add(normalised(text).encode("utf-8", "surrogatepass"))
             counted.said_most.add(normalised(text)[:SHOWN_CHARACTERS])
-
-
-def captions_by_language(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Every caption of a sample's record by language; "en" where the record does not say which."""
-    held = record.get("captions")
-    named = {code: texts for code in held if (texts := found(record, code))} if isinstance(held, Mapping) else {}
-    text = [] if named else found(record, "txt")
-    return named or ({"en": text} if text else {})

@@ -12,7 +12,7 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class Shuffled:
-    """A permutation of range(count): a Feistel network over a rectangle that holds it, walked until inside.
+    """A permutation of range(count): a Feistel network over a rectangle around it, walked until inside.
 
     >>> sorted(Shuffled(5, seed=1).at(place) for place in range(5))
     [0, 1, 2, 3, 4]

@@ -8,7 +8,7 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,18 +16,17 @@ from typing import Any, cast
 from tyro.conf import Positional
 
 from data_pipelines.commands.permutation import Shuffled
-from data_pipelines.remote.fetch import Blocks, LocalFile, exists, read_small
+from data_pipelines.remote.fetch import Blocks, LocalFile
 from data_pipelines.remote.patience import Unreadable
-from data_pipelines.shards import manifest
 from data_pipelines.shards.manifest import Manifest
-from data_pipelines.shards.open_shards import Access, OpenShards
+from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import ShardSet, is_remote
 from data_pipelines.shards.tar_index import sample_files
 from data_pipelines.writing.resumable_folder import SCRATCH, Outcome, fill
 from data_pipelines.writing.tar_writer import Packed
-from vlp.errors import UserError
+from vlp.config.bounds import Count, check
 
-AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what memory holds
+AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what fits into memory
 MOST_OPEN = 128
 TABLE = "samples.sqlite"  # where each sample lies
 
@@ -39,10 +38,10 @@ class Reshard:
     spec: Positional[str]
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     out: Positional[Path]
-    """the folder to write; it must be new, or hold the beginning of the same command"""
-    shard_size: int = 1000
+    """the folder to write; it must be new, or have the beginning of the same command"""
+    shard_size: Count = 1000
     """samples in a shard"""
-    shard_bytes: int = 512 * 2**20
+    shard_bytes: Count = 512 * 2**20
     """a shard is closed when it has this many bytes, whatever its number of samples"""
     shuffle: int | None = None
     """a seed: all samples are shuffled over all shards, exactly, in bounded memory; none: the order stays"""
@@ -76,12 +75,12 @@ class _Old:
 
     def __init__(self, spec: str) -> None:
         self.shards = ShardSet.open(spec)
-        self.shelf = OpenShards(self.shards, Access())
+        self.opened = OpenShards(self.shards)
         self.losses: list[Outcome] = []
         counts, facts = [], hashlib.sha256()
         for row, url in enumerate(self.shards.urls):
             try:
-                index = self.shelf[row].index
+                index = self.opened[row].index
             except Unreadable as error:
                 unread = Outcome(f"{url}: {error}", None, "unreadable shard")
                 self.losses += [unread] * max(1, self.shards.counts[row])
@@ -103,9 +102,9 @@ class _Old:
         """Where the samples of one tar lie. Raises Unreadable."""
         if self.starts[row] == self.starts[row + 1]:
             return []
-        shard = self.shelf[row]
+        shard = self.opened[row]
         files = sample_files(shard.source, shard.index, block=1 << 20 if is_remote(shard.url) else 4096)
-        return [_Place(row, key, tuple(held)) for key, held in zip(shard.index.keys, files, strict=True)]
+        return [_Place(row, key, tuple(spans)) for key, spans in zip(shard.index.keys, files, strict=True)]
 
     def read(self, place: _Place) -> Outcome:
         """The files at `place`, or why they cannot be had."""
@@ -122,7 +121,7 @@ class _Old:
     def _source(self, row: int) -> LocalFile | Blocks:
         if row not in self._open:
             url = self.shards.urls[row]  # a shuffle opens shards again and again: a local one needs no index for that
-            self._open[row] = self.shelf[row].source if is_remote(url) else LocalFile(url)
+            self._open[row] = self.opened[row].source if is_remote(url) else LocalFile(url)
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(row)
@@ -130,18 +129,16 @@ class _Old:
 
 
 def reshard(job: Reshard) -> Manifest:
-    """The manifest of the new shards. An interrupted run is taken up behind its last finished tar.
+    """The manifest of the new shards. An interrupted run is taken up after its last finished tar.
 
-    Raises UserError if there are no shards or no samples, if `job.out` holds something else, if the old shards changed
+    Raises UserError if there are no shards or no samples, if something else is in `job.out`, if the old shards changed
     since the run was interrupted, and if the disk is full.
     """
-    for name in ("shard_size", "shard_bytes"):
-        if getattr(job, name) < 1:
-            raise UserError(f"{name} is {getattr(job, name)}; expected at least 1")
+    check(job)
     old = _Old(job.spec)
-    before = _manifests(old.shards)
-    told = {"of": job.spec, "digest": old.digest, "shuffle": job.shuffle}
-    recipe = {"reshard": told, "shard_size": job.shard_size, "shard_bytes": job.shard_bytes}
+    before = old.shards.manifests
+    old_set = {"of": job.spec, "digest": old.digest, "shuffle": job.shuffle}
+    recipe = {"reshard": old_set, "shard_size": job.shard_size, "shard_bytes": job.shard_bytes}
     names = {one.name for one in before}
     return fill(
         job.out,
@@ -160,7 +157,7 @@ def _numbered(packed: Packed, n: int) -> str:
 
 
 def _outcomes(old: _Old, job: Reshard, taken: int) -> Iterator[Outcome]:
-    """What becomes of each input behind the first `taken`: losses come first, then samples in the new order."""
+    """What becomes of each input after the first `taken`: losses come first, then samples in the new order."""
     yield from old.losses[taken:]
     first = max(0, taken - len(old.losses))
     places = (
@@ -186,15 +183,15 @@ def _shuffled(old: _Old, path: Path, seed: int, first: int) -> Iterator[Outcome]
     order = Shuffled(old.samples, seed)
     for start in range(first, old.samples, AHEAD):
         wanted = [order.at(place) for place in range(start, min(start + AHEAD, old.samples))]
-        held: dict[int, Outcome] = {}
+        read: dict[int, Outcome] = {}
         for number in sorted(wanted):
             row = bisect_right(old.starts, number) - 1
-            found = table.execute("SELECT key, files FROM places WHERE number = ?", (number,)).fetchone()
-            if found is None:
-                held[number] = Outcome(old.shards.urls[row], None, "unreadable shard")
+            place = table.execute("SELECT key, files FROM places WHERE number = ?", (number,)).fetchone()
+            if place is None:
+                read[number] = Outcome(old.shards.urls[row], None, "unreadable shard")
             else:
-                held[number] = old.read(_Place(row, found[0], tuple(map(tuple, json.loads(found[1])))))
-        yield from (held[number] for number in wanted)
+                read[number] = old.read(_Place(row, place[0], tuple(map(tuple, json.loads(place[1])))))
+        yield from (read[number] for number in wanted)
     table.close()
 
 
@@ -220,21 +217,9 @@ def _table(old: _Old, path: Path) -> sqlite3.Connection:
     return table
 
 
-def _manifests(shards: ShardSet) -> list[Manifest]:
-    """The manifests beside the old shards, those that there are."""
-    found = []
-    for folder in dict.fromkeys(url.rpartition("/")[0] or "." for url in shards.urls):
-        if not is_remote(folder):
-            if (Path(folder) / manifest.FILE).is_file():
-                found.append(manifest.read(Path(folder)))
-        elif exists(f"{folder}/{manifest.FILE}"):
-            found.append(manifest.parse(read_small(f"{folder}/{manifest.FILE}"), where=f"{folder}/{manifest.FILE}"))
-    return found
-
-
-def _about(before: list[Manifest]) -> dict[str, Any]:
+def _about(before: Sequence[Manifest]) -> dict[str, Any]:
     """What the old manifests say of the data, and what was left out when the old shards were made."""
-    told = [
+    resharded = [
         {
             "name": one.name,
             "samples": one.samples,
@@ -246,7 +231,7 @@ def _about(before: list[Manifest]) -> dict[str, Any]:
         for one in before
     ]
     about = {key: value for key, value in before[0].about.items() if key != "recipe"} if len(before) == 1 else {}
-    return {**about, **({"resharded": told} if told else {})}
+    return {**about, **({"resharded": resharded} if resharded else {})}
 
 
 def main(argv: list[str]) -> int:

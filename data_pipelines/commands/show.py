@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
+from vlp.config.bounds import Count, check
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.pictures import Limits, Refused, decode
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, LINE, PAPER = "#1c1c1e", "#86868b", "#e5e5ea", "#ffffff"
 PAD, LEADING = 14, 17  # pixels
-FONTS = (  # families that hold Chinese first, so that one font serves both languages
+FONTS = (  # families with Chinese first, so that one font serves both languages
     (
         "NotoSansCJK-Regular.ttc",
         "NotoSansSC-Regular.otf",
@@ -46,11 +50,11 @@ class Sheet:
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     out: Positional[Path]
     """the picture to write, such as sheet.png"""
-    columns: int = 8
+    columns: Count = 8
     """pictures in a row"""
-    rows: int = 6
+    rows: Count = 6
     """rows of pictures"""
-    side: int = 128
+    side: Count = 128
     """width and height of each picture, pixels"""
     seed: int = 0
     """which samples are drawn: another seed shows others"""
@@ -92,9 +96,9 @@ def _write(pen: ImageDraw, sample: Sample, shown: list[str], at: tuple[int, int]
             (line,) = _wrapped(pen, sample.captions[code], width, 1)
             pen.text((left, top), line, font=font(12), fill=INK)
             top += LEADING
-    told = " · ".join(str(sample.metadata[name]) for name in ("artist", "subgroup") if sample.metadata.get(name))
-    if told:
-        pen.text((left, top), _wrapped(pen, told, width, 1, size=10)[0], font=font(10), fill=QUIET)
+    made_by = " · ".join(str(sample.metadata[name]) for name in ("artist", "subgroup") if sample.metadata.get(name))
+    if made_by:
+        pen.text((left, top), _wrapped(pen, made_by, width, 1, size=10)[0], font=font(10), fill=QUIET)
 
 
 def _wrapped(pen: ImageDraw, text: str, width: int, most: int, size: int = 12) -> list[str]:
@@ -143,7 +147,7 @@ def font(size: int) -> Any:
 
 @functools.cache
 def chinese_font() -> Path | None:
-    """An installed font that holds Chinese; None if there is none (then only Latin captions are drawn)."""
+    """An installed font with Chinese; None if there is none (then only Latin captions are drawn)."""
     return _first_of(FONTS[0] + FONTS[1])
 
 
@@ -156,24 +160,22 @@ def _first_of(names: Sequence[str]) -> Path | None:
 
 def chosen(sheet: Sheet) -> list[Sample]:
     """Samples of the shards drawn evenly by the seed. Raises UserError if there are none to show."""
-    from data_pipelines.ledger import Ledger
-    from data_pipelines.stream import read_samples
-
     rng = random.Random(sheet.seed)
     wanted = sheet.columns * sheet.rows
-    held: list[Sample] = []
-    fitting = (s for s in read_samples(sheet.spec, skip=Ledger()) if sheet.artist in ("", s.metadata.get("artist")))
+    drawn: list[Sample] = []
+    samples = read_samples(ShardSet.open(sheet.spec), skip=Ledger())
+    fitting = (s for s in samples if sheet.artist in ("", s.metadata.get("artist")))
     for count, sample in enumerate(fitting):
         if count < wanted:
-            held.append(sample)
+            drawn.append(sample)
         elif (place := rng.randrange(count + 1)) < wanted:
-            held[place] = sample
-    if not held:
+            drawn[place] = sample
+    if not drawn:
         raise UserError(
             f'"{sheet.spec}" has no sample to show' + (f' by the artist "{sheet.artist}"' if sheet.artist else "")
         )
-    rng.shuffle(held)
-    return held
+    rng.shuffle(drawn)
+    return drawn
 
 
 def main(argv: list[str]) -> int:
@@ -181,6 +183,7 @@ def main(argv: list[str]) -> int:
     import tyro
 
     sheet = tyro.cli(Sheet, args=argv, prog="vlp shards show")
+    check(sheet)
     out = sheet.out
     if out.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise UserError(f'"{out}" has no ending of a picture; name it {out.name}.png')

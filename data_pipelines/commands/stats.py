@@ -1,4 +1,4 @@
-"""`vlp shards stats`: what a shard set holds, counted in bounded memory; pictures are measured by their headers."""
+"""`vlp shards stats`: what is in a shard set, counted in bounded memory; pictures are measured by their headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = "vlp-shard-stats-1"
 
 @dataclass(frozen=True)
 class Stats:
-    """Count what a shard set holds: samples, picture sizes and formats, captions by language, repetitions."""
+    """Count what is in a shard set: samples, picture sizes and formats, captions by language, repetitions."""
 
     spec: Positional[str]
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
@@ -74,7 +74,7 @@ def tree(spec: str, counted: Counted) -> dict[str, Any]:
     }
 
 
-def told(numbers: Mapping[str, Any]) -> str:
+def summary(numbers: Mapping[str, Any]) -> str:
     """A few lines for the screen."""
     pictures, captions = numbers["pictures"], numbers["captions"]
     lines = [
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f'"{path}" should end in {ending[0]}; name it {path.with_suffix(ending[0]).name}')
     counted = count(stats.spec)
     numbers = tree(stats.spec, counted)
-    print(told(numbers))
+    print(summary(numbers))
     if stats.json is not None:
         stats.json.parent.mkdir(parents=True, exist_ok=True)
         write_whole(stats.json, json.dumps(numbers, ensure_ascii=False, indent=1) + "\n")

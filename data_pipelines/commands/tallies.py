@@ -70,7 +70,7 @@ class Histogram:
 
 @dataclass
 class Frequent:
-    """The values that occur most often (Misra and Gries, in batches): at most twice `size` of them are held.
+    """The values that occur most often (Misra and Gries, in batches): at most twice `size` of them are kept.
 
     A count is exact while there are few distinct values, and never more than `short` too low.
     """
@@ -96,24 +96,24 @@ class Frequent:
 class Distinct:
     """How many distinct values there are: exact up to `size` of them, then estimated (adaptive sampling by hash).
 
-    Values whose hash is below a limit are held; the limit is halved when they are too many. The standard error of the
+    Values whose hash is below a limit are kept; the limit is halved when they are too many. The standard error of the
     estimate is about 1.2 / sqrt(size), 0.2 % by default.
     """
 
     size: int = SEEN
-    limit: int = 1 << 64  # hashes below it are held
+    limit: int = 1 << 64  # hashes below it are kept
     total: int = 0
-    held: set[int] = field(default_factory=set)
+    kept: set[int] = field(default_factory=set)
 
     def add(self, value: bytes) -> None:
         """Count `value`."""
         self.total += 1
         number = int.from_bytes(hashlib.blake2b(value, digest_size=8).digest(), "big")
         if number < self.limit:
-            self.held.add(number)
-            while len(self.held) > self.size:
+            self.kept.add(number)
+            while len(self.kept) > self.size:
                 self.limit //= 2
-                self.held = {number for number in self.held if number < self.limit}
+                self.kept = {number for number in self.kept if number < self.limit}
 
     @property
     def exact(self) -> bool:
@@ -123,7 +123,7 @@ class Distinct:
     @property
     def distinct(self) -> int:
         """How many distinct values were counted."""
-        return min(self.total, round(len(self.held) * ((1 << 64) / self.limit)))
+        return min(self.total, round(len(self.kept) * ((1 << 64) / self.limit)))
 
     @property
     def repeated(self) -> int:

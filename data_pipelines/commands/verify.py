@@ -12,8 +12,9 @@ from tyro.conf import Positional
 
 from data_pipelines import captions
 from data_pipelines.remote.fetch import Unreadable
-from data_pipelines.shards.open_shards import Access, OpenShards
+from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet, is_remote
+from vlp.config.bounds import Whole, check
 from vlp.pictures import Limits, Refused, decode
 
 
@@ -25,30 +26,30 @@ class Verify:
     """shards: a folder, glob, brace range or URL of tars, or bundled:emoji/train"""
     pictures: bool = True
     """decode every picture; without it only sums, counts and captions are checked"""
-    threads: int = 0
+    threads: Whole = 0
     """threads that decode; 0: one for each core"""
 
 
 def problems(verify: Verify) -> Iterator[str]:
     """One sentence for everything that is wrong with the shards of `verify.spec`. Raises UserError if it names none."""
     shards = ShardSet.open(verify.spec)
-    shelf = OpenShards(shards, Access())
+    opened = OpenShards(shards)
     with ThreadPoolExecutor(verify.threads or os.cpu_count() or 1) as pool:
         for row, url in enumerate(shards.urls):
             try:
                 yield from _bytes(url, shards.bytes[row], shards.sha256[row])
-                yield from _samples(shelf, row, shards.counts[row], verify, pool)
+                yield from _samples(opened, row, shards.counts[row], verify, pool)
             except Unreadable as error:
                 yield f"{url} cannot be read: {error}"
 
 
 def _bytes(url: str, size: int, sha256: str) -> Iterator[str]:
     """Whether the file is the one the manifest speaks of."""
-    if is_remote(url) or not os.path.exists(url):  # a missing file is told by who reads it
+    if is_remote(url) or not os.path.exists(url):  # whoever reads it says that it is missing
         return
-    found = os.path.getsize(url)
-    if size not in (UNKNOWN, found):
-        yield f"{url} has {found} bytes, but the manifest says {size}: copy it again"
+    now = os.path.getsize(url)
+    if size not in (UNKNOWN, now):
+        yield f"{url} has {now} bytes, but the manifest says {size}: copy it again"
     elif sha256:
         with open(url, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,8 +57,8 @@ def _bytes(url: str, size: int, sha256: str) -> Iterator[str]:
             yield f"{url} has sha256 {digest[:16]}..., but the manifest says {sha256[:16]}...: its bytes were changed"
 
 
-def _samples(shelf: OpenShards, row: int, count: int, verify: Verify, pool: ThreadPoolExecutor) -> Iterator[str]:
-    shard = shelf[row]
+def _samples(opened: OpenShards, row: int, count: int, verify: Verify, pool: ThreadPoolExecutor) -> Iterator[str]:
+    shard = opened[row]
     for reason, lost in shard.index.lost.items():
         yield f"{shard.url} has {lost} {'sample' if lost == 1 else 'samples'} that cannot be used: {reason}"
     if count not in (UNKNOWN, len(shard)):
@@ -85,13 +86,14 @@ def main(argv: list[str]) -> int:
     import tyro
 
     verify = tyro.cli(Verify, args=argv, prog="vlp shards verify")
-    found = 0
+    check(verify)
+    count = 0
     for problem in problems(verify):
         print(problem)
-        found += 1
+        count += 1
     shards = ShardSet.open(verify.spec)
-    if found:
-        print(f"{found} {'problem' if found == 1 else 'problems'} in {len(shards)} shards")
+    if count:
+        print(f"{count} {'problem' if count == 1 else 'problems'} in {len(shards)} shards")
         return 1
     known = sum(shards.counts) if UNKNOWN not in shards.counts else None
     print(f"{len(shards)} shards{'' if known is None else f' with {known} samples'} are whole")

@@ -58,7 +58,7 @@ def read_emoji(cache: Path) -> dict[str, Emoji]:
     messages = _read(root / "en/messages.json")
     groups = {entry["order"]: entry["message"] for entry in messages["groups"]}
     subgroups = {entry["order"]: entry["message"] for entry in messages["subgroups"]}
-    found = {}
+    emoji = {}
     for hexcode, entry in tables["en"].items():
         if "group" not in entry:  # regional indicators, which nobody sends alone
             continue
@@ -67,13 +67,13 @@ def read_emoji(cache: Path) -> dict[str, Emoji]:
         base = plain_hexcode(hexcode)
         tags = {code: tuple(version.get("tags", ())) for code, version in versions.items()}
         labels = {code: version["label"] for code, version in versions.items()}
-        found[base] = Emoji(base, "", labels, tags, group, subgroup)
+        emoji[base] = Emoji(base, "", labels, tags, group, subgroup)
         for position, skin in enumerate(entry.get("skins", ())):
             labels = {code: version["skins"][position]["label"] for code, version in versions.items()}
             tones = skin["tone"] if isinstance(skin["tone"], list) else [skin["tone"]]
             tone = ", ".join(f"{TONES[value]} skin tone" for value in tones)
-            found[plain_hexcode(skin["hexcode"])] = Emoji(base, tone, labels, tags, group, subgroup)
-    return found
+            emoji[plain_hexcode(skin["hexcode"])] = Emoji(base, tone, labels, tags, group, subgroup)
+    return emoji
 
 
 def _read(path: Path) -> Any:

@@ -20,7 +20,7 @@ from data_pipelines.emoji.clipart import clipart
 from data_pipelines.emoji.drawings import ARTISTS, OPENMOJI, Drawing, emoji_drawings, icon_park
 from data_pipelines.emoji.packages import PACKAGES, Package
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, Picture, place
-from data_pipelines.filters.picture_hash import Fingerprint, fingerprint
+from data_pipelines.picture_hash import Fingerprint, fingerprint
 from data_pipelines.sample import Sample
 
 # Flat drawings need few colours: 32 of them as lossless WebP take the bytes of lossy WebP of quality 75 and are far

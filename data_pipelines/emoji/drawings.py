@@ -125,25 +125,25 @@ def _bitmaps(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _names(emoji: dict[str, Emoji], cache: Path) -> dict[str, str]:
     """Names that artists gave their files -> hexcode: of newer packages, of Unicode, and the same run together."""
-    found: dict[str, str] = {}
+    hexcodes: dict[str, str] = {}
     for package in ("@iconify-json/noto", "@iconify-json/twemoji"):
         root = packages.folder(package, cache) / "package"
         own = {name: plain_hexcode(code) for code, name in _read(root / "chars.json").items()}
         aliases = _read(root / "icons.json").get("aliases", {})
         own |= {alias: own[entry["parent"]] for alias, entry in aliases.items() if entry["parent"] in own}
         for name, hexcode in own.items():
-            found.setdefault(name, hexcode)
+            hexcodes.setdefault(name, hexcode)
     for hexcode, meaning in emoji.items():
-        found.setdefault(slug(meaning.captions["en"]), hexcode)
+        hexcodes.setdefault(slug(meaning.captions["en"]), hexcode)
     unicode_names = _read(packages.folder("emojibase-data", cache) / "package/meta/unicode-names.json")
     for code, name in unicode_names.items():
-        found.setdefault(slug(name), plain_hexcode(code))
+        hexcodes.setdefault(slug(name), plain_hexcode(code))
     digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    found |= {f"digit-{word}": f"003{value}-20e3" for value, word in enumerate(digits)}
-    flags = {name: hexcode for name, hexcode in found.items() if name.startswith("flag-")}
-    found |= {name.replace("flag-", "flag-for-", 1): hexcode for name, hexcode in flags.items()}
-    found |= {name.replace("flag-", "flag-for-flag-", 1): hexcode for name, hexcode in flags.items()}
-    kept = {name: hexcode for name, hexcode in found.items() if hexcode in emoji}
+    hexcodes |= {f"digit-{word}": f"003{value}-20e3" for value, word in enumerate(digits)}
+    flags = {name: hexcode for name, hexcode in hexcodes.items() if name.startswith("flag-")}
+    hexcodes |= {name.replace("flag-", "flag-for-", 1): hexcode for name, hexcode in flags.items()}
+    hexcodes |= {name.replace("flag-", "flag-for-flag-", 1): hexcode for name, hexcode in flags.items()}
+    kept = {name: hexcode for name, hexcode in hexcodes.items() if hexcode in emoji}
     return {_squash(name): hexcode for name, hexcode in kept.items()} | kept
 
 

@@ -43,12 +43,14 @@ def gcompris(cache: Path, emoji: dict[str, Emoji]) -> Iterator[Drawing]:
     root = packages.folder(PACKAGE, cache) / "usr/share/gcompris-qt/rcc"
     lang = resources(root / "lang.rcc")
     english, chinese = (json.loads(lang[f"{WORDS}/content-{code}.json"]) for code in ("en", "zh_CN"))
-    told = {caption_key(meaning.captions["en"]): meaning.captions["zh"] for meaning in emoji.values()}
-    told |= {caption_key(word): chinese[voice] for voice, word in english.items() if HAN.search(chinese.get(voice, ""))}
+    chinese_of = {caption_key(meaning.captions["en"]): meaning.captions["zh"] for meaning in emoji.values()}
+    chinese_of |= {
+        caption_key(word): chinese[voice] for voice, word in english.items() if HAN.search(chinese.get(voice, ""))
+    }
     yield from _words(lang, english, chinese)
     for activity, group, proper in BOARDS:
-        yield from _photos(resources(root / f"{activity}.rcc"), group, proper, told)
-    yield from _instruments(resources(root / "instruments.rcc"), told)
+        yield from _photos(resources(root / f"{activity}.rcc"), group, proper, chinese_of)
+    yield from _instruments(resources(root / "instruments.rcc"), chinese_of)
 
 
 def _words(lang: dict[str, bytes], english: dict[str, str], chinese: dict[str, str]) -> Iterator[Drawing]:
@@ -64,26 +66,26 @@ def _words(lang: dict[str, bytes], english: dict[str, str], chinese: dict[str, s
                     yield _drawing("words", path, lang[path], captions, lesson["name"], license=WORDS_LICENSE)
 
 
-def _photos(files: dict[str, bytes], group: str, proper: bool, told: dict[str, str]) -> Iterator[Drawing]:
+def _photos(files: dict[str, bytes], group: str, proper: bool, chinese_of: dict[str, str]) -> Iterator[Drawing]:
     licenses = _licenses(files)
     boards = (text.decode() for path, text in sorted(files.items()) if "/resource/board/" in path)
-    for name, path in (found for board in boards for found in PHOTO.findall(board)):
+    for name, path in (match for board in boards for match in PHOTO.findall(board)):
         if path in files:
-            captions = _captions(name if proper else name.lower(), told.get(caption_key(name), ""))
+            captions = _captions(name if proper else name.lower(), chinese_of.get(caption_key(name), ""))
             yield _drawing("photos", path, files[path], captions, group, license=licenses.get(path, LICENSE))
 
 
-def _instruments(files: dict[str, bytes], told: dict[str, str]) -> Iterator[Drawing]:
+def _instruments(files: dict[str, bytes], chinese_of: dict[str, str]) -> Iterator[Drawing]:
     # A dictionary, because later levels ask for the instruments of earlier ones again.
     for path, name in dict(INSTRUMENT.findall(files[f"{ACTIVITIES}/instruments/instruments.js"].decode())).items():
         if path in files:
-            captions = _captions(name, "" if name in OTHER_SENSE else told.get(caption_key(name), ""))
+            captions = _captions(name, "" if name in OTHER_SENSE else chinese_of.get(caption_key(name), ""))
             yield _drawing("instruments", path, files[path], captions, "music", license=LICENSE)
 
 
 def _licenses(files: dict[str, bytes]) -> dict[str, str]:
     """What each README says of the files beside it: blocks of "License: ..." and, after "Files:", names."""
-    found: dict[str, str] = {}
+    licenses: dict[str, str] = {}
     for readme in (path for path in files if path.endswith("/README")):
         for block in files[readme].decode().split("\n\n"):
             lines = [line.strip() for line in block.splitlines()]
@@ -91,8 +93,8 @@ def _licenses(files: dict[str, bytes]) -> dict[str, str]:
             if stated and "Files:" in lines:
                 name = {"Public Domain": "public domain"}.get(stated[0], stated[0].replace(" ", "-"))
                 beside = readme.removesuffix("README")
-                found |= {beside + line: name for line in lines[lines.index("Files:") + 1 :]}
-    return found
+                licenses |= {beside + line: name for line in lines[lines.index("Files:") + 1 :]}
+    return licenses
 
 
 def _captions(english: str, chinese: str) -> dict[str, str]:
@@ -117,7 +119,7 @@ def _drawing(kind: str, path: str, data: bytes, captions: dict[str, str], subgro
 def resources(path: Path) -> dict[str, bytes]:
     """Every file of a Qt binary resource file (.rcc, versions 1 to 3) by its path inside it, unpacked.
 
-    The format is that of Qt's QResource: a tree of nodes, the names and the data, each found by an offset in the
+    The format is that of Qt's QResource: a tree of nodes, the names and the data, each at an offset in the
     header; integers are big-endian. Raises UserError for another format, a damaged file or Zstandard compression.
     """
     if not path.is_file():

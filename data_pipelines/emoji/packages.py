@@ -87,10 +87,10 @@ def folder(name: str, cache: Path) -> Path:
     archive = cache / package.archive
     if not archive.exists():
         _fetch(package, cache)
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != package.sha256:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != package.sha256:
         raise UserError(
-            f"{archive} has sha256 {found}, but {name} {package.version} should have {package.sha256}; "
+            f"{archive} has sha256 {digest}, but {name} {package.version} should have {package.sha256}; "
             "delete the file and run the command again."
         )
     with tempfile.TemporaryDirectory(dir=cache) as scratch:

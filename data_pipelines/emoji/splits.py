@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.drawings import Drawing
-from data_pipelines.filters.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
+from data_pipelines.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint
 
 ASKS = {  # what a model must do to be right on a split, one sentence each; it stands in the split's manifest
     "train": "What a model may learn from.",

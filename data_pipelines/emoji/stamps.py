@@ -43,5 +43,5 @@ def sentences(text: str) -> dict[str, str]:
     lines = text.splitlines() or [""]
     chinese = next((line.removeprefix(CHINESE) for line in lines if line.startswith(CHINESE)), "")
     english = lines[0].strip().rstrip(".")
-    told = {"en": english[:1].lower() + english[1:], "zh": chinese.strip().rstrip("。.")}
-    return {language: caption for language, caption in told.items() if caption}
+    captions = {"en": english[:1].lower() + english[1:], "zh": chinese.strip().rstrip("。.")}
+    return {language: caption for language, caption in captions.items() if caption}

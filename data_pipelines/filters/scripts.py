@@ -1,17 +1,52 @@
-"""In which script a text is written, told from the Unicode names of its letters."""
+"""Scripts of captions, by the Unicode names of their letters."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
+
+from data_pipelines.filters import Filter, texts_of, with_captions
+from data_pipelines.sample import Sample
+from vlp.config.bounds import Share
+from vlp.config.components import did_you_mean
+from vlp.errors import UserError
 
 SCRIPTS = (
     *("latin", "han", "kana", "hangul", "cyrillic", "greek", "arabic", "hebrew", "devanagari", "bengali"),
     *("tamil", "telugu", "thai", "georgian", "armenian", "ethiopic", "khmer", "myanmar", "lao", "sinhala"),
 )
 _OTHER_NAMES = {"cjk": "han", "hiragana": "kana", "katakana": "kana", "katakana-hiragana": "kana"}
+
+
+@dataclass(frozen=True)
+class ScriptFilter(Filter):
+    """In which scripts captions may be written."""
+
+    scripts: tuple[str, ...] = ()
+    """scripts that captions may be written in, such as latin, or han kana for Japanese; none named: any"""
+    script_share: Share = 0.5
+    """least share of a caption's letters that are of the named scripts; captions with less are left out"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a script that is not known."""
+        for name in self.scripts:
+            if name not in SCRIPTS:
+                near = did_you_mean(name, list(SCRIPTS))
+                raise UserError(f'no script is called "{name}"{near}; known: {", ".join(SCRIPTS)}')
+
+    def choose(self, sample: Sample) -> Sample | str:
+        """The sample with those of its captions alone that are written in the scripts."""
+        if not self.scripts or not sample.text.strip():
+            return sample
+        fit = {
+            code: [text for text in texts_of(sample, code) if share(text, self.scripts) >= self.script_share]
+            for code in sample.captions
+        }
+        chosen = with_captions(sample, fit)
+        return chosen if chosen.text.strip() else "other script"
 
 
 @lru_cache(maxsize=1 << 16)

@@ -87,7 +87,7 @@ class Order:
         if self.global_batch < 1:
             raise UserError(f"global_batch is {self.global_batch}, expected at least 1")
         if not self.samples:
-            raise UserError("the shards hold no samples")
+            raise UserError("the shards have no samples")
         if not self.batches:
             raise UserError(
                 f"an epoch of {self.samples} samples does not fill one batch of {self.global_batch}: "
@@ -160,11 +160,11 @@ class Order:
         share = int(self.shares[source, lane])
         number = (nth + self._phase(lane, share)) // self.window
         start, stop = self._window(lane, number, share)
-        held = self._windows.get((lane, source))
-        if held is None or held[0] != (epoch, number):
+        window = self._windows.get((lane, source))
+        if window is None or window[0] != (epoch, number):
             order = permutation(stop - start, mix(self.seed, 1, epoch, source, lane, number))
-            held = self._windows[lane, source] = ((epoch, number), order)
-        draw = int(self._starts[source, lane]) + start + int(held[1][nth - start])
+            window = self._windows[lane, source] = ((epoch, number), order)
+        draw = int(self._starts[source, lane]) + start + int(window[1][nth - start])
         return replace(self.drawn(source, epoch, draw), lane=lane, window=number)
 
     def drawn(self, source: int, epoch: int, draw: int) -> Place:
@@ -189,7 +189,7 @@ class Order:
         return self._passes[key]
 
     def upcoming(self, epoch: int, place: Place) -> list[Place]:
-        """The samples of the window behind that of `place`, to begin fetching them; none at a share's end."""
+        """The samples of the window after that of `place`, to begin fetching them; none at a share's end."""
         share = int(self.shares[place.source, place.lane])
         start, stop = self._window(place.lane, place.window + 1, share)
         first = int(self._starts[place.source, place.lane])

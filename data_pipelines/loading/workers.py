@@ -21,13 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_pipelines.loading.rows import RowReader, Rows
+from data_pipelines.loading.rows import PackedRows, RowReader, Rows, joined
 from vlp.errors import UserError
 
 MOST_DEATHS = 3
 STALL_SECONDS = 900.0
 PARENT_SECONDS = 2.0
 Job = tuple[int, int]  # epoch, batch
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker sends: its rows of one batch, or why there are none."""
+
+    job: Job
+    result: PackedRows | Exception
 
 
 class Arena:
@@ -59,7 +67,7 @@ class Arena:
 
 
 def _anonymous_file() -> int:
-    """A file without a name: in memory where the system can (it is not held to the size of /dev/shm), else on disk."""
+    """A file without a name: in memory where the system can (the size of /dev/shm does not limit it), else on disk."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("vlp-batches")
     with tempfile.TemporaryFile() as file:
@@ -73,18 +81,19 @@ def work(pipe: connection.Connection, reader: RowReader, arena: Arena, rows: sli
     torch.set_num_threads(1)
     try:
         while True:
-            while not pipe.poll(PARENT_SECONDS):  # forked siblings hold copies of the pipe: its end may not be seen
+            while not pipe.poll(PARENT_SECONDS):  # forked siblings have copies of the pipe: its end may not be seen
                 if os.getppid() != born_to:
                     return
             epoch, batch, slot = pipe.recv()
+            pictures = torch.from_numpy(arena.slot(slot)[rows]).permute(0, 3, 1, 2)
+            result: PackedRows | Exception
             try:
-                made = reader.read(epoch, batch, torch.from_numpy(arena.slot(slot)[rows]).permute(0, 3, 1, 2))
-                text = made.text.numpy()
-                pipe.send((epoch, batch, text, made.keys, made.ids, made.dropped, dict(reader.shifts)))
+                result = reader.read(epoch, batch, pictures).packed()
             except UserError as error:
-                pipe.send((epoch, batch, error))
+                result = error
             except Exception:
-                pipe.send((epoch, batch, RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))
+                result = RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
+            pipe.send(Message((epoch, batch), result))
     except (EOFError, OSError):
         pass
 
@@ -94,7 +103,7 @@ class _Pending:
     """A batch in the making: its slot and what each worker has sent."""
 
     slot: int
-    parts: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    parts: dict[int, PackedRows | Exception] = field(default_factory=dict)  # by worker
 
 
 @dataclass
@@ -119,7 +128,7 @@ class Pool:
         if method == "forkserver":
             self._context.set_forkserver_preload(["data_pipelines.loading.workers"])
         n = sum(len(r.rows) for r in readers)
-        probe = readers[0].probe()
+        probe = readers[0].recipe.probe
         channels, height, width = probe.shape
         self._arena = Arena(prefetch + 2, (n, height, width, channels), probe.numpy().dtype)
         self._free = deque(range(prefetch + 2))
@@ -145,8 +154,8 @@ class Pool:
         theirs.close()
         return _Worker(process, ours, reader, rows, dict(reader.shifts), reader.epoch)
 
-    def next(self) -> tuple[Rows, dict[int, int]]:
-        """The rows of the next batch, and how many samples each row has skipped so far in its epoch.
+    def next(self) -> Rows:
+        """The rows of the next batch.
 
         Raises what a worker raised, RuntimeError if workers keep dying or stop answering.
         """
@@ -160,14 +169,16 @@ class Pool:
             if time.monotonic() - quiet > STALL_SECONDS:
                 raise RuntimeError(f"no worker has answered for {STALL_SECONDS:.0f} s (epoch {job[0]}, batch {job[1]})")
         del self._pending[job]
-        parts = [pending.parts[w] for w in range(len(self._workers))]
-        for part in parts:
-            if isinstance(part[2], Exception):
+        parts: list[PackedRows] = []
+        for w in range(len(self._workers)):
+            part = pending.parts[w]
+            if isinstance(part, Exception):
                 self.close()
-                raise part[2]
-        made = self._whole(parts, pending.slot)
+                raise part
+            parts.append(part)
+        rows = joined(parts, self._pictures(pending.slot))
         self._hand_out()
-        return made, {row: n for part in parts for row, n in part[6].items()}
+        return rows
 
     def _hand_out(self) -> None:
         """Ask the workers for the batches to come, as far as there are free slots."""
@@ -200,11 +211,11 @@ class Pool:
                 self._replace(w)
         return bool(ready)
 
-    def _take(self, w: int, message: tuple[Any, ...]) -> None:
-        self._pending[message[0], message[1]].parts[w] = message
+    def _take(self, w: int, message: Message) -> None:
+        self._pending[message.job].parts[w] = message.result
         worker = self._workers[w]
-        if not isinstance(message[2], Exception):
-            worker.epoch, worker.shifts, worker.deaths = message[0], message[6], 0
+        if not isinstance(message.result, Exception):
+            worker.epoch, worker.shifts, worker.deaths = message.job[0], message.result.shifts, 0
 
     def _replace(self, w: int) -> None:
         """A new process for a dead worker, which goes on where the last batch it sent ended."""
@@ -224,16 +235,8 @@ class Pool:
             if w not in pending.parts:
                 self._send(new, (*job, pending.slot))
 
-    def _whole(self, parts: list[tuple[Any, ...]], slot: int) -> Rows:
-        """One batch out of the workers' parts; its slot is free again when the pictures' tensor is gone."""
-        texts = [part[2] for part in parts]
-        longest = max(t.shape[-1] for t in texts)
-        longest = max(t.shape[-1] for t in texts)
-        text = torch.zeros((sum(len(t) for t in texts), *texts[0].shape[1:-1], longest), dtype=torch.int64)
-        at = 0
-        for t in texts:
-            text[at : at + len(t), ..., : t.shape[-1]] = torch.from_numpy(t)
-            at += len(t)
+    def _pictures(self, slot: int) -> torch.Tensor:
+        """The pictures [B, 3, H, W] in a slot, which is free again when the tensor is gone."""
         array = self._arena.slot(slot)
         if self._free:
             weakref.finalize(array, self._free.append, slot)
@@ -241,9 +244,7 @@ class Pool:
         else:  # whoever takes the batches keeps them: give out a copy rather than wait for ever
             image = torch.from_numpy(array.copy())
             self._free.append(slot)
-        keys = tuple(key for part in parts for key in part[3])
-        ids = [i for part in parts for i in part[4]]
-        return Rows(image.permute(0, 3, 1, 2), text, keys, ids, [d for part in parts for d in part[5]])
+        return image.permute(0, 3, 1, 2)
 
     def died(self) -> int:
         """Workers that died since this was asked last."""

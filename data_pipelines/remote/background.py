@@ -18,7 +18,7 @@ class Background:
     """Runs calls in at most `threads` threads, begun as they are needed.
 
     A ThreadPoolExecutor would let the interpreter wait at its exit for calls under way, and one that insists on a dead
-    store may take minutes. Here such calls are left behind.
+    store may take minutes. Here the exit does not wait for such calls.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -45,14 +45,14 @@ class Background:
 
 
 def _run(calls: SimpleQueue[Call | None]) -> None:
-    while held := calls.get():
-        future, call, args = held
+    while waiting := calls.get():
+        future, call, args = waiting
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(call(*args))
             except BaseException as error:
                 future.set_exception(error)
-        del held, future, call, args  # while this thread waits it keeps nothing alive
+        del waiting, future, call, args  # while this thread waits it keeps nothing alive
 
 
 def _end(calls: SimpleQueue[Call | None], threads: int) -> None:

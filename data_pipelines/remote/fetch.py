@@ -42,15 +42,15 @@ class LocalFile:
     def read(self, start: int, length: int) -> bytes:
         """`length` bytes from `start`, fewer only at the end of the file."""
         try:
-            held = os.pread(self._handle, length, start)
-            while held and len(held) < length and start + len(held) < self.size:
-                more = os.pread(self._handle, length - len(held), start + len(held))
+            data = os.pread(self._handle, length, start)
+            while data and len(data) < length and start + len(data) < self.size:
+                more = os.pread(self._handle, length - len(data), start + len(data))
                 if not more:
                     break
-                held += more
+                data += more
         except OSError as error:
             raise Unreadable(str(error)) from None
-        return held
+        return data
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):
@@ -136,18 +136,18 @@ class RemoteFile:
 
     def read(self, start: int, length: int) -> bytes:
         """`length` bytes from `start`, fewer only at the end of the object."""
-        stop, held = min(start + length, self.size), bytearray()
+        stop, data = min(start + length, self.size), bytearray()
         part = stop - start
 
         def ask(attempt: int) -> bytes:
             nonlocal part
             part = max(LEAST_PART, part >> 1) if attempt else part  # a slow line brings less within the deadline
-            at = start + len(held)
+            at = start + len(data)
             return self._some(at, min(stop, at + part))
 
-        while start + len(held) < stop:
-            held += self.patience.insist(self.url, ask)
-        return bytes(held[: stop - start])
+        while start + len(data) < stop:
+            data += self.patience.insist(self.url, ask)
+        return bytes(data[: stop - start])
 
     def _some(self, start: int, stop: int) -> bytes:
         got = self._range(start, stop)
@@ -189,8 +189,8 @@ class Blocks:
             return b""
         first, last = start // block, (stop - 1) // block
         waiting = [self.store.get(self.file, b) for b in range(first, last + 1)]
-        held = b"".join(w.result() for w in waiting)
-        return held[start - first * block : stop - first * block]
+        data = b"".join(w.result() for w in waiting)
+        return data[start - first * block : stop - first * block]
 
     def expect(self, start: int, stop: int) -> None:
         """Begin to fetch the blocks of [start, stop) without waiting for them."""
@@ -203,7 +203,7 @@ class BlockStore:
 
     def __init__(self, limit: int, *, block: int = 1 << 22, threads: int = 8) -> None:
         self.block, self.limit, self.threads = block, limit, threads
-        self._held: OrderedDict[tuple[str, str, int], Future[bytes]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, str, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
         self._background = Background(threads, "vlp-fetch")
         self._pid = os.getpid()
@@ -214,14 +214,19 @@ class BlockStore:
         with self._lock:
             if self._pid != os.getpid():  # nobody here fetches what was under way in the parent
                 self._pid = os.getpid()
-                self._held.clear()
-            held = self._held.get(key)
-            if held is None or (held.done() and held.exception() is not None):
-                held = self._held[key] = self._background.submit(file.read, number * self.block, self.block)
-            self._held.move_to_end(key)
-            while len(self._held) > max(2, self.limit // self.block):
-                self._held.popitem(last=False)
-        return held
+                self._blocks.clear()
+            block = self._blocks.get(key)
+            if block is None or (block.done() and block.exception() is not None):
+                block = self._blocks[key] = self._background.submit(file.read, number * self.block, self.block)
+            self._blocks.move_to_end(key)
+            while len(self._blocks) > max(2, self.limit // self.block):
+                self._blocks.popitem(last=False)
+        return block
+
+    def clear(self) -> None:
+        """Keep no block."""
+        with self._lock:
+            self._blocks.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"block": self.block, "limit": self.limit, "threads": self.threads}
@@ -254,7 +259,7 @@ def listing(url: str) -> list[str]:
     """The objects right under `url`, as URLs. Raises UserError if the store cannot list."""
     fs, path = _open(url)
     try:
-        found = Patience().insist(f'"{url}"', lambda _: fs.ls(path, detail=False))
+        paths = Patience().insist(f'"{url}"', lambda _: fs.ls(path, detail=False))
     except Unreadable as error:
         raise UserError(f"cannot list {error}: give a brace range instead") from None
-    return [fs.unstrip_protocol(p) if "://" not in p else p for p in found]
+    return [fs.unstrip_protocol(p) if "://" not in p else p for p in paths]

@@ -54,25 +54,25 @@ class Patience:
                 raise
             except Exception as error:  # every store has its own; all that are not final may pass
                 status, headers = answer(error)
-                told = f"{what}: {self._told(error)}"
+                problem = f"{what}: {self._in_words(error)}"
                 if status in ANOTHER:
                     raise Changed(f"{what} was changed while it was read (status {status})") from None
                 if _final(error, status):
-                    raise Absent(told) from None
+                    raise Absent(problem) from None
                 if attempt + 1 == self.attempts:
-                    raise Unreadable(told) from None
+                    raise Unreadable(problem) from None
                 pause = self.first_wait * 2**attempt * random.uniform(0.5, 1.0)
                 time.sleep(min(self.longest_wait, max(pause, asked_pause(headers))))
         raise AssertionError("unreachable")
 
-    def _told(self, error: Exception) -> str:
+    def _in_words(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.deadline:g} s"
         return f"{type(error).__name__}: {error}"
 
 
 def _final(error: Exception, status: int) -> bool:
-    """Whether asking again is useless. fsspec calls every failed look-up "not found"; its cause tells the truth."""
+    """Whether asking again is useless. fsspec calls every failed look-up "not found"; its cause says what happened."""
     if isinstance(error, PermissionError | NotImplementedError):  # expired credentials among them
         return True
     if status or error.__cause__ is not None:
@@ -81,7 +81,7 @@ def _final(error: Exception, status: int) -> bool:
 
 
 def answer(error: BaseException | None) -> tuple[int, Mapping[str, str]]:
-    """HTTP status and headers (names in lower case) behind an error of aiohttp or botocore; 0 where there is none."""
+    """HTTP status and headers (names in lower case) of an error of aiohttp or botocore; 0 where there is none."""
     while error is not None:
         said: Any = getattr(error, "response", None)  # botocore's
         if isinstance(said, dict) and (about := said.get("ResponseMetadata")):

@@ -43,12 +43,12 @@ class ShardCache:
             digest = hashlib.sha256()
             with open(partial, "a+b") as out:
                 out.seek(0)
-                while held := out.read(CHUNK):
-                    digest.update(held)
+                while block := out.read(CHUNK):
+                    digest.update(block)
                 while out.tell() < file.size:
-                    held = file.read(out.tell(), CHUNK)
-                    digest.update(held)
-                    out.write(held)
+                    block = file.read(out.tell(), CHUNK)
+                    digest.update(block)
+                    out.write(block)
             if not sha256 or digest.hexdigest() == sha256:
                 os.replace(partial, done)
                 return
@@ -57,13 +57,13 @@ class ShardCache:
 
     def _make_room(self, size: int) -> None:
         """Delete the copies that were not opened for longest, until `size` more bytes fit the limit."""
-        held = []
+        copies = []
         for path in self.folder.glob("*.tar"):
             with suppress(OSError):
                 facts = path.stat()
-                held.append((facts.st_mtime_ns, facts.st_size, path))
-        total = sum(n for _, n, _ in held)
-        for _, n, path in sorted(held):
+                copies.append((facts.st_mtime_ns, facts.st_size, path))
+        total = sum(n for _, n, _ in copies)
+        for _, n, path in sorted(copies):
             if total + size <= self.limit:
                 break
             path.unlink(missing_ok=True)  # a process that has it open keeps its bytes

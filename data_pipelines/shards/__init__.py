@@ -1,1 +1,1 @@
-"""Which tars there are, what they hold, and any sample of them one read away."""
+"""Which tars there are, what is in them, and any sample of them one read away."""

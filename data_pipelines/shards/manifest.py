@@ -1,4 +1,4 @@
-"""manifest.json: what a folder of shards holds, written last, so that what it lists is whole."""
+"""manifest.json: what is in a folder of shards, written last, so that what it lists is whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.shards.shard_set import MANIFEST_FORMAT
 from vlp.errors import UserError
 from vlp.files import write_whole
 
 FILE = "manifest.json"
+FORMAT = "vlp-shards-1"
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """How many samples all shards hold together."""
+        """How many samples all shards have together."""
         return sum(shard.samples for shard in self.shards)
 
     def text(self) -> str:
         """The manifest as JSON; equal manifests give equal bytes."""
         tree = {
-            "format": MANIFEST_FORMAT,
+            "format": FORMAT,
             "name": self.name,
             "samples": self.samples,
             "counts": dict(sorted(self.counts.items())),
@@ -68,20 +68,30 @@ def read(folder: Path) -> Manifest:
 
 
 def parse(data: bytes, *, where: str) -> Manifest:
-    """The manifest whose text is `data`. Raises UserError, which names `where`, if it is none of this format."""
+    """The manifest whose text is `data`.
+
+    Raises UserError, which names `where`, if it is none of this format, lists no shards, or names one outside of its
+    folder.
+    """
     try:
         tree = json.loads(data)
-        if tree["format"] != MANIFEST_FORMAT:
-            raise UserError(f'{where} has format "{tree["format"]}", expected "{MANIFEST_FORMAT}"')
+        if tree["format"] != FORMAT:
+            raise UserError(f'{where} has format "{tree["format"]}", expected "{FORMAT}"')
         shards = tuple(
-            ShardRecord(**{name: row[name] for name in ShardRecord.__dataclass_fields__}) for row in tree["shards"]
+            ShardRecord(str(row["file"]), int(row["samples"]), int(row["bytes"]), str(row["sha256"]))
+            for row in tree["shards"]
         )
         rest = {name: tree.get(name, {}) for name in ("counts", "examples", "about")}
-        return Manifest(tree.get("name", ""), shards, **rest)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{where} is not a shard manifest ({error!r}); build it again with `vlp shards build`"
+            f"{where} is not a shard manifest ({error!r}): build it again with `vlp shards build`"
         ) from None
+    for shard in shards:
+        if shard.file.startswith("/") or ".." in Path(shard.file).parts:
+            raise UserError(f'{where} names the shard "{shard.file}", which lies outside its folder')
+    if not shards:
+        raise UserError(f"{where} lists no shards")
+    return Manifest(tree.get("name", ""), shards, **rest)
 
 
 def total(manifests: Iterable[Manifest]) -> dict[str, int]:

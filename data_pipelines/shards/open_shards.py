@@ -7,7 +7,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ class OpenShard:
     def sample(self, i: int) -> RawSample:
         """Sample `i` of the index, in one read where its files lie together."""
         spans: list[list[int]] = self.index.spans[i].tolist()
-        held = [s for s in spans if s[1] >= 0]
-        start, stop = min(s[0] for s in held), max(s[0] + s[1] for s in held)
-        if stop - start <= 2 * sum(s[1] for s in held) + 8192:
+        present = [s for s in spans if s[1] >= 0]
+        start, stop = min(s[0] for s in present), max(s[0] + s[1] for s in present)
+        if stop - start <= 2 * sum(s[1] for s in present) + 8192:
             block = self.source.read(start, stop - start)
             parts = [block[o - start : o - start + n] if n >= 0 else None for o, n in spans]
         else:
@@ -106,13 +106,13 @@ def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> tuple[d
     garbled = False
     if js is not None:
         try:
-            held = json.loads(js)
+            tree = json.loads(js)
             if b"\xed" in js or b"\\ud" in js.lower():  # perhaps half a surrogate pair, which no tokenizer takes
-                json.dumps(held, ensure_ascii=False).encode()
+                json.dumps(tree, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
-            held = None
-        garbled = not isinstance(held, dict)
-        record = dict(held) if isinstance(held, dict) else {}
+            tree = None
+        garbled = not isinstance(tree, dict)
+        record = dict(tree) if isinstance(tree, dict) else {}
     if txt is not None:
         try:
             record["txt"] = txt.decode().strip()
@@ -167,8 +167,8 @@ def _built(source: LocalFile | Blocks, cached: Path) -> TarIndex:
 class OpenShards:
     """The shards of a source, opened when first read and closed when many others were read since."""
 
-    def __init__(self, shards: ShardSet, access: Access) -> None:
-        self.shards, self.access = shards, access
+    def __init__(self, shards: ShardSet, access: Access | None = None) -> None:
+        self.shards, self.access = shards, access or Access()
         self.urls = shards.urls
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._failed: dict[int, tuple[float, Unreadable]] = {}
@@ -180,31 +180,31 @@ class OpenShards:
 
         Raises Changed for one that was replaced since it was first opened.
         """
-        held = self._open.get(shard)
-        if held is None:
+        opened = self._open.get(shard)
+        if opened is None:
             self._refuse_failed(shard)
             try:
-                held = OpenShard(self.urls[shard], self.access, self.shards.sha256[shard])
-                if held.version != self._versions.setdefault(shard, held.version):
-                    raise Changed(f"{held.url} was replaced since it was first read")
+                opened = OpenShard(self.urls[shard], self.access, self.shards.sha256[shard])
+                if opened.version != self._versions.setdefault(shard, opened.version):
+                    raise Changed(f"{opened.url} was replaced since it was first read")
             except Unreadable as error:
                 self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
                 raise
-            self._open[shard] = held
+            self._open[shard] = opened
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         else:
             self._open.move_to_end(shard)
-        return held
+        return opened
 
     def sample(self, shard: int, i: int) -> RawSample:
         """Sample `i` of a shard. Raises Unreadable; the rest of a remote shard that failed is not asked for at once."""
-        held = self[shard]
-        if not is_remote(held.url):
-            return held.sample(i)
+        opened = self[shard]
+        if not is_remote(opened.url):
+            return opened.sample(i)
         self._refuse_failed(shard)
         try:
-            return held.sample(i)
+            return opened.sample(i)
         except Unreadable as error:
             self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
             raise
@@ -225,7 +225,7 @@ class OpenShards:
         need = 2 * samples * sum(b for b, _ in known) / sum(c for _, c in known)
         if need > self.access.blocks.limit:
             raise UserError(
-                f"the windows of one process hold {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
+                f"the windows of one process need {need / 1e6:,.0f} MB of remote shards, read_ahead_bytes allows "
                 f"{self.access.blocks.limit / 1e6:,.0f} MB: raise it, set shard_cache, or lower window or lanes"
             )
 
@@ -249,11 +249,12 @@ class OpenShards:
                     shard.source.expect(*_reach(spans))
 
     def __getstate__(self) -> dict[str, Any]:  # open files and threads stay in the process that has them
-        return {**self.__dict__, "_open": OrderedDict(), "_expecting": None}
+        shards = replace(self.shards, manifests=())  # which workers do not read
+        return {**self.__dict__, "shards": shards, "_open": OrderedDict(), "_expecting": None}
 
 
 def _reach(spans: Sequence[NDArray[np.int64]]) -> tuple[int, int]:
     """First byte and last byte + 1 of the files of some samples."""
-    held = np.concatenate(spans)
-    held = held[held[:, 1] >= 0]
-    return int(held[:, 0].min()), int(held.sum(axis=1).max())
+    files = np.concatenate(spans)
+    files = files[files[:, 1] >= 0]
+    return int(files[:, 0].min()), int(files.sum(axis=1).max())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.shards import manifest
+from data_pipelines.shards.manifest import Manifest, ShardRecord
 from vlp.errors import UserError
 
-MANIFEST_FORMAT = "vlp-shards-1"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 UNKNOWN = -1
 
@@ -24,150 +24,159 @@ def is_remote(url: str) -> bool:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Tars in a fixed order; counts and bytes are -1 and sha256 is empty where no manifest tells them."""
+    """Tars in a fixed order; counts and bytes are -1 and sha256 is empty where no manifest gives them."""
 
     urls: tuple[str, ...]
     counts: tuple[int, ...]
     bytes: tuple[int, ...]
     sha256: tuple[str, ...]
+    manifests: tuple[Manifest, ...] = ()  # of the folders that the tars lie in, those that have one
 
     def __len__(self) -> int:
         return len(self.urls)
 
+    @property
+    def about(self) -> tuple[Mapping[str, Any], ...]:
+        """What the manifest of each folder says of its data."""
+        return tuple(one.about for one in self.manifests)
+
     @classmethod
     def open(cls, spec: str) -> ShardSet:
-        """The shards that `spec` names.
+        """The shards that `spec` names; every manifest is read once.
 
-        A folder (with its manifest.json or img2dataset's *_stats.json, else every *.tar in it), a glob, a brace range
-        (`{00000..00041}.tar`), several of those joined by `::`, or `bundled:emoji/train`. Local paths and URLs.
-        Raises UserError if nothing matches or the manifest cannot be read.
+        A folder (with its manifest.json, else every *.tar in it), a glob, a brace range (`{00000..00041}.tar`), several
+        of those joined by `::`, or `bundled:emoji/train`. Local paths and URLs.
+        Raises UserError if nothing matches or a manifest cannot be read.
         """
-        parts = [_open_one(part.strip()) for part in spec.split("::") if part.strip()]
+        manifests = _Manifests()
+        parts = [_open_one(part.strip(), manifests) for part in spec.split("::") if part.strip()]
         if not parts:
             raise UserError(
                 "an empty shard specification was given: expected a folder, glob, brace range or URL of tars"
             )
-        join: Any = lambda name: tuple(x for part in parts for x in getattr(part, name))  # noqa: E731
-        return cls(join("urls"), join("counts"), join("bytes"), join("sha256"))
+        return cls.of([row for part in parts for row in part], manifests.read)
+
+    @classmethod
+    def of(cls, shards: Iterable[tuple[str, ShardRecord]], manifests: Iterable[Manifest] = ()) -> ShardSet:
+        """The set of these tars, each a URL and its record."""
+        rows = [(url, one.samples, one.bytes, one.sha256) for url, one in shards]
+        urls, counts, sizes, sums = zip(*rows, strict=True)
+        return cls(urls, counts, sizes, sums, tuple(manifests))
 
     def replace_counts(self, counts: Sequence[int]) -> ShardSet:
         """The same shards with the number of samples of each."""
-        return ShardSet(self.urls, tuple(counts), self.bytes, self.sha256)
+        return replace(self, counts=tuple(counts))
 
 
-def _unknown(urls: Sequence[str]) -> ShardSet:
-    n = len(urls)
-    return ShardSet(tuple(urls), (UNKNOWN,) * n, (UNKNOWN,) * n, ("",) * n)
+Listed = list[tuple[str, ShardRecord]]  # URL, record
 
 
-def _open_one(spec: str) -> ShardSet:
+class _Manifests:
+    """The manifests of folders, local and remote, each of them read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Manifest | None] = {}
+
+    @property
+    def read(self) -> list[Manifest]:
+        """Those that there are, in the order in which they were asked for."""
+        return [one for one in self._known.values() if one is not None]
+
+    def of(self, folder: str) -> Manifest | None:
+        """The manifest in `folder`, None if it has none. Raises UserError if it cannot be read."""
+        if folder not in self._known:
+            path = f"{folder}/{manifest.FILE}"
+            load = _remote_bytes if is_remote(folder) else _local_bytes
+            data = load(path)
+            self._known[folder] = None if data is None else manifest.parse(data, where=path)
+        return self._known[folder]
+
+
+def _local_bytes(path: str) -> bytes | None:
+    return Path(path).read_bytes() if Path(path).is_file() else None
+
+
+def _remote_bytes(url: str) -> bytes | None:
+    from data_pipelines.remote.fetch import exists, read_small
+
+    return read_small(url) if exists(url) else None
+
+
+def _open_one(spec: str, manifests: _Manifests) -> Listed:
     if spec.startswith("pipe:"):
         raise UserError(f'"{spec}" is a pipe, which cannot be resumed: give the URL itself (s3://, gs://, https://)')
     if spec.startswith("bundled:"):
         spec = str(BUNDLED / spec.removeprefix("bundled:"))
     spec = spec.removeprefix("file://")
     if is_remote(spec):
-        return _open_remote(spec)
+        return _open_remote(spec, manifests)
     path = Path(spec).expanduser()
+    if path.name == manifest.FILE and path.is_file():
+        path = path.parent
     if path.is_dir():
-        return _folder(path)
-    if path.name == "manifest.json" and path.is_file():
-        return _folder(path.parent)
-    urls = _expand(str(path))
+        return _folder(path, manifests)
+    urls = _expand(str(path), lambda pattern: sorted(glob.glob(pattern)))
     missing = [u for u in urls if not Path(u).is_file()]
     if not urls or missing:
         what = f"{missing[0]} does not exist" if missing else "nothing matches it"
         raise UserError(f'no shards at "{spec}": {what}; expected a folder, glob or brace range of .tar files')
-    return _with_neighbours(_unknown(urls))
+    return _recorded(urls, manifests)
 
 
-def _expand(spec: str) -> list[str]:
-    """Paths of a brace range and glob, braces first, each glob in sorted order."""
-    import braceexpand
-
-    out: list[str] = []
-    for url in braceexpand.braceexpand(spec):
-        out += sorted(glob.glob(url)) if glob.has_magic(url) else [url]
-    return out
-
-
-def _folder(path: Path) -> ShardSet:
-    manifest = path / "manifest.json"
-    if manifest.is_file():
-        return parse_manifest(manifest.read_bytes(), base=str(path), where=str(manifest))
+def _folder(path: Path, manifests: _Manifests) -> Listed:
+    listed = manifests.of(str(path))
+    if listed is not None:
+        return _in_folder(str(path), listed)
     urls = sorted(str(p) for p in path.glob("*.tar"))
     if not urls:
-        raise UserError(f'no shards in the folder "{path}": it holds neither a manifest.json nor .tar files')
-    return _with_neighbours(_unknown(urls))
+        raise UserError(f'no shards in the folder "{path}": it has neither a {manifest.FILE} nor .tar files')
+    return _recorded(urls, manifests)
 
 
-def _with_neighbours(shards: ShardSet) -> ShardSet:
-    """Facts from the manifests in the tars' own folders, for tars that were named one by one."""
-    known: dict[str, tuple[int, int, str]] = {}
-    for folder in {Path(u).parent for u in shards.urls}:
-        manifest = folder / "manifest.json"
-        if manifest.is_file():
-            told = parse_manifest(manifest.read_bytes(), base=str(folder), where=str(manifest))
-            known.update(zip(told.urls, zip(told.counts, told.bytes, told.sha256, strict=True), strict=True))
-    facts = [known.get(u, (UNKNOWN, UNKNOWN, "")) for u in shards.urls]
-    return ShardSet(shards.urls, *(tuple(column) for column in zip(*facts, strict=True)))  # type: ignore[arg-type]
-
-
-def parse_manifest(text: bytes, *, base: str, where: str) -> ShardSet:
-    """The shards a manifest lists, as paths under `base`.
-
-    Raises UserError if the text is no manifest of this format.
-    """
-    try:
-        tree = json.loads(text)
-        if tree["format"] != MANIFEST_FORMAT:
-            raise UserError(f'{where} has format "{tree["format"]}", expected "{MANIFEST_FORMAT}"')
-        rows = [(s["file"], int(s["samples"]), int(s["bytes"]), str(s["sha256"])) for s in tree["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where} is not a shard manifest ({error!r}): build it again with `vlp shards build`"
-        ) from None
-    for file, *_ in rows:
-        if file.startswith("/") or ".." in Path(file).parts:
-            raise UserError(f'{where} names the shard "{file}", which lies outside its folder')
-    if not rows:
-        raise UserError(f"{where} lists no shards")
-    files, counts, sizes, sums = zip(*rows, strict=True)
-    return ShardSet(tuple(f"{base.rstrip('/')}/{f}" for f in files), counts, sizes, sums)
-
-
-def _open_remote(spec: str) -> ShardSet:
-    import braceexpand
-
-    from data_pipelines.remote.fetch import exists, listing, read_small
-
-    if spec.endswith("manifest.json"):
-        return parse_manifest(read_small(spec), base=spec.rsplit("/", 1)[0], where=spec)
+def _open_remote(spec: str, manifests: _Manifests) -> Listed:
     if not spec.endswith(".tar"):
-        manifest = f"{spec.rstrip('/')}/manifest.json"
-        if exists(manifest):
-            return parse_manifest(read_small(manifest), base=spec.rstrip("/"), where=manifest)
-        spec = f"{spec.rstrip('/')}/*.tar"
-    urls: list[str] = []
-    for url in braceexpand.braceexpand(spec):
-        if any(c in url for c in "*?["):
-            folder, _, pattern = url.rpartition("/")
-            urls += sorted(u for u in listing(folder) if fnmatch.fnmatch(u.rsplit("/", 1)[-1], pattern))
-        else:
-            urls.append(url)
+        folder = spec.removesuffix(f"/{manifest.FILE}").rstrip("/")
+        listed = manifests.of(folder)
+        if listed is not None:
+            return _in_folder(folder, listed)
+        if folder != spec.rstrip("/"):
+            raise UserError(f'there is no manifest at "{spec}"')
+        spec = f"{folder}/*.tar"
+    urls = _expand(spec, _remote_matches)
     if not urls:
         raise UserError(f'no shards at "{spec}": nothing matches it')
-    return _remote_neighbours(_unknown(urls))
+    return _recorded(urls, manifests)
 
 
-def _remote_neighbours(shards: ShardSet) -> ShardSet:
-    from data_pipelines.remote.fetch import exists, read_small
+def _remote_matches(pattern: str) -> list[str]:
+    from data_pipelines.remote.fetch import listing
 
-    known: dict[str, tuple[int, int, str]] = {}
-    for folder in sorted({u.rsplit("/", 1)[0] for u in shards.urls}):
-        if exists(f"{folder}/manifest.json"):
-            where = f"{folder}/manifest.json"
-            told = parse_manifest(read_small(where), base=folder, where=where)
-            known.update(zip(told.urls, zip(told.counts, told.bytes, told.sha256, strict=True), strict=True))
-    facts = [known.get(u, (UNKNOWN, UNKNOWN, "")) for u in shards.urls]
-    return ShardSet(shards.urls, *(tuple(column) for column in zip(*facts, strict=True)))  # type: ignore[arg-type]
+    folder, _, name = pattern.rpartition("/")
+    return sorted(u for u in listing(folder) if fnmatch.fnmatch(u.rsplit("/", 1)[-1], name))
+
+
+def _expand(spec: str, matches: Callable[[str], list[str]]) -> list[str]:
+    """URLs of a brace range and glob, braces first, each glob by what `matches` it."""
+    import braceexpand
+
+    return [
+        url for part in braceexpand.braceexpand(spec) for url in (matches(part) if glob.has_magic(part) else [part])
+    ]
+
+
+def _in_folder(folder: str, listed: Manifest) -> Listed:
+    return [(f"{folder.rstrip('/')}/{one.file}", one) for one in listed.shards]
+
+
+def _recorded(urls: Sequence[str], manifests: _Manifests) -> Listed:
+    """Tars that were named one by one, with their records in the manifests of their own folders."""
+    known: dict[str, ShardRecord] = {}
+    for folder in dict.fromkeys(_parent(url) for url in urls):
+        listed = manifests.of(folder)
+        if listed is not None:
+            known.update((f"{folder}/{one.file}" if folder != "." else one.file, one) for one in listed.shards)
+    return [(url, known.get(url, ShardRecord(url, UNKNOWN, UNKNOWN, ""))) for url in urls]
+
+
+def _parent(url: str) -> str:
+    return url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")

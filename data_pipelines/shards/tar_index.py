@@ -1,7 +1,7 @@
 """Where every sample of a tar lies, so that any of them is one read away.
 
 Keys and extensions follow webdataset (a sample is the files that share the path up to the first dot of the base name);
-the tests hold this reader to webdataset's own on healthy tars. On broken ones it goes on behind the damage and counts.
+the tests compare this reader with webdataset's own on healthy tars. It goes on after damage, and counts what is lost.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def sample_files(source: Readable, index: TarIndex, *, block: int = 4096) -> lis
         if match is not None and match.group(1) in rows and offset + size <= source.size:
             ending = name[len(match.group(1)) :]
             files[rows[match.group(1)]].setdefault(ending, (ending, offset, size))
-    return [list(held.values()) for held in files]
+    return [list(one.values()) for one in files]
 
 
 def _assemble(
@@ -173,17 +173,17 @@ def safe(key: str) -> bool:
 
 
 class _Scan:
-    """Headers of a tar in order, resuming at the next valid header behind damage."""
+    """Headers of a tar in order, resuming at the next valid header after damage."""
 
     def __init__(self, source: Readable, block: int) -> None:
         self.source, self.block = source, block
         self.lost: Counter[str] = Counter()
-        self._start, self._held = 0, b""
+        self._start, self._kept = 0, b""
 
     def _at(self, start: int, length: int) -> bytes:
-        if not (self._start <= start and start + length <= self._start + len(self._held)):
-            self._start, self._held = start, self.source.read(start, max(length, self.block))
-        return self._held[start - self._start : start - self._start + length]
+        if not (self._start <= start and start + length <= self._start + len(self._kept)):
+            self._start, self._kept = start, self.source.read(start, max(length, self.block))
+        return self._kept[start - self._start : start - self._start + length]
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         """(name, offset, size) of every regular file."""
@@ -191,7 +191,7 @@ class _Scan:
         while position + BLOCK <= self.source.size:
             head = self._at(position, BLOCK)
             ended = not any(head)
-            if not checksum_holds(head):
+            if not checksum_fits(head):
                 position, long_name, long_size = self._resync(position, blank=not any(head)), "", -1
                 continue
             size, kind = number(head[124:136]), head[156:157]
@@ -217,36 +217,36 @@ class _Scan:
             self.lost["truncated tail"] += 1
 
     def _resync(self, position: int, *, blank: bool) -> int:
-        """The next valid header behind `position`, or the end; damage is counted, the end of a tar is not."""
+        """The next valid header after `position`, or the end; damage is counted, the end of a tar is not."""
         start, chunk = position, 1 << 20
         while position < self.source.size:
-            held = self.source.read(position, chunk + BLOCK)
-            at = held.find(b"ustar")
-            blank = blank and not held[: at - 257 if at >= 257 else chunk].strip(b"\0")
+            part = self.source.read(position, chunk + BLOCK)
+            at = part.find(b"ustar")
+            blank = blank and not part[: at - 257 if at >= 257 else chunk].strip(b"\0")
             while at >= 0:
                 head = at - 257
-                if head >= 0 and (position + head) % BLOCK == 0 and checksum_holds(held[head : head + BLOCK]):
-                    found = position + head
-                    joined = found % END_OF_TAR_BYTES == 0 and found - start < 2 * END_OF_TAR_BYTES  # cat a.tar b.tar
+                if head >= 0 and (position + head) % BLOCK == 0 and checksum_fits(part[head : head + BLOCK]):
+                    header = position + head
+                    joined = header % END_OF_TAR_BYTES == 0 and header - start < 2 * END_OF_TAR_BYTES  # cat a.tar b.tar
                     if not (joined and blank):
                         self.lost["corrupt tar"] += 1
-                    return found
-                at = held.find(b"ustar", at + 1)
+                    return header
+                at = part.find(b"ustar", at + 1)
             position += chunk
         if not blank or self.source.size - start > (1 << 20):
             self.lost["corrupt tar"] += 1
         return self.source.size
 
 
-def checksum_holds(head: bytes) -> bool:
+def checksum_fits(head: bytes) -> bool:
     """Whether 512 bytes are a tar header: their sum is the one they carry."""
     if len(head) < BLOCK or not head[0]:
         return False
     try:
-        told = int(head[148:156].strip(b" \0") or b"-1", 8)
+        stated = int(head[148:156].strip(b" \0") or b"-1", 8)
     except ValueError:
         return False
-    return told == sum(head) - sum(head[148:156]) + 8 * 32
+    return stated == sum(head) - sum(head[148:156]) + 8 * 32
 
 
 def number(raw: bytes) -> int:

@@ -6,10 +6,11 @@ import hashlib
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from data_pipelines.captions import named_captions, plain_field
 from data_pipelines.sample import Sample
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
@@ -17,7 +18,7 @@ LONGEST_KEY = 90  # characters; with its ending it must fit the 100 of a tar's n
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class Unusable:
     """An input that is no sample: it is counted, and the first few are named in the manifest."""
 
     reason: str  # what is wrong, in the ledger's words ("missing caption"); the same words for the same trouble
@@ -36,7 +37,7 @@ class Source(ABC):
         return ("",)
 
     @abstractmethod
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """Everything in `part`, in an order that is the same at every call. Raises UserError if there is nothing."""
 
     def about(self, part: str) -> dict[str, Any]:
@@ -55,6 +56,17 @@ def safe_key(name: str) -> str:
         return key
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{key[: LONGEST_KEY - 9]}-{digest}"
+
+
+def sample_of(record: Mapping[str, Any], name: str, picture: tuple[bytes, str], language: str) -> Sample | None:
+    """The sample called `name` that a record tells of, None if it has no caption; `picture` is (bytes, format).
+
+    The field that its caption was read from is not kept a second time.
+    """
+    sample = Sample.of_record(safe_key(name), *picture, record, language=language)
+    used = {"txt"} if named_captions(record) else {"txt", plain_field(record)}
+    metadata = {name: value for name, value in sample.metadata.items() if name not in used}
+    return replace(sample, metadata=metadata) if sample.captions else None
 
 
 def as_stored(data: bytes) -> tuple[bytes, str] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from data_pipelines.sources import Source, Unusable, as_stored, safe_key
 from vlp.errors import UserError
 
 
@@ -24,7 +24,7 @@ class CocoCaptions(Source):
     language: str = "en"
     """language of the captions"""
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """A sample for each picture, in the order of their ids. Raises UserError if the file is no such JSON."""
         path = self.path.expanduser()
         try:
@@ -42,15 +42,15 @@ class CocoCaptions(Source):
         for number, name in pictures:
             yield self._item(folder / name, name, captions[number])
 
-    def _item(self, path: Path, name: str, captions: list[str]) -> Sample | Unreadable:
+    def _item(self, path: Path, name: str, captions: list[str]) -> Sample | Unusable:
         if not captions:
-            return Unreadable("missing caption", name)
+            return Unusable("missing caption", name)
         try:
             stored = as_stored(path.read_bytes())
         except OSError as error:
-            return Unreadable("missing picture", f"{path}: {error.strerror}")
+            return Unusable("missing picture", f"{path}: {error.strerror}")
         if stored is None:
-            return Unreadable("undecodable picture", name)
+            return Unusable("undecodable picture", name)
         record = {"all_captions": {self.language: captions}}
         key = safe_key(Path(name).with_suffix("").as_posix())
         return Sample(key, stored[0], stored[1], {self.language: captions[0]}, record)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.parquet import PLAIN, row_sample
 from vlp.errors import UserError
 
@@ -34,7 +34,7 @@ class Datasets(Source):
     key: str = ""
     """column that names the samples; empty: the split and the number of the row"""
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """A sample for each row, in order. Raises UserError if the dataset, the split or a column is missing."""
         rows = self._undecoded(self._opened())
         for number, record in enumerate(rows):
@@ -61,8 +61,8 @@ class Datasets(Source):
             where = str(folder) if folder.exists() else self.path
             return datasets.load_dataset(where, name, split=self.split, revision=revision, streaming=streaming)
         except (OSError, ValueError, RuntimeError) as error:  # what the package raises for names, splits, the network
-            told = " ".join(str(error).split())[:300]
-            raise UserError(f'the dataset "{self.path}" cannot be read ({type(error).__name__}: {told})') from None
+            problem = " ".join(str(error).split())[:300]
+            raise UserError(f'the dataset "{self.path}" cannot be read ({type(error).__name__}: {problem})') from None
 
     def _undecoded(self, rows: Any) -> Any:
         """The rows with pictures and other media as files. Raises UserError if a column is missing."""
@@ -90,7 +90,7 @@ def _part(saved: Any, split: str, where: str) -> Any:
         saved = saved[name]
     if not rest:
         return saved
-    told = datasets.ReadInstruction.from_spec(f"all[{rest}").to_absolute({"all": len(saved)})
+    cuts = datasets.ReadInstruction.from_spec(f"all[{rest}").to_absolute({"all": len(saved)})
     return saved.select(
-        [row for cut in told for row in range(cut.from_ or 0, len(saved) if cut.to is None else cut.to)]
+        [row for cut in cuts for row in range(cut.from_ or 0, len(saved) if cut.to is None else cut.to)]
     )

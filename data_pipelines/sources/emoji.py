@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from data_pipelines.emoji import corpus, packages, splits
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.sources import Source, Unusable
+from vlp.config.bounds import Count, Whole
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Emoji(Source):
 
     profile: Literal["bundled", "full"] = "bundled"
     """bundled: what may be given on; full: also OpenMoji, Tux Paint and GCompris (share-alike, GPL)"""
-    side: int = 64
+    side: Count = 64
     """width and height of the pictures, pixels"""
-    workers: int = 0
+    workers: Whole = 0
     """processes that render; 0: one for each core"""
     cache: Path | None = None
     """folder of the fetched packages; none: $VLP_CACHE/emoji, else ~/.cache/vlp/emoji"""
@@ -32,7 +33,7 @@ class Emoji(Source):
         """The splits: train, val and the four tests."""
         return splits.SPLITS
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """The samples of one split, shuffled by a hash of their keys. Raises UserError if a package cannot be had."""
         yield from self._corpus().splits[part]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from data_pipelines.sources import Source, Unusable, as_stored, sample_of
 from vlp.errors import UserError
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
@@ -26,41 +26,29 @@ class Folder(Source):
     language: str = "en"
     """language of the captions that do not say it"""
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """A sample for each picture, in the order of their paths. Raises UserError if there are no pictures."""
         root = self.path.expanduser()
         if not root.is_dir():
             raise UserError(f'"{root}" is not a folder; expected a folder of pictures with captions beside them')
         listed = _listed(root)
-        found = False
+        any_picture = False
         for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
-            found = True
+            any_picture = True
             yield self._item(path, path.relative_to(root), listed)
-        if not found:
+        if not any_picture:
             raise UserError(f'there is no picture in "{root}"; known endings: {" ".join(sorted(PICTURES))}')
 
-    def _item(self, path: Path, relative: Path, listed: dict[str, dict[str, Any]]) -> Sample | Unreadable:
+    def _item(self, path: Path, relative: Path, listed: dict[str, dict[str, Any]]) -> Sample | Unusable:
         try:
             record = _record(path) | listed.get(relative.as_posix(), {})
             stored = as_stored(path.read_bytes())
         except (OSError, ValueError) as error:
-            return Unreadable("unreadable file", f"{relative}: {error}")
+            return Unusable("unreadable file", f"{relative}: {error}")
         if stored is None:
-            return Unreadable("undecodable picture", str(relative))
-        captions = captions_of(record, self.language)
-        if not captions:
-            return Unreadable("missing caption", str(relative))
-        data, image_format = stored
-        return Sample(safe_key(relative.with_suffix("").as_posix()), data, image_format, captions, record)
-
-
-def captions_of(record: dict[str, Any], language: str) -> dict[str, str]:
-    """The captions of a record by language, taken out of it: "captions" (a table), else "caption" or "text"."""
-    told = record.pop("captions", None)
-    if not isinstance(told, dict):
-        told = {language: next((record.pop(name) for name in ("caption", "text", "txt") if record.get(name)), "")}
-    texts = {code: text.strip() for code, text in told.items() if isinstance(text, str)}
-    return {code: text for code, text in texts.items() if text}
+            return Unusable("undecodable picture", str(relative))
+        sample = sample_of(record, relative.with_suffix("").as_posix(), stored, self.language)
+        return sample or Unusable("missing caption", str(relative))
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_pipelines.remote.fetch import Unreadable as Lost
+from data_pipelines.remote.fetch import Unreadable
 from data_pipelines.sample import IMAGE_FORMATS, Sample
-from data_pipelines.shards.open_shards import Access, OpenShards, RawSample
+from data_pipelines.shards.open_shards import OpenShards, RawSample
 from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
-from data_pipelines.sources.folder import captions_of
+from data_pipelines.sources import Source, Unusable, as_stored, sample_of
 
 
 @dataclass(frozen=True)
@@ -22,30 +21,27 @@ class Img2Dataset(Source):
     language: str = "en"
     """language of the captions that do not say it"""
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """The samples in the order of the tars. Raises UserError if there are no tars."""
         shards = ShardSet.open(self.path)
-        shelf = OpenShards(shards, Access())
+        opened = OpenShards(shards)
         for row, url in enumerate(shards.urls):
             try:
-                shard = shelf[row]
+                shard = opened[row]
                 for reason, count in sorted(shard.index.lost.items()):
-                    yield from (Unreadable(reason, url) for _ in range(count))
+                    yield from (Unusable(reason, url) for _ in range(count))
                 for position in range(len(shard)):
                     yield self._item(shard.sample(position), url)
-            except Lost as error:
-                yield Unreadable("unreadable shard", f"{url}: {error}")
+            except Unreadable as error:
+                yield Unusable("unreadable shard", f"{url}: {error}")
 
-    def _item(self, raw: RawSample, url: str) -> Sample | Unreadable:
-        record = dict(raw.record)
-        told = record.pop("txt", "")
-        captions = captions_of(record, self.language) or captions_of({"caption": told}, self.language)
-        if not captions:
-            return Unreadable("missing caption", f"{url}: {raw.key}")
-        data, image_format = raw.image, raw.image_format
-        if image_format not in IMAGE_FORMATS:
-            stored = as_stored(data)
-            if stored is None:
-                return Unreadable("undecodable picture", f"{url}: {raw.key}")
-            data, image_format = stored
-        return Sample(safe_key(raw.key), data, image_format, captions, record)
+    def _item(self, raw: RawSample, url: str) -> Sample | Unusable:
+        sample = sample_of(raw.record, raw.key, (raw.image, raw.image_format), self.language)
+        if sample is None:
+            return Unusable("missing caption", f"{url}: {raw.key}")
+        if sample.image_format in IMAGE_FORMATS:
+            return sample
+        stored = as_stored(sample.image)
+        if stored is None:
+            return Unusable("undecodable picture", f"{url}: {raw.key}")
+        return replace(sample, image=stored[0], image_format=stored[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unreadable, as_stored, safe_key
+from data_pipelines.sources import Source, Unusable, as_stored, safe_key
 from vlp.errors import UserError
 
 PLAIN = {"en": "text"}  # language -> column, where nobody says
@@ -28,7 +28,7 @@ class Parquet(Source):
     key: str = ""
     """column that names the samples; empty: the file's name and the number of the row"""
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         """A sample for each row, in the order of the files' names. Raises UserError if a column is missing."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -64,28 +64,28 @@ class Parquet(Source):
 
 def row_sample(
     record: dict[str, Any], *, place: str, image: str, captions: Mapping[str, str], key: str, folder: Path
-) -> Sample | Unreadable:
+) -> Sample | Unusable:
     """The sample in a row of a table; columns that are not asked for become its metadata.
 
     `place` names the row, `image`, `captions` and `key` (empty: `place` is the key) its columns; paths of pictures are
-    under `folder`. A column of captions holds one text in each row, or a list of them.
+    under `folder`. A column of captions has one text in each row, or a list of them.
     """
     name = safe_key(str(record[key])) if key else safe_key(place)
     picture = record.pop(image)
     every = {language: _texts(record[column]) for language, column in captions.items()}
     record = {column: value for column, value in record.items() if column not in captions.values()}
-    texts = {language: held[0] for language, held in every.items() if held}
+    texts = {language: some[0] for language, some in every.items() if some}
     if not texts:
-        return Unreadable("missing caption", place)
+        return Unusable("missing caption", place)
     try:
         data = _bytes(picture, folder)
     except OSError as error:
-        return Unreadable("missing picture", f"{place}: {error}")
+        return Unusable("missing picture", f"{place}: {error}")
     stored = as_stored(data) if data else None
     if stored is None:
-        return Unreadable("undecodable picture" if data else "missing picture", place)
+        return Unusable("undecodable picture" if data else "missing picture", place)
     plain = {column: value for column, value in record.items() if isinstance(value, str | int | float | bool | list)}
-    several = {language: held for language, held in every.items() if len(held) > 1}
+    several = {language: some for language, some in every.items() if len(some) > 1}
     return Sample(name, stored[0], stored[1], texts, {**plain, **({"all_captions": several} if several else {})})
 
 
@@ -96,7 +96,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _bytes(picture: Any, folder: Path) -> bytes:
-    """The file of the picture, whichever way the column holds it; b"" if there is none. Raises OSError."""
+    """The file of the picture, whichever way it is in the column; b"" if there is none. Raises OSError."""
     if isinstance(picture, dict):
         picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, str):

@@ -1,4 +1,4 @@
-"""A folder that fills with shards: whatever ends the work, the same command goes on behind the last finished tar.
+"""A folder that fills with shards: whatever ends the work, the same command goes on after the last finished tar.
 
 building.json beside the tars is the journal: it is written anew after each tar, and goes when the manifest is there.
 """
@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_pipelines.filters.duplicates import Repeats, Traits
 from data_pipelines.shards import manifest
 from data_pipelines.shards.manifest import Manifest, ShardRecord
+from data_pipelines.writing.repeats import Repeats, Traits
 from data_pipelines.writing.tar_writer import Packed, TarWriter
 from vlp.errors import UserError
 from vlp.files import full_disk, write_whole
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass
 class BuildProgress:
-    """What is finished, so that the same command can go on behind it."""
+    """What is finished, so that the same command can go on after it."""
 
     recipe: str
     taken: int = 0  # items of the source that were dealt with
@@ -89,15 +89,15 @@ def fill(
     rename: Callable[[Packed, int], Packed] | None = None,
     repeats: bool = False,
 ) -> Manifest:
-    """The manifest of `folder`, filled with the shards of `outcomes(n)`, the outcomes behind the first n inputs.
+    """The manifest of `folder`, filled with the shards of `outcomes(n)`, the outcomes after the first n inputs.
 
     A key that a shard has already makes its sample a loss; with `rename`, the sample under another key (the n-th try).
     With `repeats`, an outcome whose traits are those of one that was written is left out, too.
     A finished folder of the same `recipe` is left as it is; the finished shards of an interrupted one are kept.
-    Raises UserError if the folder holds something else, if nothing is left to write, and if the disk is full.
+    Raises UserError if something else is in the folder, if nothing is left to write, and if the disk is full.
     """
-    told = json.dumps(recipe, sort_keys=True, default=str)
-    progress = _resume(folder, told)
+    record = json.dumps(recipe, sort_keys=True, default=str)
+    progress = _resume(folder, record)
     if progress is None:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return manifest.read(folder)
@@ -110,7 +110,7 @@ def fill(
             if not progress.shards:
                 raise UserError(_nothing_left(folder, progress))
             renamed = {"renamed_keys": progress.renamed} if progress.renamed else {}
-            tree = {**about(), **renamed, "recipe": json.loads(told)}
+            tree = {**about(), **renamed, "recipe": json.loads(record)}
             done = Manifest(name, tuple(progress.shards), dict(progress.counts), progress.examples, tree)
             done.write(folder)
     finally:
@@ -132,7 +132,7 @@ def _nothing_left(folder: Path, progress: BuildProgress) -> str:
 
 
 def _resume(folder: Path, recipe: str) -> BuildProgress | None:
-    """Where to go on; None if the folder is finished. Raises UserError if it holds the shards of another recipe."""
+    """Where to go on; None if the folder is finished. Raises UserError if the shards of another recipe are in it."""
     journal = folder / JOURNAL
     if (folder / manifest.FILE).exists():
         if json.dumps(manifest.read(folder).about.get("recipe"), sort_keys=True) == recipe:

@@ -35,11 +35,13 @@ def samples_of(shards: ShardSet, skip: Ledger) -> Iterator[tuple[str, list[Sampl
     Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
     or cut short: numbers over an unknown part of the data would mean nothing.
     """
-    from data_pipelines.stream import read_samples
+    from data_pipelines.shards.open_shards import OpenShards
+    from data_pipelines.shards.read_samples import read_shard
 
-    for url in shards.urls:
+    opened = OpenShards(shards)
+    for row, url in enumerate(shards.urls):
         some: list[Sample] = []
-        for sample in read_samples(url, skip=skip):
+        for sample in read_shard(opened, row, skip=skip):
             some.append(sample)
             if len(some) == PICTURES_AT_ONCE:
                 yield url, some

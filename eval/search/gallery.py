@@ -47,11 +47,12 @@ class Hit:
 
         if self.thumbnail:
             return pil.open(BytesIO(self.thumbnail)).convert("RGB")
-        from data_pipelines.stream import read_samples
+        from data_pipelines.shards.read_samples import read_samples
+        from data_pipelines.shards.shard_set import ShardSet
 
         if not self.shard:
             raise UserError(f"no picture of {self.key} was kept, and its row does not say which shard it is in")
-        for sample in read_samples(self.shard):
+        for sample in read_samples(ShardSet.open(self.shard)):
             if sample.key == self.key:
                 return decode(sample.image, Limits())
         raise UserError(f"{self.shard} no longer holds {self.key}; build the index again")

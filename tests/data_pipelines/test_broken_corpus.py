@@ -20,7 +20,11 @@ import torch
 from PIL import Image
 
 from data_pipelines.ledger import Ledger
-from data_pipelines.stream import Loader, Stream, read_samples
+from data_pipelines.loading.loader import Loader
+from data_pipelines.settings import Workers
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.stream import Stream
 from vlp.models.image_transform import RandomCrop
 
 pytestmark = pytest.mark.timeout(120)
@@ -252,7 +256,7 @@ def test_reading_in_order_counts_the_same(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     (tmp_path / "a.tar").write_bytes(case.tar)
     ledger = Ledger()
-    keys = {s.key for s in read_samples(str(tmp_path), skip=ledger)}
+    keys = {s.key for s in read_samples(ShardSet.open(str(tmp_path)), skip=ledger)}
     assert keys >= case.keys
     assert ledger.by_reason() == case.index
 
@@ -261,7 +265,7 @@ def test_the_whole_corpus_goes_through_workers(tmp_path: Path) -> None:
     """Every loss is in the ledger under its shard, every whole sample comes, and workers change nothing of that."""
     for i, case in enumerate(CASES.values()):
         (tmp_path / f"{i:03d}.tar").write_bytes(case.tar)
-    one, many = opened(tmp_path, 6), opened(tmp_path, 6, workers=2, start_method="fork")
+    one, many = opened(tmp_path, 6), opened(tmp_path, 6, workers=Workers(count=2, start_method="fork"))
     for _ in range(2):
         seen = epoch(many)
         assert seen == epoch(one)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from data_pipelines.captions import choose, choose_several, first, found, identity, normalised
+from data_pipelines.captions import choose, choose_several, concept_id, first, normalised, texts_at
 
 RECORD = {
     "txt": "a cat",
@@ -25,9 +25,9 @@ def test_captions_are_drawn_by_weight() -> None:
 
 def test_all_captions_of_a_picture_are_said() -> None:
     record = {"captions": {"en": "one", "zh": "一"}, "all_captions": {"en": ["one", "two", " ", "three"], "fr": ["un"]}}
-    assert found(record, "en") == ["one", "two", "three"]
-    assert found(record, "zh") == ["一"]
-    assert found(record, "fr") == []  # a filter has taken this language out
+    assert texts_at(record, "en") == ["one", "two", "three"]
+    assert texts_at(record, "zh") == ["一"]
+    assert texts_at(record, "fr") == []  # a filter has taken this language out
     assert {choose(record, {"en": 1.0}, random.Random(n)) for n in range(30)} == {"one", "two", "three"}
     assert first(record) == "one"
 
@@ -46,17 +46,17 @@ def test_several_captions_are_of_different_paths_as_far_as_there_are_any() -> No
 
 
 def test_paths_reach_any_text_of_the_record() -> None:
-    assert found(RECORD, "tags.en") == ["pet", "animal"]
-    assert found({"meta": {"alt": "x"}}, "meta.alt") == ["x"]
-    assert found({"captions": "not a table", "caption": "y"}, "caption") == ["y"]
+    assert texts_at(RECORD, "tags.en") == ["pet", "animal"]
+    assert texts_at({"meta": {"alt": "x"}}, "meta.alt") == ["x"]
+    assert texts_at({"captions": "not a table", "caption": "y"}, "caption") == ["y"]
 
 
 def test_ids_follow_the_concept_else_the_caption() -> None:
-    assert identity(RECORD, "concept") == identity({"concept": "cat", "txt": "other"}, "concept")
-    assert identity({"txt": "A  Cat."}, "concept") == identity({"captions": {"en": "a cat"}}, "concept")
-    assert identity({"txt": "a dog"}, "concept") != identity({"txt": "a cat"}, "concept")
-    assert 0 <= identity(RECORD, "concept") < 2**63
-    assert identity(RECORD, "concept") == 3979375269140722891  # pinned: ids must not change between versions
+    assert concept_id(RECORD, "concept") == concept_id({"concept": "cat", "txt": "other"}, "concept")
+    assert concept_id({"txt": "A  Cat."}, "concept") == concept_id({"captions": {"en": "a cat"}}, "concept")
+    assert concept_id({"txt": "a dog"}, "concept") != concept_id({"txt": "a cat"}, "concept")
+    assert 0 <= concept_id(RECORD, "concept") < 2**63
+    assert concept_id(RECORD, "concept") == 3979375269140722891  # pinned: ids must not change between versions
 
 
 def test_normalised_captions_and_the_first_one() -> None:
@@ -66,8 +66,8 @@ def test_normalised_captions_and_the_first_one() -> None:
 
 
 def test_captions_without_a_language_are_english() -> None:
-    assert found({"txt": "a dog"}, "en") == ["a dog"]
-    assert found({"txt": "a dog", "captions": {"zh": "狗"}}, "en") == []
+    assert texts_at({"txt": "a dog"}, "en") == ["a dog"]
+    assert texts_at({"txt": "a dog", "captions": {"zh": "狗"}}, "en") == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_pipelines import sample as module
-from data_pipelines.captions import found
-from data_pipelines.shards.open_shards import Access, OpenShards
+from data_pipelines.captions import texts_at
+from data_pipelines.shards.open_shards import OpenShards
+from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.stream import read_samples
 
 WriteTar = Callable[..., object]
 PATHS = (
@@ -57,15 +57,15 @@ def test_docstring_examples() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_evaluation_reads_what_training_reads(folder: Path, path: str) -> None:
-    opened = OpenShards(ShardSet.open(str(folder)), Access())
-    for i, sample in enumerate(read_samples(str(folder))):
+    opened = OpenShards(ShardSet.open(str(folder)))
+    for i, sample in enumerate(read_samples(ShardSet.open(str(folder)))):
         record = opened.sample(0, i).record
         if path != "txt" or "txt" in record:  # without a .txt the first caption stands for it
-            assert sample.said(path) == found(record, path), sample.key
+            assert sample.said(path) == texts_at(record, path), sample.key
 
 
 def test_each_path_is_said_by_somebody(folder: Path) -> None:
-    samples = {sample.key: sample for sample in read_samples(str(folder))}
+    samples = {sample.key: sample for sample in read_samples(ShardSet.open(str(folder)))}
     assert samples["several"].said("txt") == ["the cat"]
     assert samples["several"].said("en") == ["a cat", "one cat"]
     assert samples["several"].said("tags.en") == ["pet", "animal"]
@@ -76,6 +76,6 @@ def test_each_path_is_said_by_somebody(folder: Path) -> None:
 
 
 def test_a_txt_that_is_no_caption_stays_out_of_the_record(folder: Path) -> None:
-    for sample in read_samples(str(folder)):
+    for sample in read_samples(ShardSet.open(str(folder))):
         assert "txt" not in sample.metadata
         assert sample.captions

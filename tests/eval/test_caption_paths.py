@@ -88,7 +88,7 @@ def test_only_a_txt(release: Release, samples: list[Sample], write: Callable[...
 def test_a_path_trains_and_is_evaluated(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "noted.toml").write_text(PRESET)
     data = ["--data.shards", str(shards), "--eval.tasks.long.data", str(shards), "--out", str(tmp_path / "run")]
-    captions = '[data]\ncaptions = { "notes.long" = 1.0 }\n'
+    captions = '[data]\ncaptions.weights = { "notes.long" = 1.0 }\n'
     (tmp_path / "captions.toml").write_text(captions)
     assert train.main([str(tmp_path / "noted.toml"), str(tmp_path / "captions.toml"), *data]) == 0
     tokenizer = releases.load(tmp_path / "run" / "model").tokenizer

@@ -16,7 +16,7 @@ SPLITS = Tour.read().splits
 PRESET = """
 [data]
 ids = "concept"
-captions = { en = 1.0, zh = 1.0 }
+captions.weights = { en = 1.0, zh = 1.0 }
 
 [model]
 name = "two_towers"

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.sample import Sample
-from data_pipelines.stream import read_samples
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
 from eval import configuration
 from eval.configuration import read
 from eval.embeddings.split import EmbeddedSplit
@@ -161,7 +162,7 @@ def test_a_task_that_vlp_has_never_heard_of_is_shown_in_its_own_words(
     model_folder: Path, shards: Path, my_preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = Path(my_preset).parent
-    mean = np.mean([len(sample.captions["en"]) for sample in read_samples(str(shards))])
+    mean = np.mean([len(sample.captions["en"]) for sample in read_samples(ShardSet.open(str(shards)))])
     asked = [str(model_folder), str(shards), my_preset, "--out", str(out)]
     assert main([*asked, "--at-least", "shapes/letters=30"]) == 0  # the fewer the better
     assert main([*asked, "--at-least", "shapes/letters=2"]) == 1

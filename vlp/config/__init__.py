@@ -79,7 +79,9 @@ def build(kind: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     for key, value in tree.items():
         path = f"{where}.{key}" if where else key
         if key not in fields:
-            raise UserError(f'unknown key "{path}"{did_you_mean(key, list(fields))}')
+            inside = [group for group, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", {})]
+            near = f'; it is "{path[: -len(key)]}{inside[0]}.{key}"' if inside else did_you_mean(key, list(fields))
+            raise UserError(f'unknown key "{path}"{near}')
         values[key] = _convert(hints[key], value, path)
     missing = [n for n, f in fields.items() if n not in values and _required(f)]
     if missing:

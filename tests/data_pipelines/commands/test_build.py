@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from data_pipelines.commands.build import Shards, build, main
-from data_pipelines.filters.filters import Filters
+from data_pipelines.filters import Filters
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
-from data_pipelines.sources import Source, Unreadable
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.folder import Folder
-from data_pipelines.stream import read_samples
 from data_pipelines.writing.resumable_folder import JOURNAL
 from vlp.errors import UserError
 
@@ -34,11 +35,11 @@ def picture(colour: int, size: tuple[int, int] = (24, 16), kind: str = "PNG") ->
 class Given(Source):
     """Items that a test made; `breaks_after` of them the source fails."""
 
-    given: tuple[Sample | Unreadable, ...] = ()
+    given: tuple[Sample | Unusable, ...] = ()
     breaks_after: int = 1 << 30
     incidental = ("breaks_after",)
 
-    def items(self, part: str) -> Iterator[Sample | Unreadable]:
+    def items(self, part: str) -> Iterator[Sample | Unusable]:
         for count, item in enumerate(self.given):
             if count == self.breaks_after:
                 raise RuntimeError("the source broke")
@@ -76,7 +77,7 @@ def test_every_input_is_delivered_or_counted_and_named(folder: Path, tmp_path: P
     assert done.counts == {"missing caption": 1, "undecodable picture": 2, "unreadable file": 1}
     assert done.examples["missing caption"] == ["silent.png"]
     assert done.samples + sum(done.counts.values()) == 8
-    read = list(read_samples(str(tmp_path / "out")))
+    read = list(read_samples(ShardSet.open(str(tmp_path / "out"))))
     assert sorted(s.captions["en"] for s in read) == [f"square {i}" for i in range(4)]
     assert {s.image_format for s in read} == {"jpg", "png", "webp"}  # the .gif is stored as .png
     assert len({s.key for s in read}) == 4
@@ -90,7 +91,7 @@ def test_same_samples_give_same_bytes_whatever_the_threads(tmp_path: Path) -> No
 
 
 def test_an_interrupted_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    items = (*samples(12), Unreadable("missing picture", "row 12"), *(replace(s, key=f"t{s.key}") for s in samples(12)))
+    items = (*samples(12), Unusable("missing picture", "row 12"), *(replace(s, key=f"t{s.key}") for s in samples(12)))
     whole, cut = Given(items), Given(items, breaks_after=17)
     shards = Shards(shard_size=5, name="x", threads=1)
     build(whole, tmp_path / "whole", shards=shards)
@@ -124,18 +125,18 @@ def test_a_key_twice_is_counted(tmp_path: Path) -> None:
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing was left .*caption too short: 2"):
-        build(Given(samples(2)), tmp_path / "out", filters=Filters(min_chars=99))
+        build(Given(samples(2)), tmp_path / "out", filters=Filters.of(min_chars=99))
 
 
 @pytest.mark.parametrize(
     ("filters", "reason"),
     [
-        (Filters(languages=("zh",)), "missing caption"),
-        (Filters(min_chars=100), "caption too short"),
-        (Filters(max_chars=3), "caption too long"),
-        (Filters(min_side=17), "picture too small"),
-        (Filters(max_aspect=1.4), "picture too long"),
-        (Filters(most_pixels=100), "bomb-sized picture"),
+        (Filters.of(languages=("zh",)), "missing caption"),
+        (Filters.of(min_chars=100), "caption too short"),
+        (Filters.of(max_chars=3), "caption too long"),
+        (Filters.of(min_side=17), "picture too small"),
+        (Filters.of(max_aspect=1.4), "picture too long"),
+        (Filters.of(most_pixels=100), "bomb-sized picture"),
     ],
 )
 def test_each_filter_has_its_reason(filters: Filters, reason: str) -> None:
@@ -146,11 +147,11 @@ def test_each_filter_has_its_reason(filters: Filters, reason: str) -> None:
 
 def test_shrink_scales_the_shorter_side_and_never_enlarges() -> None:
     [sample] = samples(1)
-    small = Filters(shrink=8).apply(sample)
+    small = Filters.of(shrink=8).apply(sample)
     assert isinstance(small, Sample)
     assert Image.open(io.BytesIO(small.image)).size == (12, 8)
     assert small.image_format == "webp"
-    assert Filters(shrink=16).apply(sample) == sample
+    assert Filters.of(shrink=16).apply(sample) == sample
 
 
 def test_full_disk_is_one_sentence_and_the_build_goes_on_later(tmp_path: Path) -> None:

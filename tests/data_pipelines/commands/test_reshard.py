@@ -19,7 +19,8 @@ from data_pipelines.commands.permutation import Shuffled
 from data_pipelines.commands.reshard import AHEAD, Reshard, main, reshard
 from data_pipelines.shards import manifest
 from data_pipelines.shards.manifest import Manifest, ShardRecord
-from data_pipelines.stream import read_samples
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.writing.resumable_folder import JOURNAL
 from vlp.cli import run
 from vlp.errors import UserError
@@ -40,7 +41,7 @@ def files_of(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def keys_of(folder: Path) -> list[str]:
-    return [sample.key for sample in read_samples(str(folder))]
+    return [sample.key for sample in read_samples(ShardSet.open(str(folder)))]
 
 
 @given(st.integers(1, 300), st.integers(0, 2**63))
@@ -161,7 +162,7 @@ def test_folders_with_other_data_and_bad_numbers_are_refused(
     old, new = make_shards(tmp_path / "old", [4, 4]), tmp_path / "new"
     with pytest.raises(UserError, match=r"already holds \.tar files without a manifest"):
         reshard(Reshard(str(old), old))
-    with pytest.raises(UserError, match="shard_size is 0; expected at least 1"):
+    with pytest.raises(UserError, match='"shard_size" is 0, but it should be 1 or more'):
         reshard(Reshard(str(old), new, shard_size=0))
     assert main([str(old), str(new), "--shard-size", "3"]) == 0
     assert "8 samples in 3 shards" in capsys.readouterr().out

@@ -60,5 +60,5 @@ def test_distinct_is_exact_while_few_and_near_when_many() -> None:
     assert few.exact
     assert (few.distinct, few.repeated) == (1000, 59_000)
     assert not many.exact
-    assert len(many.held) <= 4096
+    assert len(many.kept) <= 4096
     assert many.distinct == pytest.approx(40_000, rel=4 * 1.2 / 64)

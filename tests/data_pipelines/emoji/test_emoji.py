@@ -18,7 +18,7 @@ from data_pipelines.emoji.drawings import Drawing
 from data_pipelines.emoji.rasters import render
 from data_pipelines.emoji.splits import Picture, alike_pairs, place
 from data_pipelines.emoji.stamps import sentences
-from data_pipelines.filters.picture_hash import ALIKE_BITS, Fingerprint, fingerprint
+from data_pipelines.picture_hash import ALIKE_BITS, Fingerprint, fingerprint
 from vlp.errors import UserError
 
 CIRCLE = (

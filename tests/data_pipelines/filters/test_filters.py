@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import io
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,16 +19,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.commands.build import Shards, build, main
-from data_pipelines.filters import scripts
-from data_pipelines.filters.duplicates import BANDS, Repeats, Traits, bands, caption_trait
-from data_pipelines.filters.filters import Filters
-from data_pipelines.filters.picture_hash import ALIKE_BITS, Fingerprint, fingerprint_of
+from data_pipelines.filters import Filters, kinds, scripts
+from data_pipelines.picture_hash import ALIKE_BITS, Fingerprint, fingerprint_of
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
-from data_pipelines.shards.shard_set import BUNDLED
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import BUNDLED, ShardSet
 from data_pipelines.sources import Source
 from data_pipelines.sources.img2dataset import Img2Dataset
-from data_pipelines.stream import read_samples
+from data_pipelines.writing.repeats import BANDS, Repeats, Traits, bands, caption_trait
 from data_pipelines.writing.resumable_folder import SCRATCH
 from vlp.errors import UserError
 
@@ -64,7 +65,7 @@ def sample(key: str, picture: bytes, text: str = "", kind: str = "png") -> Sampl
 
 
 def kept(folder: Path) -> list[str]:
-    return [one.key for one in read_samples(str(folder))]
+    return [one.key for one in read_samples(ShardSet.open(str(folder)))]
 
 
 def test_the_same_picture_in_another_size_or_format_is_found_and_others_are_not(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_the_same_picture_in_another_size_or_format_is_found_and_others_are_not(
         items.append(sample(f"small{n}", encoded(one.resize((180, 140)), "WEBP", quality=80), kind="webp"))
         items.append(sample(f"red{n}", encoded(Image.blend(one, Image.new("RGB", one.size, "red"), 0.3))))
         items.append(sample(f"mirror{n}", encoded(one.transpose(Image.Transpose.FLIP_LEFT_RIGHT))))
-    [done] = build(Given(tuple(items)), tmp_path / "out", filters=Filters(drop_duplicate_pictures=True))
+    [done] = build(Given(tuple(items)), tmp_path / "out", filters=Filters.of(drop_duplicate_pictures=True))
     names = kept(tmp_path / "out")
     others = [one.key for one in items if one.key.startswith(("a", "red", "mirror"))]
     assert [name for name in names if name in others] == others, "another picture was taken for a repetition"
@@ -88,7 +89,7 @@ def test_the_same_picture_in_another_size_or_format_is_found_and_others_are_not(
 def test_captions_that_say_the_same_are_found(tmp_path: Path) -> None:
     texts = ["A red ball", "a  RED ball.", "a blue ball", "Ａ red ball!", "红球。", "红球"]
     items = tuple(sample(f"s{n}", encoded(scene(n)), text) for n, text in enumerate(texts))
-    [done] = build(Given(items), tmp_path / "out", filters=Filters(drop_duplicate_captions=True))
+    [done] = build(Given(items), tmp_path / "out", filters=Filters.of(drop_duplicate_captions=True))
     assert kept(tmp_path / "out") == ["s0", "s2", "s4"]
     assert done.counts == {"duplicate caption": 3}
 
@@ -96,7 +97,7 @@ def test_captions_that_say_the_same_are_found(tmp_path: Path) -> None:
 def test_a_sample_that_was_left_out_makes_no_other_a_duplicate(tmp_path: Path) -> None:
     same = encoded(scene(0))
     items = (sample("a", encoded(scene(1)), "one"), sample("b", same, "one"), sample("c", same, "two"))
-    filters = Filters(drop_duplicate_captions=True, drop_duplicate_pictures=True)
+    filters = Filters.of(drop_duplicate_captions=True, drop_duplicate_pictures=True)
     [done] = build(Given(items), tmp_path / "out", filters=filters)
     assert kept(tmp_path / "out") == ["a", "c"]
     assert done.counts == {"duplicate caption": 1}
@@ -107,7 +108,7 @@ def test_an_interrupted_build_remembers_what_it_wrote_and_forgets_what_it_did_no
     items = tuple(
         sample(f"s{n:02d}", encoded(scene(rng.randrange(15))), f"text {rng.randrange(20)}") for n in range(40)
     )
-    filters = Filters(drop_duplicate_captions=True, drop_duplicate_pictures=True)
+    filters = Filters.of(drop_duplicate_captions=True, drop_duplicate_pictures=True)
     shards = Shards(shard_size=3, threads=1, name="x")
     [whole] = build(Given(items), tmp_path / "whole", filters=filters, shards=shards)
     assert len(whole.shards) > 2
@@ -178,7 +179,7 @@ def test_normalised_captions_have_one_number() -> None:
     ],
 )
 def test_captions_of_other_scripts_are_left_out(text: str, wanted: tuple[str, ...], fits: bool) -> None:
-    fate = Filters(scripts=wanted).apply(sample("k", encoded(scene(0)), text))
+    fate = Filters.of(scripts=wanted).apply(sample("k", encoded(scene(0)), text))
     assert fate == ("other script" if not fits else sample("k", encoded(scene(0)), text))
     assert doctest.testmod(scripts).failed == 0
 
@@ -188,11 +189,11 @@ def test_captions_are_left_out_one_by_one() -> None:
     one = Sample(
         "k", encoded(scene(0)), "png", {"en": "一只猫", "zh": "cat", "de": "猫"}, {"all_captions": every, "n": 1}
     )
-    fate = Filters(scripts=("latin",)).apply(one)
+    fate = Filters.of(scripts=("latin",)).apply(one)
     assert isinstance(fate, Sample)
     assert fate.captions == {"en": "a cat", "zh": "cat"}
     assert fate.metadata == {"all_captions": {"en": ["a cat", "the cat"]}, "n": 1}
-    fate = Filters(languages=("de", "en")).apply(one)
+    fate = Filters.of(languages=("de", "en")).apply(one)
     assert isinstance(fate, Sample)
     assert list(fate.captions.items()) == [("de", "猫"), ("en", "一只猫")]
     assert fate.metadata == {"all_captions": {"en": every["en"]}, "n": 1}
@@ -200,13 +201,63 @@ def test_captions_are_left_out_one_by_one() -> None:
 
 def test_an_unknown_script_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no script is called "cyrilic"; did you mean "cyrillic"'):
-        Filters(scripts=("cyrilic",))
+        Filters.of(scripts=("cyrilic",))
+
+
+def test_a_filter_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file in the folder is a flag of the build, counts its reason, and leaves older manifests valid."""
+    import data_pipelines.filters as package
+
+    (tmp_path / "quiet.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from data_pipelines.filters import Filter\n"
+        "@dataclass(frozen=True)\n"
+        "class Quiet(Filter):\n"
+        "    unwanted_word: str = ''\n"
+        '    """captions with this word are left out"""\n'
+        "    def refuse(self, text):\n"
+        "        return 'unwanted word' if self.unwanted_word and self.unwanted_word in text else ''\n"
+    )
+    before = Filters().recorded
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert set(package.kinds()) == {"captions", "duplicates", "picture", "quiet", "scripts"}
+    assert Filters().recorded == before
+    out = tmp_path / "out"
+    assert main(["img2dataset", str(out), "--path", str(BUNDLED / "emoji/val"), "--unwanted-word", "heart"]) == 0
+    done = manifest.read(out)
+    assert done.counts["unwanted word"] >= 1
+    assert done.about["recipe"]["filters"]["unwanted_word"] == "heart"
+    assert not [one for one in read_samples(ShardSet.open(str(out))) if "heart" in one.text]
+
+
+def test_no_two_filters_have_a_setting_of_the_same_name() -> None:
+    names = [one.name for kind in kinds().values() for one in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
+    with pytest.raises(UserError, match='no filter has a setting "min_sid"; did you mean "min_side"'):
+        Filters.of(min_sid=3)
+    with pytest.raises(UserError, match='"script_share" is 2, but it should be from 0 to 1'):
+        Filters.of(script_share=2)
+
+
+def test_a_folder_built_by_an_earlier_version_counts_as_finished(tmp_path: Path) -> None:
+    """Its manifest names the settings that there were then; the same command leaves it as it is."""
+    source = Given((sample("a", encoded(scene(0))),))
+    [done] = build(source, tmp_path / "out")
+    old = json.loads((tmp_path / "out/manifest.json").read_text())
+    settings = old["about"]["recipe"]["filters"]
+    assert settings == {
+        **{"languages": [], "min_chars": 1, "max_chars": 0, "min_side": 0, "max_aspect": 0.0},
+        **{"most_pixels": 64_000_000, "shrink": 0},
+    }
+    stamp = (tmp_path / "out/00000.tar").stat().st_mtime_ns
+    assert build(source, tmp_path / "out") == [done]
+    assert (tmp_path / "out/00000.tar").stat().st_mtime_ns == stamp
 
 
 def test_filters_that_are_off_leave_older_manifests_valid() -> None:
     told = manifest.read(BUNDLED / "emoji/val").about["recipe"]["filters"]
-    assert set(Filters().told) == set(told)
-    assert Filters(scripts=("han",)).told["scripts"] == ("han",)
+    assert set(Filters().recorded) == set(told)
+    assert Filters.of(scripts=("han",)).recorded["scripts"] == ("han",)
 
 
 def test_the_flags_work_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

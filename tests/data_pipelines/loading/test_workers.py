@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from data_pipelines.ledger import DropBudgetExceeded
-from data_pipelines.stream import Loader, Stream
+from data_pipelines.loading.loader import Loader
+from data_pipelines.settings import Captions, Decoding, Workers
+from data_pipelines.stream import Stream
 from vlp.errors import UserError
 from vlp.models.image_transform import RandomCrop
 from vlp.models.tokenizer import Bpe
@@ -45,7 +48,13 @@ def failing_tokenizer(texts: list[str]) -> Tensor:
 def stream(tmp_path_factory: pytest.TempPathFactory, make_shards: MakeShards) -> Stream:
     folder = make_shards(tmp_path_factory.mktemp("workers"), (20, 3, 37, 11), BROKEN)
     captions = {"txt": 1.0, "en": 1.0}
-    return Stream(shards=str(folder), captions=captions, drop_budget=1.0, start_method="fork", prefetch=2)
+    workers = Workers(start_method="fork", prefetch=2)
+    return Stream(shards=str(folder), captions=Captions(captions), drop_budget=1.0, workers=workers)
+
+
+def by(stream: Stream, count: int, **more: Any) -> Stream:
+    """The stream, made by `count` workers."""
+    return replace(stream, workers=replace(stream.workers, count=count, **more))
 
 
 def opened(stream: Stream, batch: int = 12, rank: int = 0, size: int = 1, **more: object) -> Loader:
@@ -57,7 +66,7 @@ def opened(stream: Stream, batch: int = 12, rank: int = 0, size: int = 1, **more
 @pytest.mark.parametrize(("workers", "batch"), [(1, 12), (2, 12), (3, 10), (4, 3)])
 def test_workers_change_nothing(stream: Stream, workers: int, batch: int) -> None:
     """Whole batches, through epochs, with broken samples on the way; more workers than rows too."""
-    one, many = opened(stream, batch), opened(replace(stream, workers=workers), batch)
+    one, many = opened(stream, batch), opened(by(stream, workers), batch)
     for _ in range(15):
         a, b = next(iter(one)), next(iter(many))
         assert a.keys == b.keys
@@ -74,7 +83,7 @@ def test_resume_on_other_ranks_and_workers(stream: Stream) -> None:
     want = [next(iter(one)).keys for _ in range(12)]
     got, states = [], None
     for (size, workers), steps in zip([(2, 2), (1, 3), (3, 0), (4, 1)], [4, 3, 4, 1], strict=True):
-        loaders = [opened(replace(stream, workers=workers), 12, r, size, state=states) for r in range(size)]
+        loaders = [opened(by(stream, workers), 12, r, size, state=states) for r in range(size)]
         got += [sum((next(iter(loader)).keys for loader in loaders), ()) for _ in range(steps)]
         states = [loader.state_dict() for loader in loaders]
         for loader in loaders:
@@ -83,7 +92,7 @@ def test_resume_on_other_ranks_and_workers(stream: Stream) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(stream: Stream) -> None:
-    one, many = opened(stream), opened(replace(stream, workers=3))
+    one, many = opened(stream), opened(by(stream, 3))
     for step in range(20):
         assert next(iter(one)).keys == next(iter(many)).keys
         if step in (2, 7, 12):  # further apart than the batches that are made ahead, so that each death is noticed
@@ -94,20 +103,20 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(stream: Str
 
 
 def test_workers_that_always_die_end_the_run_with_a_reason(stream: Stream) -> None:
-    loader = opened(replace(stream, workers=1), tokenizer=dying_tokenizer)
+    loader = opened(by(stream, 1), tokenizer=dying_tokenizer)
     with pytest.raises(RuntimeError, match=r"worker 0 died 4 times in the same batch \(exit code -9"):
         next(iter(loader))
 
 
 def test_errors_of_workers_reach_the_trainer(stream: Stream) -> None:
     with pytest.raises(RuntimeError, match="no such word"):
-        next(iter(opened(replace(stream, workers=2), tokenizer=failing_tokenizer)))
+        next(iter(opened(by(stream, 2), tokenizer=failing_tokenizer)))
     with pytest.raises(DropBudgetExceeded, match="nothing at all"):
-        next(iter(opened(replace(stream, workers=2, min_side=99))))
+        next(iter(opened(replace(by(stream, 2), decoding=Decoding(min_side=99)))))
 
 
 def test_batches_that_are_kept_are_not_overwritten(stream: Stream) -> None:
-    one, many = opened(stream), opened(replace(stream, workers=2, prefetch=1))
+    one, many = opened(stream), opened(by(stream, 2, prefetch=1))
     kept = [next(iter(many)) for _ in range(9)]
     for batch in kept:
         assert torch.equal(batch.image, next(iter(one)).image)
@@ -115,7 +124,7 @@ def test_batches_that_are_kept_are_not_overwritten(stream: Stream) -> None:
 
 
 def test_workers_end_when_the_loader_is_gone(stream: Stream) -> None:
-    loader = opened(replace(stream, workers=2))
+    loader = opened(by(stream, 2))
     next(iter(loader))
     assert loader._pool is not None
     processes = [w.process for w in loader._pool._workers]
@@ -127,7 +136,7 @@ def test_workers_end_when_the_loader_is_gone(stream: Stream) -> None:
 
 
 def test_closing_keeps_the_position(stream: Stream) -> None:
-    one, many = opened(stream), opened(replace(stream, workers=2))
+    one, many = opened(stream), opened(by(stream, 2))
     for _ in range(3):
         assert next(iter(one)).keys == next(iter(many)).keys
         many.close()
@@ -136,25 +145,24 @@ def test_closing_keeps_the_position(stream: Stream) -> None:
 @pytest.mark.slow
 def test_workers_from_a_fork_server(stream: Stream) -> None:
     bpe = Bpe(vocab=300).train([f"caption {n}" for n in range(100)])  # tests are not importable in a fork server
-    many = opened(replace(stream, workers=2, start_method="forkserver"), tokenizer=bpe)
+    many = opened(by(stream, 2, start_method="forkserver"), tokenizer=bpe)
     one = opened(stream, tokenizer=bpe)
     for _ in range(3):
         assert next(iter(one)).keys == next(iter(many)).keys
     many.close()
-    unpicklable = opened(
-        replace(stream, workers=1, start_method="forkserver"), tokenizer=lambda texts: tokenizer([*texts])
-    )
+    unpicklable = opened(by(stream, 1, start_method="forkserver"), tokenizer=lambda texts: tokenizer([*texts]))
     with pytest.raises(UserError, match="cannot be sent to worker processes"):
         next(iter(unpicklable))
 
 
 RUN = """
 import sys, os
+from data_pipelines.settings import Workers
 from data_pipelines.stream import Stream
 from vlp.models.image_transform import RandomCrop
 import torch
 tokenizer = lambda texts: torch.ones(len(texts), 2, dtype=torch.int64)
-stream = Stream(shards=sys.argv[1], workers=2, start_method="fork", drop_budget=1.0)
+stream = Stream(shards=sys.argv[1], workers=Workers(count=2, start_method="fork"), drop_budget=1.0)
 loader = stream.open(transform=RandomCrop(size=8), tokenizer=tokenizer, global_batch=12)
 for step, batch in enumerate(loader):
     pids = [w.process.pid for w in loader._pool._workers]

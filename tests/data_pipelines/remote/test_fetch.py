@@ -15,6 +15,7 @@ import torch
 
 from data_pipelines.remote.fetch import Absent, Blocks, BlockStore, Changed, Patience, RemoteFile, Unreadable, exists
 from data_pipelines.remote.shard_cache import ShardCache
+from data_pipelines.settings import Remote
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.stream import Stream
 from vlp.errors import UserError
@@ -192,7 +193,7 @@ def test_blocks_are_bounded_and_read_once(server: Server) -> None:
         assert blocks.read(at, 10) == BODY[at : at + 10]
     assert len(server.gets) == 2
     blocks.read(0, len(BODY))
-    assert len(store._held) <= 4
+    assert len(store._blocks) <= 4
 
 
 def test_the_cache_verifies_resumes_and_stays_below_its_limit(server: Server, tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_remote_set_is_the_local_one(server: Server, published: Path, tmp_path
     server.faults += ["", "throttle", "reset", "", "truncate"]
     assert keys(Stream(shards=url), 20) == want
     assert keys(Stream(shards=url + "/{00000..00002}.tar"), 20) == want
-    assert keys(Stream(shards=url, shard_cache=str(tmp_path / "cache")), 20) == want
+    assert keys(Stream(shards=url, remote=Remote(shard_cache=str(tmp_path / "cache"))), 20) == want
 
 
 def test_an_object_that_expires_is_counted(server: Server, published: Path) -> None:
@@ -263,4 +264,4 @@ def test_an_object_that_expires_is_counted(server: Server, published: Path) -> N
 
 def test_memory_that_cannot_hold_the_windows_is_refused_at_once(server: Server, published: Path) -> None:
     with pytest.raises(UserError, match="read_ahead_bytes allows 0 MB"):
-        keys(Stream(shards=f"{server.url}/set", read_ahead_bytes=1000), 1)
+        keys(Stream(shards=f"{server.url}/set", remote=Remote(read_ahead_bytes=1000)), 1)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from data_pipelines.remote.fetch import RemoteFile, Unreadable, _filesystem
+from data_pipelines.settings import Remote, Workers
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.stream import Stream
 from vlp.models.image_transform import RandomCrop
@@ -117,8 +118,8 @@ def test_s3_gives_what_the_folder_gives(store: Proxy, published: Path, tmp_path:
         Stream(shards="s3://train/set"),
         Stream(shards="s3://train/set/{00000..00002}.tar"),
         Stream(shards="s3://train/set/*.tar"),
-        Stream(shards="s3://train/set", shard_cache=str(tmp_path / "cache")),
-        Stream(shards="s3://train/set", workers=2, start_method="fork"),
+        Stream(shards="s3://train/set", remote=Remote(shard_cache=str(tmp_path / "cache"))),
+        Stream(shards="s3://train/set", workers=Workers(count=2, start_method="fork")),
     ):
         _filesystem.cache_clear()
         store.cuts, before = cuts, store.done

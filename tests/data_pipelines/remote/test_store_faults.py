@@ -24,10 +24,12 @@ import pytest
 import torch
 
 from data_pipelines.ledger import DropBudgetExceeded
+from data_pipelines.loading.loader import Loader
 from data_pipelines.remote.fetch import Absent, Changed, Patience, RemoteFile, Unreadable, _filesystem
 from data_pipelines.remote.shard_cache import ShardCache
+from data_pipelines.settings import Remote, Workers
 from data_pipelines.shards.open_shards import Access, OpenShard
-from data_pipelines.stream import Loader, Stream
+from data_pipelines.stream import Stream
 from vlp.models.image_transform import RandomCrop
 
 for package in ("moto", "s3fs", "boto3"):
@@ -222,7 +224,7 @@ def tokenizer(texts: list[str]) -> torch.Tensor:
 
 
 def opened(store: Store, **more: Any) -> Loader:
-    settings = {"lanes": 2, "window": 8, "request_seconds": REQUEST_SECONDS, "captions": {"txt": 1.0}, **more}
+    settings = {"lanes": 2, "window": 8, "remote": Remote(request_seconds=REQUEST_SECONDS), **more}
     stream = Stream(**{"shards": store.url, **settings})
     return stream.open(transform=RandomCrop(size=8), tokenizer=tokenizer, global_batch=10)
 
@@ -270,7 +272,7 @@ def test_workers_ride_out_the_same(store: Store) -> None:
     want = keys(opened(store, shards=str(store.folder)), 10)
     store.proxy.faults += ["reset", "slow down", "truncate"] * 2
     _filesystem.cache_clear()
-    loader = opened(store, workers=2, start_method="fork")
+    loader = opened(store, workers=Workers(count=2, start_method="fork"))
     assert keys(loader, 10) == want
     assert loader.ledger.dropped == loader.ledger.restarts == 0
     assert not store.proxy.faults
@@ -321,7 +323,7 @@ def test_a_download_does_not_join_two_objects(store: Store, tmp_path: Path) -> N
 
 
 def test_an_outage_ends_the_run_with_the_table_in_time(store: Store) -> None:
-    loader = opened(store, request_attempts=3)
+    loader = opened(store, remote=Remote(request_seconds=REQUEST_SECONDS, request_attempts=3))
     keys(loader, 1)
     store.proxy.every = "slow down"
     with pytest.raises(DropBudgetExceeded, match=rf"unreadable shard(.|\n)*{store.url}"):

@@ -10,9 +10,10 @@ from PIL import Image
 
 from data_pipelines.commands.build import _kind_of, main
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Unreadable
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources import Unusable
 from data_pipelines.sources.datasets import Datasets
-from data_pipelines.stream import read_samples
 from vlp.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -56,12 +57,12 @@ def rows(tmp_path: Path) -> object:
 COLUMNS = {"en": "text", "zh": "zh"}
 
 
-def check(items: list[Sample | Unreadable]) -> None:
+def check(items: list[Sample | Unusable]) -> None:
     good = [item for item in items if isinstance(item, Sample)]
     assert [one.image for one in good] == [jpeg(0), jpeg(3)], "a picture was decoded and encoded again"
     assert [one.captions for one in good] == [{"en": "one", "zh": "一"}, {"en": "four"}]
     assert good[0].metadata == {"name": "a", "all_captions": {"zh": ["一", "壹"]}}
-    reasons = [item.reason for item in items if isinstance(item, Unreadable)]
+    reasons = [item.reason for item in items if isinstance(item, Unusable)]
     assert reasons == ["undecodable picture", "missing picture", "missing caption"]
 
 
@@ -73,7 +74,7 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path: Path, rows: object) -> Non
 def test_a_split_and_a_range_of_rows_can_be_named(tmp_path: Path, rows: object) -> None:
     datasets.DatasetDict({"train": rows, "val": rows}).save_to_disk(str(tmp_path / "saved"))
 
-    def items(split: str) -> list[Sample | Unreadable]:
+    def items(split: str) -> list[Sample | Unusable]:
         source = Datasets(str(tmp_path / "saved"), split=split, image="picture", captions=COLUMNS, key="name")
         return list(source.items(""))
 
@@ -111,4 +112,7 @@ def test_the_command_tells_saved_folders_by_their_files(
     flags = ["--image", "picture", "--captions", "en", "text", "zh", "zh"]
     assert main([str(tmp_path / "saved"), str(tmp_path / "out"), *flags]) == 0
     assert "2 samples in 1 shards" in capsys.readouterr().out
-    assert [one.key for one in read_samples(str(tmp_path / "out"))] == ["train-00000000", "train-00000003"]
+    assert [one.key for one in read_samples(ShardSet.open(str(tmp_path / "out")))] == [
+        "train-00000000",
+        "train-00000003",
+    ]

@@ -16,7 +16,7 @@ from PIL import Image
 import data_pipelines.sources as package
 from data_pipelines.commands.build import _kind_of, build
 from data_pipelines.sample import Sample
-from data_pipelines.sources import LONGEST_KEY, Source, Unreadable, as_stored, safe_key
+from data_pipelines.sources import LONGEST_KEY, Source, Unusable, as_stored, safe_key
 from data_pipelines.sources.coco_captions import CocoCaptions
 from data_pipelines.sources.folder import Folder
 from data_pipelines.sources.img2dataset import Img2Dataset
@@ -31,12 +31,12 @@ def png(colour: int = 0) -> bytes:
     return file.getvalue()
 
 
-def good(items: list[Sample | Unreadable]) -> list[Sample]:
+def good(items: list[Sample | Unusable]) -> list[Sample]:
     return [item for item in items if isinstance(item, Sample)]
 
 
-def bad(items: list[Sample | Unreadable]) -> list[tuple[str, str]]:
-    return [(item.reason, item.where) for item in items if isinstance(item, Unreadable)]
+def bad(items: list[Sample | Unusable]) -> list[tuple[str, str]]:
+    return [(item.reason, item.where) for item in items if isinstance(item, Unusable)]
 
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(package.__path__)])

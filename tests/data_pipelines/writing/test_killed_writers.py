@@ -20,7 +20,7 @@ from PIL import Image
 
 from data_pipelines.commands.build import Shards, build
 from data_pipelines.commands.reshard import Reshard, reshard
-from data_pipelines.filters.filters import Filters
+from data_pipelines.filters import Filters
 from data_pipelines.shards import manifest
 from data_pipelines.sources.folder import Folder
 
@@ -87,7 +87,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("drop", [False, True])
 def test_build_killed_at_every_step_ends_in_the_same_bytes(pictures: Path, tmp_path: Path, drop: bool) -> None:
-    filters = Filters(drop_duplicate_captions=drop, drop_duplicate_pictures=drop)
+    filters = Filters.of(drop_duplicate_captions=drop, drop_duplicate_pictures=drop)
 
     def work(out: Path) -> None:
         build(Folder(pictures), out, filters=filters, shards=Shards(shard_size=4, threads=1, name="x"))

@@ -15,11 +15,11 @@ from PIL import Image
 from data_pipelines.commands import verify
 from data_pipelines.emoji.captions import caption_key
 from data_pipelines.emoji.splits import HELD_OUT_FAMILY, SPLITS, alike_pairs
-from data_pipelines.filters.picture_hash import Fingerprint, fingerprint
+from data_pipelines.picture_hash import Fingerprint, fingerprint
 from data_pipelines.sample import Sample
 from data_pipelines.shards import manifest
-from data_pipelines.shards.shard_set import BUNDLED
-from data_pipelines.stream import read_samples
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import BUNDLED, ShardSet
 
 EMOJI = BUNDLED / "emoji"
 pytestmark = pytest.mark.skipif(not (EMOJI / "train/manifest.json").exists(), reason="the bundled shards are not here")
@@ -37,7 +37,7 @@ class Pair:
 @cache
 def split(name: str) -> tuple[Pair, ...]:
     out = []
-    for sample in read_samples(f"bundled:emoji/{name}"):
+    for sample in read_samples(ShardSet.open(f"bundled:emoji/{name}")):
         pixels = np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB"))
         assert pixels.shape == (64, 64, 3)
         out.append(Pair(sample, fingerprint(pixels), hashlib.sha256(pixels.tobytes()).hexdigest()))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from data_pipelines.stream import merge_states
+from data_pipelines.loading.position import merge_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ def start(shards: str, folder: Path, workers: int, ranks: int = 1) -> psutil.Pop
     launcher = (
         [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else [sys.executable]
     )
-    command = [*launcher, "train.py", *FLAGS, "--data.shards", shards, "--data.workers", str(workers)]
+    command = [*launcher, "train.py", *FLAGS, "--data.shards", shards, "--data.workers.count", str(workers)]
     command += ["--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return psutil.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,0 +1,82 @@
+"""How samples become pairs of a batch, wherever they come from: the same in every process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipelines import decode
+from data_pipelines.captions import choose_several, concept_id
+from data_pipelines.ledger import FILTERED
+from data_pipelines.settings import Captions, Decoding
+from vlp.batch import Batch
+from vlp.pictures import Limits
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+class Drop(Exception):
+    """This sample is not delivered; the text is one of the ledger's reasons."""
+
+
+class Pair(NamedTuple):
+    """What a sample gives to a batch besides its picture."""
+
+    texts: tuple[str, ...]
+    key: str
+    concept: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is said of a picture, how it is decoded and tokenized, and how much may be lost."""
+
+    captions: Captions
+    decoding: Decoding
+    ids: str
+    drop_budget: float
+    cache_bytes: int
+    transform: decode.Transform
+    tokenizer: Tokenizer
+    seed: int
+
+    @property
+    def limits(self) -> Limits:
+        """Which pictures are decoded."""
+        return Limits(self.decoding.most_pixels, self.decoding.min_side)
+
+    def pair(self, record: Mapping[str, Any], key: str, rng: random.Random, *, garbled: bool) -> Pair:
+        """The captions that are drawn from a sample's record, and its concept.
+
+        `garbled`: a part of the record could not be read. Raises Drop.
+        """
+        texts = choose_several(record, self.captions.weights, self.captions.texts, rng)
+        if not texts:
+            raise Drop("undecodable caption" if garbled else "missing caption")
+        if min(map(len, texts)) < self.captions.min_chars:
+            raise Drop(FILTERED)
+        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0)
+
+    def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
+        """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
+        tokens, count = self.tokenizer([text for pair in pairs for text in pair.texts]), self.captions.texts
+        text = tokens if count == 1 else tokens.view(len(pairs), count, -1)
+        ids = torch.tensor([pair.concept for pair in pairs], dtype=torch.int64) if self.ids else None
+        return Batch(image, text, tuple(pair.key for pair in pairs), ids)
+
+    def memory(self, pairs: int) -> Tensor:
+        """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""
+        return decode.batch_memory(pairs, tuple(self.probe.shape), self.probe.dtype)
+
+    @cached_property
+    def probe(self) -> Tensor:
+        """A picture as the transform makes them [3, H, W], to learn their size and type."""
+        from PIL import Image as pil
+
+        return self.transform(pil.new("RGB", (256, 256)), random.Random(0))

@@ -57,27 +57,13 @@ def named_captions(record: Mapping[str, Any]) -> dict[str, list[str]]:
     return {code: texts for code in table if (texts := texts_at(record, code))}
 
 
-def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.Random) -> str | None:
-    """One caption, drawn by `weights` among those that the sample has; None if it has none of them.
-
-    A path that starts with "tags" says one to four of the tags, in random order, joined by commas.
-    """
-    options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := texts_at(record, path))]
-    if not options:
-        return None
-    if len(options) == 1:
-        path, texts, _ = options[0]
-    else:
-        (path, texts, _) = rng.choices(options, [w for _, _, w in options])[0]
-    return _say(path, texts, rng)
-
-
 def choose_several(
     record: Mapping[str, Any], weights: Mapping[str, float], count: int, rng: random.Random
 ) -> tuple[str, ...]:
     """`count` captions from different paths, drawn by `weights`; a sample that has fewer says some of them again.
 
-    They come in the order of `weights`. Empty if the sample has none.
+    They come in the order of `weights`. Empty if the sample has none. A path that starts with "tags" says one to four
+    of the tags, in random order, joined by commas.
     """
     options = [(path, texts, w) for path, w in weights.items() if w > 0 and (texts := texts_at(record, path))]
     if not options:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,12 +91,3 @@ def parse(data: bytes, *, where: str) -> Manifest:
     if not shards:
         raise UserError(f"{where} lists no shards")
     return Manifest(tree.get("name", ""), shards, **rest)
-
-
-def total(manifests: Iterable[Manifest]) -> dict[str, int]:
-    """Inputs left out over all `manifests`, by reason."""
-    sums: dict[str, int] = {}
-    for manifest in manifests:
-        for reason, count in manifest.counts.items():
-            sums[reason] = sums.get(reason, 0) + count
-    return sums

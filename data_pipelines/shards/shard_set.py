@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,6 @@ class ShardSet:
         rows = [(url, one.samples, one.bytes, one.sha256) for url, one in shards]
         urls, counts, sizes, sums = zip(*rows, strict=True)
         return cls(urls, counts, sizes, sums, tuple(manifests))
-
-    def replace_counts(self, counts: Sequence[int]) -> ShardSet:
-        """The same shards with the number of samples of each."""
-        return replace(self, counts=tuple(counts))
 
 
 Listed = list[tuple[str, ShardRecord]]  # URL, record

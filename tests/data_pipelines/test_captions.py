@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from data_pipelines.captions import choose, choose_several, concept_id, first, normalised, texts_at
+from data_pipelines.captions import choose_several, concept_id, first, normalised, texts_at
+
+
+def choose(record: Mapping[str, Any], weights: Mapping[str, float], rng: random.Random) -> str | None:
+    """One caption, None if the sample has none."""
+    return next(iter(choose_several(record, weights, 1, rng)), None)
+
 
 RECORD = {
     "txt": "a cat",

@@ -121,7 +121,8 @@ def test_training_from_a_folder_makes_the_loss_fall(tmp_path: Path) -> None:
     flags = ["demo", "--data.shards", "bundled:emoji/test_attr", "--model.text.name", "huggingface"]
     flags += ["--model.text.model", str(save("bert", tmp_path / "bert")), "--model.text.pretrained"]
     flags += ["--model.image.widths", "8", "16", "--model.image.depths", "1", "1", "--model.width", "16"]
-    flags += ["--data.texts", "1", "--training.batch", "64", "--training.samples", "1280", "--training.log-every", "1"]
+    flags += ["--data.captions.texts", "1", "--training.batch", "64", "--training.samples", "1280"]
+    flags += ["--training.log-every", "1"]
     assert train.main([*flags, "--training.no-tensorboard", "--out", str(tmp_path / "run")]) == 0
     losses = [json.loads(row)["loss"] for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-4:]) < sum(losses[:4])

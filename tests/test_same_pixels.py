@@ -138,7 +138,7 @@ def test_training_without_random_crops_sees_them_too(
     """To rounding: the stream's decoder and resize are faster ones."""
     run = config(shards, resize, filter_)
     tokenizer = Bpe(vocab=300).train([s.text for s in samples])
-    batch = next(iter(train.open_stream(run, tokenizer, World.alone(), None, batch=len(samples))))
+    batch = next(iter(train.open_stream(run, tokenizer, run.data.sources(), World.alone(), batch=len(samples))))
     assert sorted(batch.keys) == sorted(s.key for s in samples)
     for sample in samples:
         ours = batch.image[batch.keys.index(sample.key)].float()

@@ -57,12 +57,16 @@ def sheet(hits: Sequence[Hit], *, side: int = 128, columns: int = 5, gap: int = 
     return paper
 
 
-def check_question(text: str, image: Path | None) -> None:
-    """Raise UserError unless either a text or a picture that exists is asked by."""
+def check_question(text: str, image: Path | None, k: int, grid: Path | None) -> None:
+    """Raise UserError unless either a text or a picture that exists is asked by, for some matches, on a known sheet."""
     if bool(text.strip()) == (image is not None):
         raise UserError('ask by a text or by --image FILE, one of them: vlp search INDEX "a red apple"')
     if image is not None and not image.is_file():
         raise UserError(f"there is no picture {image}; give the path of a PNG, JPEG or WebP file")
+    if k < 1:
+        raise UserError(f"-k is {k}, but it should be at least 1")
+    if grid is not None and grid.suffix.lower() not in SHEETS:
+        raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
 
 
 def main(argv: list[str]) -> int:
@@ -96,11 +100,7 @@ def main(argv: list[str]) -> int:
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
         """
-        check_question(text, image)
-        if k < 1:
-            raise UserError(f"-k is {k}, but it should be at least 1")
-        if grid is not None and grid.suffix.lower() not in SHEETS:
-            raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
+        check_question(text, image, k, grid)
         gallery = Gallery.open(index, trust=trust)
         loaded = release.load(model or gallery.model, device, random_weights=random_weights, trust=trust)
         if image is not None:

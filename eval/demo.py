@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
-from tyro.conf import arg
 
 from eval import run
 from eval.configuration import read
@@ -23,13 +22,14 @@ from eval.progress_bar import progress_bar
 from eval.report import assemble as report
 from eval.report.page import report_page
 from eval.search.answer import Answer, ask_picture, ask_text
-from eval.search.build import build_gallery
+from eval.search.build import build_gallery, refuse_other_folder
 from eval.search.gallery import Gallery
 from eval.search.query import print_answer
 from vlp.config import build, read_preset
 from vlp.config.bounds import Count
+from vlp.config.flags_help import common, table
 from vlp.errors import UserError
-from vlp.files import write_whole
+from vlp.files import check_writable, write_whole
 from vlp.record import versions
 
 if TYPE_CHECKING:
@@ -91,7 +91,13 @@ class Demo:
         return [f"{self.data}/{split}" for split in splits]
 
     def begin(self) -> dict[str, Any]:
-        """The state so far. Raises UserError if the folder was begun with other settings."""
+        """The state so far; what later stages need of the folder is looked at now.
+
+        Raises UserError if it was begun with other settings, cannot be written, or holds something else where the
+        index will be.
+        """
+        check_writable(self.out)
+        refuse_other_folder(self.out / "index")
         settings = {"data": self.data, "preset": list(self.preset)}
         if not self.state.is_file():
             state: dict[str, Any] = {"settings": settings, "seconds": {}}
@@ -234,22 +240,44 @@ def main(argv: list[str]) -> int:
         *,
         out: Path = Path("runs/demo"),
         preset: str = "demo",
-        data: Annotated[str, arg(help="where the splits train, val, test_... are")] = "bundled:emoji",
+        data: str = "bundled:emoji",
     ) -> tuple[Path, str, str]:
-        """Train, evaluate, index and search on the bundled data; then open OUT/report.html.
-
-        Run the same command again after an interruption: it goes on where it was. Further flags go to the training,
-        such as --training.samples 50000 (vlp train demo --help lists them).
-
-        Args:
-            out: folder for the model, the index, report.json and report.html.
-            preset: the preset to train.
-        """
+        """Its own flags; all others go to the training."""
         return out, preset, data
 
+    if any(flag in ("-h", "--help") for flag in argv):
+        print(help_text())
+        return 0
     (out, preset, data), flags = tyro.cli(command, args=argv, prog="vlp demo", return_unknown_args=True)
     demo = Demo(out, data, [preset, *flags])
     return road(demo)
+
+
+def help_text() -> str:
+    """The text of `vlp demo --help`: its own flags, and those of the training that people set first."""
+    from train import RunConfig
+
+    own = [
+        ("--out", "runs/demo", "folder for the model, the index, report.json and report.html"),
+        ("--preset", "demo", "the preset to train"),
+        ("--data", "bundled:emoji", "where the splits train, val, test_... are"),
+    ]
+    rows = [row for row in common(build(RunConfig, read_preset("demo"))) if row[0] not in ("--out", "--data.shards")]
+    lines = [
+        "usage: vlp demo [FLAGS]",
+        "",
+        "Train, evaluate, index and search on the bundled data; then open OUT/report.html. Give the same command again",
+        "after an interruption: it goes on where it was.",
+        "",
+        *table(own),
+        "",
+        "Flags of the training, those that people set first and their values in the preset:",
+        "",
+        *table(rows),
+        "",
+        "vlp train demo --help-all lists every flag.",
+    ]
+    return "\n".join(lines)
 
 
 def road(demo: Demo) -> int:

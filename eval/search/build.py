@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 FILES = ("index.faiss", "rows.parquet", "index.faiss.removed.npy")
 
 
+def refuse_other_folder(out: Path) -> None:
+    """Raise UserError if `out` holds something that is not an index."""
+    if out.exists() and any(out.iterdir()) and not (out / "index.toml").is_file():
+        raise UserError(f"{out} is there already and is not an index; choose another folder")
+
+
 def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbnail: int = 96) -> Gallery:
     """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write the folder as a whole.
 
@@ -44,8 +50,7 @@ def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbn
 
     from vlp.models.release import sha256
 
-    if out.exists() and any(out.iterdir()) and not (out / "index.toml").is_file():
-        raise UserError(f"{out} is there already and is not an index; choose another folder")
+    refuse_other_folder(out)
     stored = (Path(spec) / "img_emb").is_dir()
     parts, digest = _from_store(Path(spec), release) if stored else _from_shards(release, spec, thumbnail)
     tables, arrays = zip(*parts, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def test_damaged_data_are_told_before_anything_is_trained(
     with pytest.raises(UserError, match="its bytes were changed"):
         main(["--out", str(tmp_path / "run"), "--data", str(tmp_path / "data")])
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_help_shows_the_flags_people_use_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    flags = re.findall(r"^  (--\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert 35 <= len(flags) <= 46
+    assert {"--out", "--training.samples", "--training.batch", "--data.captions.texts"} <= set(flags)
+
+
+def test_an_index_that_could_not_be_written_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="index is there already and is not an index"):
+        main(["--out", str(tmp_path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index"]

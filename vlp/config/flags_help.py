@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vlp.config.components import component_name, component_names
@@ -54,20 +54,20 @@ def shown(value: Any) -> str:
     return str(value) if value not in ("", None) else "-"
 
 
+def table(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """(flag, value, what it means) as lines of at most 120 characters; a value that is "" is left out."""
+    rows = list(rows)
+    wide = max(len(flag) for flag, _, _ in rows) + 2
+    lines = []
+    for flag, value, doc in rows:
+        text = textwrap.wrap(f"{doc} [{value}]" if value else doc, 116 - wide) or [""]
+        lines += [f"  {flag:<{wide}}{text[0]}", *(" " * (wide + 2) + more for more in text[1:])]
+    return lines
+
+
 def short_help(instance: Any, prog: str, description: str) -> str:
     """The text of `prog --help`."""
-    rows = list(common(instance))
-    wide = max(len(flag) for flag, _, _ in rows) + 2
-    lines = [
-        f"usage: {prog} [PRESET ...] [FLAGS]",
-        "",
-        description.strip(),
-        "",
-        "The flags that people set first, and their values:",
-        "",
-    ]
-    for flag, value, doc in rows:
-        text = textwrap.wrap(f"{doc} [{value}]", 116 - wide) or [""]
-        lines += [f"  {flag:<{wide}}{text[0]}", *(" " * (wide + 2) + more for more in text[1:])]
+    lines = [f"usage: {prog} [PRESET ...] [FLAGS]", "", description.strip(), ""]
+    lines += ["The flags that people set first, and their values:", "", *table(common(instance))]
     lines += ["", f"{prog} --help-all lists every flag; each is also a key of a preset (TOML)."]
     return "\n".join(lines)

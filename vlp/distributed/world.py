@@ -117,13 +117,7 @@ def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) 
         assert place is not None
         if place.size == 1:
             return World.alone(device)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            init_method=f"tcp://{place.address}:{place.port}" if "MASTER_ADDR" not in env else "env://",
-            rank=place.rank,
-            world_size=place.size,
-            timeout=timedelta(seconds=timeout_s),
-        )
+        meet(place, "cpu:gloo,cuda:nccl" if gpu else "gloo", env, timeout_s)
     rank, size = dist.get_rank(), dist.get_world_size()
     node, address = (place.node, place.address) if place else (socket.gethostname(), None)
     lifeline, names = tie(rank, size, node=node, address=address)
@@ -132,6 +126,25 @@ def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) 
     if place is not None:
         end_with_parent(os.getppid())
     return World(rank, size, local_rank, local_size, device, nodes, lifeline)
+
+
+def meet(place: Seat, backend: str, env: dict[str, str], timeout_s: float) -> None:
+    """Bring the process group up (all ranks take part). Raises UserError if rank 0 cannot listen where it should."""
+    try:
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{place.address}:{place.port}" if "MASTER_ADDR" not in env else "env://",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    except dist.DistNetworkError as error:
+        if place.rank or "in use" not in str(error).lower():
+            raise
+        raise UserError(
+            f"port {place.port} of {place.address} is taken by another program, so the ranks cannot meet there; "
+            "choose another one (torchrun --master-port, MASTER_PORT)"
+        ) from None
 
 
 def tie(rank: int, size: int, *, node: str, address: str | None) -> tuple[Lifeline, list[str]]:

@@ -1,5 +1,9 @@
 """One rank that goes wrong ends all ranks within seconds, with that rank's reason."""
 
+import os
+import socket
+import subprocess
+import sys
 import time
 
 import failing_cases
@@ -68,3 +72,17 @@ def test_the_death_of_rank_0_ends_all(tmp_path):
 
 def test_ranks_may_finish_at_their_own_pace(tmp_path):
     assert gloo_ranks.run(3, failing_cases.some_finish_first, folder=tmp_path) == [0, 1, 2]
+
+
+def test_a_port_that_is_taken_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        seat = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        code = (
+            "from vlp.config import run_main; from vlp.distributed.world import connect; run_main(lambda _: connect())"
+        )
+        command = [sys.executable, "-c", f"import sys; sys.argv = ['x']; {code}"]
+        done = subprocess.run(
+            command, env={**os.environ, **seat}, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert f"error: port {port} of 127.0.0.1 is taken by another program" in done.stderr

@@ -1,4 +1,4 @@
-# make demo   the whole road on the bundled data      make test   the fast tests
+# make demo   everything, on the bundled data             make test   the fast tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

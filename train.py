@@ -60,7 +60,7 @@ class RunConfig:
     out: Annotated[Path, COMMON] = Path("runs/train")
     """folder of the run: checkpoints, metrics.jsonl, config.toml, and in the end the model folder"""
     data: Stream = field(default_factory=Stream)
-    """what is read, in which order, which caption is said"""
+    """shards, order, captions: what is read and how"""
     model: Model = field(default_factory=TwoTowers)
     """towers, tokenizer, picture size"""
     picture: Annotated[Whole, COMMON] = 0

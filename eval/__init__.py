@@ -1,1 +1,1 @@
-"""What a model is worth, and finding pictures with it."""
+"""Evaluation of models, and search with them."""

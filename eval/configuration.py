@@ -66,7 +66,7 @@ def split_name(spec: str, taken: Mapping[str, object]) -> str:
 
 
 def gather(split: str, results: Iterable[tuple[str, Mapping[str, Measured]]]) -> dict[str, Measured]:
-    """The (task name, metrics) of one shard set under one roof: `SPLIT/METRIC`.
+    """The (task name, metrics) of one shard set as one table: `SPLIT/METRIC`.
 
     A metric that an earlier task has given already is called `SPLIT/TASK/METRIC`, and its label begins with the task.
     """
@@ -134,7 +134,7 @@ def sorted_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def spread(flags: Sequence[str], own: Collection[str], tasks_of: Mapping[str, Task]) -> list[str]:
     """Flags with each short one written out for the tasks that have such a field.
 
-    `--languages zh` is `--tasks.retrieval.languages zh`, and `--seed 3` is said to every task; `own` are the settings
+    `--languages zh` is `--tasks.retrieval.languages zh`, and `--seed 3` goes to every task; `own` are the settings
     of the command itself. Raises UserError if neither the command nor a task has a setting of that name.
     """
     written: list[str] = []

@@ -1,4 +1,4 @@
-"""`vlp demo`: the whole road on the bundled data. Every stage that is done is skipped, so it can be interrupted."""
+"""`vlp demo`: everything on the bundled data, from training to search. A stage that is done is skipped."""
 
 from __future__ import annotations
 
@@ -227,8 +227,8 @@ def what_next(demo: Demo, tree: dict[str, Any]) -> None:
     demo.console.rule("[bold]done", align="left")
     say(f"{seconds // 60}:{seconds % 60:02d} minutes, {trained // 60}:{trained % 60:02d} of them training")
     say(f"\nlook at    [bold]{demo.out / 'report.html'}[/]")
-    say(f'try next   {vlp} search {demo.out / "index"} "a happy cat" --html found.html')
-    say(f"           {vlp} search {demo.out / 'index'} --image some_picture.png --grid found.png")
+    say(f'try next   {vlp} search {demo.out / "index"} "a happy cat" --html matches.html')
+    say(f"           {vlp} search {demo.out / 'index'} --image some_picture.png --grid matches.png")
     say(f"           {vlp} eval {demo.out / 'model'} {demo.data}/{demo.tour.gallery[0]} --languages zh")
     say(f"           {vlp} train demo --training.samples 1000000 --out runs/longer")
 

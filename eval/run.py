@@ -101,7 +101,7 @@ def unmet(tree: Tree, wanted: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class EvalRun(EvalConfig):
-    """An evaluation as a command: what it measures, and what becomes of it."""
+    """The settings of `vlp eval`: the tasks, and where the report goes."""
 
     out: Path | None = None
     """folder for report.json and report.html; without it only the table is shown"""

@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What the towers say of a batch, and all that a loss may see."""
+    """The output of the towers for a batch, and all that a loss may see."""
 
     image: Tensor  # [B, D], unit norm
     text: Tensor  # [B, D], unit norm; [B, K, D] with K captions a picture (the step gives losses one block at a time)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from vlp import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("eval.demo:main", "the whole road on the bundled data: train, evaluate, index, search, report"),
+    "demo": ("eval.demo:main", "everything on the bundled data: train, evaluate, index, search, report"),
     "shards build": (
         "data_pipelines.commands.build:main",
         "any source of image-text pairs -> tar shards with a manifest",
@@ -30,7 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
-    "plan": ("vlp.distributed.plan.table:main", "what a run will cost per strategy: bytes, memory, time"),
+    "plan": (
+        "vlp.distributed.plan.table:main",
+        "what a run will cost per strategy of sharing negatives: bytes, memory, time",
+    ),
 }
 
 

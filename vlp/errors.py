@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was found, where, what was expected and what to do.
+    """Bad input, in one sentence: what was found, where, what was expected and what to do.
 
     The command line prints the sentence alone and exits with status 2; everything else keeps its traceback.
     """

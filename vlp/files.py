@@ -86,7 +86,7 @@ def sync_folder(folder: Path) -> None:
 def full_disk(path: Path, left: Callable[[], str] = lambda: "what was there before is still there") -> Iterator[None]:
     """A context in which a full disk is a DiskFull that names `path` and says what is `left`; other errors pass.
 
-    Of nested ones the outermost has the word: it knows most of what is left.
+    Of nested ones the outermost writes the sentence: it knows most of what is left.
     """
     try:
         yield
@@ -100,7 +100,7 @@ def full_disk(path: Path, left: Callable[[], str] = lambda: "what was there befo
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind `error`; torch's writer raises an error of its own after the disk's."""
+    """Whether a full disk caused `error`; torch's writer raises an error of its own after the disk's."""
     while error is not None:
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in DISK_FULL):
             return True

@@ -1,4 +1,4 @@
-"""One writer for a folder: a second one is told who is at work there; a dead writer's lock is taken over."""
+"""One writer for a folder: a second one gets an error that names the first; a dead writer's lock is taken over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the record of a run or of a measurement says of the software that made it."""
+"""Versions of the software, for the record of a run or of a measurement."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Split:
 
     @cached_property
     def text_fields(self) -> tuple[str, ...]:
-        """Metadata fields that hold texts, by the path that `Sample.said` takes, such as tags.en."""
+        """Metadata fields that hold texts, by their path in the .json, such as tags.en."""
         names = {path for s in self.samples for path in _texts(s.metadata) if not path.startswith("all_captions.")}
         return tuple(sorted(names))[:MOST_NAMED]
 

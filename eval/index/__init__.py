@@ -18,12 +18,12 @@ from vlp.errors import UserError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-NOTHING = -1  # the id that FAISS gives where it found fewer than K
+NOTHING = -1  # the id that FAISS gives where there are fewer than K
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The K best vectors of each query, best first; a place that nothing was found for has id -1 and score -inf.
+    """The K best vectors of each query, best first; where there are fewer than K, the id is -1 and the score -inf.
 
     K is what was asked for, or the number of vectors where there are fewer.
     """

@@ -17,7 +17,7 @@ class Unit:
     bounded: bool = False
     """whether it lies between 0 and 1"""
     name: str = ""
-    """what is said of the axis of a chart"""
+    """label of a chart's axis"""
 
 
 UNITS = {

@@ -1,1 +1,1 @@
-"""Galleries of pictures, and what is found in them."""
+"""Galleries of pictures, and searching them."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and what was found."""
+    """A question and its matches."""
 
     text: str  # "" for a question by picture
     note: str  # what a reader should know of the question: its language, what it means

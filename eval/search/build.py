@@ -85,7 +85,7 @@ def build_gallery(release: Release, spec: str, out: Path, *, kind: Index, thumbn
 
 
 def _beside(model: str, out: Path) -> str:
-    """The way from the index to the model's folder; "" when the model is a name and no folder."""
+    """Relative path from the index to the model's folder; "" when the model is a name and no folder."""
     return os.path.relpath(Path(model).resolve(), out.resolve()) if Path(model).is_dir() else ""
 
 
@@ -116,15 +116,15 @@ def _from_shards(release: Release, spec: str, thumbnail: int) -> tuple[list[Part
     parts: list[Part] = []
     for url, samples, vectors in embedded_pictures(release, shards, Ledger(), what="indexing pictures"):
         small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
-        said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
-        parts.append((_table([s.key for s in samples], said, [url] * len(samples), small), vectors))
+        captions = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
+        parts.append((_table([s.key for s in samples], captions, [url] * len(samples), small), vectors))
     if not parts:
         raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
     return parts, data_sha256(shards)
 
 
 def _from_store(folder: Path, release: Release) -> tuple[list[Part], str]:
-    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder tells."""
+    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder records it."""
     store = EmbeddingStore.open(folder)
     if store.model not in (release.id, ""):
         raise UserError(

@@ -33,7 +33,7 @@ ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture that was found."""
+    """One match: a picture of the gallery, with its score."""
 
     score: float  # cosine
     key: str
@@ -90,7 +90,7 @@ class Gallery:
 
     @property
     def model(self) -> str:
-        """The model that the index was built with: its folder, found again if both were moved together, or its name."""
+        """The model that the index was built with: its folder, also if both were moved together, or its name."""
         model = self.about["model"]
         beside = self.folder / model["beside"] if model["beside"] else None
         return str(beside.resolve()) if beside is not None and beside.is_dir() else str(model["name"])

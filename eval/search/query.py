@@ -93,8 +93,8 @@ def main(argv: list[str]) -> int:
             text: what to look for, such as "a red apple".
             image: picture to look for, instead of a text.
             k: how many matches to show.
-            html: write a page with the matches, such as found.html.
-            grid: write a sheet of the matches, such as found.png.
+            html: write a page with the matches, such as matches.html.
+            grid: write a sheet of the matches, such as matches.png.
             model: where the index's model is now, if it was moved.
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.

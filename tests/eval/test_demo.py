@@ -1,4 +1,4 @@
-"""The whole road on a small corpus with a small model: what it leaves, and what a second run leaves alone."""
+"""vlp demo on a small corpus with a small model: what it writes, and what a second run does not write again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a number may be: declared beside the field that holds it, checked wherever a configuration is read.
+"""Bounds of numbers: declared beside the field that holds it, checked wherever a configuration is read.
 
 lr: Annotated[float, Gt(0)] = 1e-3      # bounds of annotated_types; Count, Share and so on are short for usual ones
 """
@@ -79,7 +79,7 @@ def _holds(value: float, bound: Any) -> bool:
 
 
 def in_words(bounds: list[BaseMetadata]) -> str:
-    """The bounds as a person says them.
+    """The bounds in words.
 
     >>> in_words([Ge(0), Le(1)]), in_words([Gt(0)]), in_words([Ge(1)]), in_words([Ge(0), Lt(1)])
     ('from 0 to 1', 'more than 0', '1 or more', '0 or more and below 1')

@@ -58,14 +58,14 @@ def component(base: type, name: str) -> type:
         raise UserError(
             f'no {base.__name__.lower()} is called "{name}"{did_you_mean(name, component_names(base))}'
         ) from None
-    found = [
+    defined = [
         c
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == path
     ]
-    if len(found) != 1:
-        raise UserError(f"{path} should define exactly one {base.__name__}, but it defines {len(found)}")
-    return found[0]
+    if len(defined) != 1:
+        raise UserError(f"{path} should define exactly one {base.__name__}, but it defines {len(defined)}")
+    return defined[0]
 
 
 def component_name(instance: object, base: type) -> str:

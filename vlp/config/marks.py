@@ -1,4 +1,4 @@
-"""What can be said of a configuration's field beside its type."""
+"""Marks of configuration fields, beside their types."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Mark(enum.Enum):
-    """What can be said of a field beside its type, in `Annotated`."""
+    """A mark of a field, in `Annotated` beside its type."""
 
     MAY_CHANGE = "changes no batch and no weight, or only their rounding: a run may go on with another value"
     COMMON = "people set it often: --help shows it first"

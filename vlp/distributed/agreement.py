@@ -58,15 +58,19 @@ def agree(facts: list[int], names: tuple[str, ...], world: World, device: torch.
     dist.all_reduce(every)
     aspect = differing[0]
     raise UserError(
-        f"the ranks disagree on the {names[aspect]}: {told(every[:, aspect])}; expected the same on every rank"
+        f"the ranks disagree on the {names[aspect]}: {by_rank(every[:, aspect])}; expected the same on every rank"
     )
 
 
-def told(values: Tensor) -> str:
-    """'8 on rank 0, 7 on rank 1 and 8 on the 6 others', in words: the commonest value last and summed up."""
-    found: dict[int, list[int]] = {}
+def by_rank(values: Tensor) -> str:
+    """Which ranks have which value, the commonest last.
+
+    >>> by_rank(torch.tensor([8, 7, 8, 8]))
+    '7 on rank 1; 8 on the other 3'
+    """
+    ranks_of: dict[int, list[int]] = {}
     for rank, value in enumerate(values.tolist()):
-        found.setdefault(value, []).append(rank)
-    *rare, (common, others) = sorted(found.items(), key=lambda item: len(item[1]))
+        ranks_of.setdefault(value, []).append(rank)
+    *rare, (common, others) = sorted(ranks_of.items(), key=lambda item: len(item[1]))
     odd = [f"{value} on rank {', '.join(map(str, ranks[:8]))}{' ...' * (len(ranks) > 8)}" for value, ranks in rare]
     return f"{'; '.join(odd)}; {common} on the other {len(others)}"

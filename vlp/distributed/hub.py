@@ -22,12 +22,12 @@ GREETING_S = 10.0
 ECHO_S = 2.0
 """How long rank 0 waits for the cause when all it has heard are broken collectives, the echo of another's end."""
 FAILED, GONE, LEFT, ECHO = range(4)
-"""Reasons from the best to the weakest: an error of its own, a closed line, an early end, a broken collective."""
+"""Reasons, the most certain first: the rank's own error, a closed connection, an early end, a broken collective."""
 
 
 @dataclass
 class Guest:
-    """A connection; one of ours once it has shown the secret."""
+    """A connection; a rank of this run once it has shown the secret."""
 
     socket: socket.socket
     since: float = field(default_factory=time.monotonic)
@@ -51,7 +51,7 @@ class Hub:
         self.selector = selectors.DefaultSelector()
 
     def serve(self, size: int) -> None:
-        """Runs until all `size` ranks are done, or until one has failed and everyone has been told."""
+        """Runs until all `size` ranks are done, or until one has failed and every rank knows why."""
         try:
             self.selector.register(self.server, selectors.EVENT_READ)
             while not self._over(size):
@@ -102,7 +102,7 @@ class Hub:
             self._closed(guest)
 
     def _understood(self, guest: Guest, line: bytes) -> bool:
-        """Whether a line is one of this run's; it has been acted upon then."""
+        """Act on a line; False if it is not from a rank of this run."""
         message = parsed(line)
         if not guest.name:
             rank, secret = message.get("rank"), message.get("secret")
@@ -120,17 +120,17 @@ class Hub:
         return True
 
     def _closed(self, guest: Guest) -> None:
-        """A line that ended: of a rank that was not done, a reason."""
+        """A connection was closed: a reason to end, if its rank was not done."""
         self.selector.unregister(guest.socket)
         if not guest.name:
             del self.guests[guest.socket]
             guest.socket.close()
         elif not guest.done and not any(guest.name in text for _, _, text in self.reasons):
-            self._reason(GONE, f"{guest.name} ended without a word (killed?)")
+            self._reason(GONE, f"{guest.name} ended without giving a reason (killed?)")
 
     def _reason(self, weight: int, text: str) -> None:
         self.reasons.append((weight, len(self.reasons), text))
-        if weight == ECHO:  # somebody else's end broke that collective: perhaps one who said that it was done
+        if weight == ECHO:  # another rank's end broke that collective: perhaps one that reported to be done
             left = [g for g in self.guests.values() if g.done]
             self.reasons += [(LEFT, g.rank, f"{g.name} left the run before its end (sys.exit?)") for g in left]
         self.deadline = min(self.deadline, time.monotonic() + (ECHO_S if weight == ECHO else 0.0))

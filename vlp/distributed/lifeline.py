@@ -1,8 +1,8 @@
 """One failed rank ends all ranks, within a second or two, with that rank's reason.
 
-Every rank has a connection to rank 0. A rank that fails says why before it goes; one that is killed says nothing, but
-the kernel closes its connection all the same. Rank 0 tells everyone at once, and everyone ends; only where all it has
-heard are broken collectives does it wait for their cause. No collective is involved: it works while all of them hang.
+Every rank has a connection to rank 0. A rank that fails sends its reason before it ends; of one that is killed
+the kernel closes the connection. Rank 0 then ends all ranks at once; if it has heard of broken collectives only, it
+waits briefly for their cause. No collective is involved, so this works while all of them hang.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import TracebackType
 from vlp.distributed.hub import ECHO_S, Hub, parsed, send
 
 PATIENCE_S = 5.0
-"""How long a rank with a broken collective waits to be told whose fault it was."""
+"""How long a rank with a broken collective waits to hear which rank caused it."""
 BROKEN = (
     "gloo",
     "nccl",
@@ -72,10 +72,10 @@ class Lifeline:
             if not data:
                 break
         if not self.closed and self.hub is None:
-            self.end("rank 0 ended without a word (killed?)")
+            self.end("rank 0 ended without giving a reason (killed?)")
 
     def end(self, reason: str) -> None:
-        """Ends this process, whatever its main thread hangs in; rank 0 when it has told the others."""
+        """Ends this process, whatever its main thread hangs in; rank 0 after it has informed the others."""
         if self.hub is not None:
             self.hub.join(PATIENCE_S)
         print(f"vlp: rank {self.rank} ends because {reason}", file=sys.stderr, flush=True)

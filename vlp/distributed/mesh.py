@@ -29,7 +29,7 @@ class Mesh:
         if rows * columns != len(nodes):
             raise UserError(
                 f"a grid of {rows} x {columns} has {rows * columns} places and the world has {len(nodes)} ranks; "
-                "expected rows x columns to be the number of ranks"
+                "training.negatives should be grid:RxC with R x C = the number of ranks"
             )
         order = sorted(range(len(nodes)), key=lambda rank: (nodes[rank], rank))
         return Mesh(tuple(tuple(order[i * columns : (i + 1) * columns]) for i in range(rows)))

@@ -43,7 +43,7 @@ def sharded(loss: Loss, world: World, negatives: str = "auto") -> Sharded:
 class Sharded:
     """A function of this rank's Embeddings: the GLOBAL mean loss [], the same on every rank.
 
-    Its gradients are scaled such that the mean over ranks (what DDP takes) is the gradient of one process that held all
+    Its gradients are scaled such that the mean over ranks (what DDP takes) is the gradient of one process with all
     pairs, for every parameter, scale and bias included. Every rank must call it with a batch of the same shape, and
     gets a UserError if one does not.
     """

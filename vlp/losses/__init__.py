@@ -23,7 +23,7 @@ class Loss:
 
     A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
     the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how `tiles.contrast` computes it
-    without ever holding the matrix. The column loss is the same function of the transposed logits.
+    without ever having the matrix. The column loss is the same function of the transposed logits.
     """
 
     component_package: ClassVar[str] = "vlp.losses"

@@ -26,7 +26,7 @@ class HNNCE(Softmax):
     least_pairs: ClassVar[int] = 2
 
     alpha: AtLeastZero = 1.0
-    """Weight of the positive in the denominator; 1 in InfoNCE, less lets go of pairs that are close already."""
+    """Weight of the positive in the denominator; 1 in InfoNCE; with less, pairs that are close already pull less."""
     beta: AtLeastZero = 0.25
     """Sharpness of the weights on hard negatives; 0 weights them all alike."""
 

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step, so that nobody waits a day for another run than they wanted."""
+"""What a run prints before its first step, so that a wrong configuration is seen at once."""
 
 from __future__ import annotations
 

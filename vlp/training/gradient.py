@@ -100,14 +100,14 @@ def split(batch: Batch, rows: int) -> list[Batch]:
 
 
 def text_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
-    """What the text tower says of `batch`, with random numbers that depend on `seed` alone."""
+    """The output of the text tower for `batch`, with random numbers that depend on `seed` alone."""
     torch.manual_seed(seed)
     out: Embeddings = model(None, batch.text)
     return out
 
 
 def image_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
-    """What the image tower says of `batch`, and scale and bias; other random numbers than the text tower's."""
+    """The output of the image tower for `batch`, and scale and bias; other random numbers than the text tower's."""
     torch.manual_seed(IMAGE_SEED ^ seed)
     out: Embeddings = model(batch.image, None)
     return out

@@ -35,7 +35,7 @@ class Watch:
     """The running means of one run, and how many steps were refused.
 
     Loss and norm are the same numbers on every rank (a global mean, a synchronised gradient), so every rank comes to
-    the same verdict and none has to be told.
+    the same verdict without asking the others.
     """
 
     guard: Guard

@@ -32,7 +32,7 @@ class Training:
     precision: Annotated[Precision, COMMON, MAY_CHANGE] = "auto"
     """auto: bf16 where the device has units for it, else fp32; fp64 is slow, and for proofs"""
     negatives: Annotated[str, COMMON] = "auto"
-    """schedule by which ranks share their negatives: auto, grid, one_sided, ring, grouped (approximate), ..."""
+    """how ranks share their negatives: auto, grid, grid:RxC, one_sided, ring; grouped:G is an approximation"""
     optimizer: Optimizer = field(default_factory=AdamW)
     """adamw, muon or lion, with its learning rate and weight decay"""
     schedule: Schedule = field(default_factory=Cosine)
@@ -48,9 +48,9 @@ class Training:
     log_every: Annotated[Count, MAY_CHANGE] = 10
     """steps between two rows of metrics.jsonl"""
     eval_every: Annotated[Whole, COMMON, MAY_CHANGE] = 0
-    """steps between two evaluations; 0: none under way"""
+    """steps between two evaluations; 0: never"""
     checkpoint_every: Annotated[AtLeastZero, COMMON, MAY_CHANGE] = 120.0
-    """seconds between two checkpoints, 0: one after every step; the end and an interruption always write one"""
+    """seconds between two checkpoints, 0: after every step; the end and an interruption write one too"""
     keep: Annotated[Count, COMMON, MAY_CHANGE] = 2
     """checkpoints kept"""
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
@@ -61,7 +61,7 @@ class Training:
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the model (torch.compile): minutes at the start, faster steps after"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0
-    """CPU threads per process; 0: as torch finds them"""
+    """CPU threads per process; 0: torch's default"""
     seed: Annotated[Whole, COMMON] = 0
     """all random numbers of a run follow from it"""
     tensorboard: Annotated[bool, COMMON, MAY_CHANGE] = True

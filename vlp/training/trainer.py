@@ -90,7 +90,7 @@ class Trainer:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
     saving: Callable[[Positions], None] | None = None
-    """is told the positions of all ranks in the data, on rank 0, before each checkpoint"""
+    """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
 
@@ -217,7 +217,7 @@ class Trainer:
             checkpoints.write(state.step, {**head, **tree}, refusing=state.watch.in_a_row > 0)
 
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
-        """What to raise after a signal; rank 0 has told the user how to go on."""
+        """What to raise after a signal; rank 0 prints how to go on."""
         text = (
             f"interrupted after step {state.step} of {self.training.steps} ({state.samples:,} pairs); everything is in "
             f"{self.folder / 'checkpoints'}: give the same command again to go on from here"
@@ -226,7 +226,7 @@ class Trainer:
             print(text, file=sys.stderr, flush=True)
         if self.world.lifeline is not None:
             self.world.lifeline.close(None)  # all ranks stop here together, so none of them has failed
-        return Interrupted(text, signum or signal.SIGTERM)  # 0: another rank was told
+        return Interrupted(text, signum or signal.SIGTERM)  # 0: another rank got the signal
 
     def fitted(self, state: TrainState, metrics: Mapping[str, float]) -> Fitted:
         """The result of a run that is done."""

@@ -43,7 +43,7 @@ def test_a_killed_rank_ends_all_and_is_the_one_that_is_named(how, rank, tmp_path
     ended, seconds = endings(3, failing_cases.fails, how, "grid", rank, folder=tmp_path)
     for e in (ended[0], ended[3 - rank]):
         assert f"ends because rank {rank} (" in e.said
-        assert "ended without a word" in e.said
+        assert "ended without giving a reason" in e.said
     assert seconds < SECONDS
 
 
@@ -66,7 +66,7 @@ def test_the_port_is_open_on_one_address_only(tmp_path):
 
 def test_the_death_of_rank_0_ends_all(tmp_path):
     ended, seconds = endings(3, failing_cases.first_rank_fails, folder=tmp_path)
-    assert all("rank 0 ended without a word" in e.said for e in ended[1:])
+    assert all("rank 0 ended without giving a reason" in e.said for e in ended[1:])
     assert seconds < SECONDS
 
 

@@ -113,14 +113,14 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
     load = load + everyone(s)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
-    # tiles and features are gone when gradients go home
+    # tiles and features are freed before the gradients are sent
     peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
-    held = (rows + columns) * gradient + peak
+    memory = (rows + columns) * gradient + peak
     scalars = 6 * (rows + columns) * s.pairs * GRADIENT
     matmuls = 4 if s.statistics else 3
     note = "one-sided" if columns == 1 else ""
     name = f"grid:{rows}x{columns}"
-    return cost(s, name, load, held + scalars, matmuls=matmuls, note=note)
+    return cost(s, name, load, memory + scalars, matmuls=matmuls, note=note)
 
 
 def ring(setup: Setup) -> Cost:
@@ -133,9 +133,9 @@ def ring(setup: Setup) -> Cost:
     load = load + everyone(s)
     if s.ranks <= s.per_node:
         load = Load(load.inside + load.between, 0.0, load.hops)
-    held = 3 * s.block * s.element + 6 * s.block * GRADIENT + 6 * s.ranks * s.pairs * GRADIENT
-    held += tiles(s, s.pairs, s.pairs)
-    return cost(s, "ring", load, held, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
+    memory = 3 * s.block * s.element + 6 * s.block * GRADIENT + 6 * s.ranks * s.pairs * GRADIENT
+    memory += tiles(s, s.pairs, s.pairs)
+    return cost(s, "ring", load, memory, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
 
 
 def grouped(setup: Setup, group: int) -> Cost:
@@ -145,8 +145,8 @@ def grouped(setup: Setup, group: int) -> Cost:
     if s.statistics:
         load = load + collective(s, group, 1, 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT)
     load = load + everyone(s)
-    held = group * s.block * s.element + (2 * group + 1) * s.block * GRADIENT
-    return cost(s, f"grouped:{group}", load, held, matmuls=4 * group / s.ranks, exact=False)
+    memory = group * s.block * s.element + (2 * group + 1) * s.block * GRADIENT
+    return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)
 
 
 def open_clip(setup: Setup) -> list[Cost]:

@@ -46,9 +46,9 @@ class Plan:
     def setup(self, width: int) -> Setup:
         """The same in the cost model's units. Raises UserError for numbers that make no run."""
         if self.ranks < 1 or self.batch < self.ranks or self.batch % self.ranks:
-            raise UserError(f"batch is {self.batch} and ranks is {self.ranks}; expected ranks to divide the batch")
+            raise UserError(f"--batch is {self.batch} and --ranks is {self.ranks}, but ranks should divide the batch")
         if self.dtype not in ("bfloat16", "float32"):
-            raise UserError(f'dtype is "{self.dtype}"; expected bfloat16 or float32')
+            raise UserError(f'--dtype is "{self.dtype}", but it should be bfloat16 or float32')
         return Setup(
             ranks=self.ranks,
             pairs=self.batch // self.ranks,
@@ -138,7 +138,7 @@ def table(plan: Plan, setup: Setup, rows: list[Cost], chosen: Cost, model: Tower
 def reason(plan: Plan, setup: Setup, rows: list[Cost], chosen: Cost, model: Towers | None) -> str:
     """Why the chosen strategy is recommended, in a sentence or three."""
     peer = next(row for row in rows if row.name == "open_clip local_loss gather_with_grad")
-    said = [
+    sentences = [
         f"recommended: negatives = {chosen.name}, exact and the quickest that fits: "
         f"{chosen.received / max(peer.received, 1):.3f} of the bytes and {chosen.memory / peer.memory:.3f} "
         "of the memory of open_clip's best exact loss."
@@ -147,17 +147,17 @@ def reason(plan: Plan, setup: Setup, rows: list[Cost], chosen: Cost, model: Towe
         state = STATE_BYTES * model.parameters / 1e9
         encode = 3 * model.forward_flops * setup.pairs / setup.flops
         free = plan.memory - state - chosen.memory / 1e9
-        said.append(
+        sentences.append(
             f"{plan.model}: {model.parameters / 1e6:,.0f} M parameters, {state:.1f} GB with gradients and AdamW, "
             f"{encode * 1e3:,.0f} ms to encode {setup.pairs} pairs and back; "
             f"the loss adds {chosen.seconds / encode:.1%}."
         )
-        said.append(
+        sentences.append(
             f"{free:.1f} GB of {plan.memory:g} are left for activations."
             if free > 0
             else f"It does NOT fit: {-free:.1f} GB over the {plan.memory:g} GB of a GPU, activations not counted."
         )
-    return "\n".join(said)
+    return "\n".join(sentences)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -172,9 +172,9 @@ def main(argv: Sequence[str]) -> int:
     rows, chosen = shown(setup), recommended(setup, memory=plan.memory * 1e9 - state)
     if plan.json:
         listed = [asdict(row) | {"recommended": row == chosen} for row in rows]
-        told = {"setup": asdict(setup), "model": asdict(model) if model else None, "strategies": listed}
+        record = {"setup": asdict(setup), "model": asdict(model) if model else None, "strategies": listed}
         print(
-            json.dumps(told | {"recommended": chosen.name, "why": reason(plan, setup, rows, chosen, model)}, indent=1)
+            json.dumps(record | {"recommended": chosen.name, "why": reason(plan, setup, rows, chosen, model)}, indent=1)
         )
     else:
         print(table(plan, setup, rows, chosen, model))

@@ -34,7 +34,7 @@ class Traffic(TorchDispatchMode):
 def received(name: str, args: Any) -> int:
     """Bytes a rank receives in one collective, by the ring algorithms that gloo and nccl use for large tensors.
 
-    Raises NotImplementedError for a collective nobody here has met.
+    Raises NotImplementedError for a collective that is not in this list.
     """
     size = next(n for n in (group_size(a) for a in args) if n)
     if name in ("_allgather_base_", "_reduce_scatter_base_"):

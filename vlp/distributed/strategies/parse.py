@@ -1,4 +1,4 @@
-"""What `training.negatives` may say, read into a strategy."""
+"""The text of `training.negatives`, read into a strategy."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ def read(negatives: str, *, size: int, per_node: int) -> Strategy:
     if match := re.fullmatch(r"grid:(\d+)x(\d+)", negatives):
         rows, columns = int(match[1]), int(match[2])
         if rows * columns != size:
-            raise UserError(f"negatives is {negatives!r}, which is for {rows * columns} ranks; this run has {size}")
+            raise UserError(
+                f"training.negatives is {negatives!r}, which is for {rows * columns} ranks; this run has {size}"
+            )
         return Strategy("grid", rows=rows, columns=columns)
     if match := re.fullmatch(r"grouped:(\d+)(?::(\d+))?", negatives):
         group = int(match[1])
         if group < 1 or size % group:
             raise UserError(
-                f"negatives is {negatives!r}; expected the group's size to divide the {size} ranks of this run"
+                f"training.negatives is {negatives!r}, but the group's size should divide the {size} ranks of this run"
             )
         return Strategy("grouped", group=group, seed=int(match[2] or 0))
-    raise UserError(f"negatives is {negatives!r}; expected {FORMS}")
+    raise UserError(f"training.negatives is {negatives!r}, but it should be {FORMS}")

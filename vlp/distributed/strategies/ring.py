@@ -1,4 +1,4 @@
-"""The ring: captions travel from rank to rank and are never held all at once."""
+"""The ring: captions travel from rank to rank, and no rank ever has all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, obs
 
 @dataclass(frozen=True)
 class Ring:
-    """All ranks in a circle, each with its own images; `3 (N - 1) b D` elements received, `4 b D` of features held."""
+    """All ranks in a circle, each with its own images; `3 (N - 1) b D` elements received, `4 b D` in memory."""
 
     everyone: GroupPeers
 
@@ -58,12 +58,12 @@ class Ring:
                 text = coming()
 
     def passed_on(self, rows: Tensor, *, tag: int) -> Pending:
-        """What my left neighbour holds, while my right neighbour gets `rows` (all ranks take part)."""
+        """The rows of my left neighbour, while my right neighbour gets `rows` (all ranks take part)."""
         peers = self.everyone
         return send_around(rows, to=(peers.rank + 1) % peers.size, source=(peers.rank - 1) % peers.size, tag=tag)
 
     def differentiate(self, view: View, wanted: Wanted, row_pull: Pull, column_pull: Pull) -> Sums:
-        """The second pass. A gradient of captions follows them around, one step behind, and goes home at the end."""
+        """The second pass. A gradient of captions follows them, one step later, and ends at their own rank."""
         own: Tensor | None = None
         arriving: Pending | None = None
         sums = None

@@ -122,10 +122,10 @@ class View:
         if loss.uses_ids and e.ids is None:
             raise UserError(
                 f"loss {type(loss).__name__} needs an id for each pair and the batch has none; "
-                "name the field that holds it in the stream's `ids`, or choose another loss"
+                "set data.ids to the field of the .json that holds it, or choose another loss.name"
             )
         if b * rows.size * columns.size < loss.least_pairs:
-            raise UserError(f"loss {type(loss).__name__} of {b} pair has no negatives; expected a larger batch")
+            raise UserError(f"loss {type(loss).__name__} of {b} pair has no negatives; set training.batch higher")
         ones = torch.ones(b, dtype=torch.promote_types(e.image.dtype, torch.float32), device=e.image.device)
         if e.weights is None:
             norm = ones.new_tensor(1 / (2 * b * everyone.size))
@@ -202,7 +202,7 @@ class View:
         return Sums(image, text, nothing, nothing.clone())
 
     def finish(self, sums: Sums, row_pull: Pull, wanted: Wanted, value: Tensor | None) -> LossResult:
-        """The evaluation from gradients that have come home: `sums.image` and `sums.text` are [b, D], my own pairs'."""
+        """The result, from the gradients of my own pairs: `sums.image` and `sums.text` are [b, D]."""
         e, precision = self.e, self.row_weights.dtype
         negatives: Tensor | None = None
         on_negatives: Tensor | float = 0.0

@@ -1,4 +1,4 @@
-"""Those who share a matrix of logits, as the mathematics sees them; vlp.distributed implements them."""
+"""The processes that share a matrix of logits, as an interface; vlp.distributed implements it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Peers(Protocol):
 
 
 class Alone:
-    """No peers: one process that holds everything."""
+    """No peers: one process with all pairs."""
 
     size = 1
     rank = 0

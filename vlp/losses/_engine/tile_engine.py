@@ -1,4 +1,4 @@
-"""The tile engine: value and exact gradient of any objective over a matrix of logits that is never held.
+"""The tile engine: value and exact gradient of any objective, without ever having the whole matrix of logits.
 
 Two passes over the tiles. The first keeps a running log-sum-exp for each row and column (one matmul); the derivative
 of the loss with respect to those few numbers comes from autograd on vectors; the second pass recomputes each tile,

@@ -16,7 +16,7 @@ from vlp.models import ImageTower
 
 @dataclass(frozen=True)
 class ResNet(ImageTower):
-    """Basic residual blocks (1512.03385) behind a patch stem: the fastest tower we found for 48 to 64 px on CPUs."""
+    """Basic residual blocks (1512.03385) after a patch stem: the fastest tower we measured for 48 to 64 px on CPUs."""
 
     widths: tuple[Count, ...] = (32, 64, 128, 256)
     """channels of each stage"""

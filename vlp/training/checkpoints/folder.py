@@ -49,7 +49,7 @@ class Checkpoints:
         final = self.folder / f"step-{step:08d}{REFUSING if refusing else '.pt'}"
 
         def save(path: Path) -> None:
-            with path.open("wb") as file:  # torch would open it itself, and hide a full disk behind an error of its own
+            with path.open("wb") as file:  # torch would open it itself, and raise its own error for a full disk
                 torch.save({"format": FORMAT, **state}, file)
 
         with full_disk(final, self._left):

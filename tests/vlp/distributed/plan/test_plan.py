@@ -87,7 +87,7 @@ def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):
     chosen = [row for row in told["strategies"] if row["recommended"]]
     assert [row["name"] for row in chosen] == [told["recommended"]]
     assert chosen[0]["exact"]
-    with pytest.raises(UserError, match="ranks to divide the batch"):
+    with pytest.raises(UserError, match="ranks should divide the batch"):
         main(["--ranks", "7", "--batch", "100"])
 
 

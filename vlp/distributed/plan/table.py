@@ -139,7 +139,7 @@ def reason(plan: Plan, setup: Setup, rows: list[Cost], chosen: Cost, model: Towe
     """Why the chosen strategy is recommended, in a sentence or three."""
     peer = next(row for row in rows if row.name == "open_clip local_loss gather_with_grad")
     sentences = [
-        f"recommended: negatives = {chosen.name}, exact and the quickest that fits: "
+        f"recommended: --training.negatives {chosen.name}, exact and the quickest that fits: "
         f"{chosen.received / max(peer.received, 1):.3f} of the bytes and {chosen.memory / peer.memory:.3f} "
         "of the memory of open_clip's best exact loss."
     ]

@@ -80,7 +80,7 @@ def test_the_square_grid_moves_the_bytes_of_the_formula():
 def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):
     assert main(["--ranks", "512", "--batch", "131072"]) == 0
     text = capsys.readouterr().out
-    assert "recommended: negatives = grid:16x32" in text
+    assert "recommended: --training.negatives grid:16x32" in text
     assert "WRONG: drops half the gradient" in text
     assert main(["--ranks", "512", "--batch", "131072", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

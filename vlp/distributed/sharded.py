@@ -30,8 +30,8 @@ def sharded(loss: Loss, world: World, negatives: str = "auto") -> Sharded:
     strategy = read(negatives, size=world.size, per_node=per_node)
     if not strategy.exact and strategy.group < world.size and world.rank == 0:
         print(
-            f"training.negatives = {strategy} is an APPROXIMATION: each pair meets the negatives of {strategy.group} ranks of "
-            f"{world.size}, so loss, gradient and above all the temperature differ from the exact objective's "
+            f"training.negatives = {strategy} is an APPROXIMATION: a pair meets the negatives of {strategy.group} of "
+            f"{world.size} ranks, so loss, gradient and above all the temperature differ from the exact objective's "
             "(grid, one_sided and ring are exact)",
             file=sys.stderr,
             flush=True,

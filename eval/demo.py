@@ -250,7 +250,7 @@ def main(argv: list[str]) -> int:
         return 0
     (out, preset, data), flags = tyro.cli(command, args=argv, prog="vlp demo", return_unknown_args=True)
     demo = Demo(out, data, [preset, *flags])
-    return road(demo)
+    return run_stages(demo)
 
 
 def help_text() -> str:
@@ -280,7 +280,7 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def road(demo: Demo) -> int:
+def run_stages(demo: Demo) -> int:
     """Every stage in order; the exit status."""
     from vlp.models import release as releases
 

@@ -38,9 +38,9 @@ class Validation(EvalConfig):
     ) -> dict[str, Callable[[nn.Module], Mapping[str, float]]]:
         """For each shard set a function from the model to the numbers of its tasks; its pictures are embedded once.
 
-        as_release: what makes the model of the moment usable; transform: how it wants its pictures. `record` is where
-        the words for the numbers are written, None on every rank but one. Raises UserError at once for data that are
-        not there, or that have nothing for a task.
+        as_release: makes a Release of the model in training; transform: how it prepares its pictures. `record` is where
+        labels and units of the numbers are written, None on every rank but one. Raises UserError at once for data that
+        are missing, or that have nothing for a task.
         """
         return {
             name: SplitEvaluation(name, KeptSplit(spec, transform, self.cache_bytes), tasks, as_release, record)
@@ -49,7 +49,7 @@ class Validation(EvalConfig):
 
 
 class SplitEvaluation:
-    """Every task of one shard set, measured on the model of the moment."""
+    """Every task of one shard set, measured on the model in training."""
 
     def __init__(
         self,

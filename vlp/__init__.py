@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def load(model: str | Path, device: str = "cpu", *, random_weights: bool = False, trust: bool = False) -> Release:
     """A model that embeds texts and pictures, by its folder (RUN/model) or by open_clip's name and tag.
 
-    `random_weights` lets an open_clip name without a tag through, which has learned nothing; `trust` lets a folder name
+    `random_weights` allows an open_clip name without a tag, which has learned nothing; `trust` allows a folder to name
     components that are no part of vlp, whose code is then run. Raises UserError if there is no such model.
     """
     from vlp.models import release  # torch takes seconds to import: not before it is needed

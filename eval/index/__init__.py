@@ -132,7 +132,7 @@ class Vectors:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def remove(self, ids: NDArray[Any]) -> int:
-        """Take the vectors of these ids out; gives back how many there were."""
+        """Take the vectors of these ids out; returns how many there were."""
         present = np.setdiff1d(np.intersect1d(np.asarray(ids, np.int64), self.stored_ids()), sorted(self.removed))
         if self.kind.can_remove():
             self.faiss_index.remove_ids(present)

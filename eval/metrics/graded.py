@@ -32,7 +32,7 @@ def average_precision(queries: Floats, candidates: Floats, relevant: Relevant) -
 def ndcg(queries: Floats, candidates: Floats, relevant: Relevant, *, k: int, gains: Floats | None = None) -> Floats:
     """[Q] DCG@K over the best possible DCG@K (Järvelin and Kekäläinen 2002, log2 discount).
 
-    gains: [P], the worth of each relevant pair in the order of `relevant.ids`, more than 0; None means 1.
+    gains: [P], the gain of each relevant pair in the order of `relevant.ids`, more than 0; None means 1.
 
     The one answer of the only query stands second: (1 / log2 3) / 1.
 

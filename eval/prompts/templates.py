@@ -1,4 +1,4 @@
-"""Sets of templates: TOML files of this folder by their name, anybody's by their path, open_clip's for ImageNet."""
+"""Sets of templates: TOML files of this folder by name, others by path, and open_clip's for ImageNet."""
 
 from __future__ import annotations
 

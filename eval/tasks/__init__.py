@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Presentation:
-    """How a report speaks of a metric: it knows no task, and takes everything from here."""
+    """How a report shows a metric; the report itself knows no task and takes everything from here."""
 
     label: tuple[str, ...]
     """what was measured, in words, such as ("English", "picture → caption"); metrics of equal label share a row"""

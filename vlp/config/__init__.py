@@ -1,8 +1,8 @@
 """Presets (TOML) and flags -> frozen dataclasses, and back: the record of a run.
 
 A field whose type is a component base class (it has the attribute `component_package`) is chosen by name, and the name
-is that of a file: `loss.name = "siglip"` is the one Loss that `vlp/losses/siglip.py` defines. A dotted name is a module
-of anybody's (`"my_lab.focal"`).
+is that of a file: `loss.name = "siglip"` is the one Loss that `vlp/losses/siglip.py` defines. A dotted name is any
+other module (`"my_lab.focal"`).
 
 A field marked MAY_CHANGE may differ between two parts of one run (`identity` leaves it out); one marked COMMON is among
 those that `--help` shows first. The bounds of numbers stand beside them too (vlp.config.bounds).

@@ -1,7 +1,7 @@
 """Rank 0's side of the lifeline: it listens where the ranks of this run reach it, and tells everyone who failed.
 
-It trusts nobody who does not know the run's secret: whatever else connects (a port scan, a browser, noise) is let go
-and changes nothing. Its own end costs the run no more than the lifeline.
+A connection that does not show the run's secret (a port scan, a browser, noise) is closed and changes nothing. If the
+hub itself fails, the run goes on without a lifeline.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Hub:
 
     def _welcome(self, size: int) -> None:
         accepted, _ = self.server.accept()
-        if len(self.guests) > 2 * size + 64:  # ours and some strangers; more are an attack
+        if len(self.guests) > 2 * size + 64:  # ranks and some others; more are an attack
             accepted.close()
             return
         accepted.settimeout(1.0)

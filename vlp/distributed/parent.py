@@ -1,4 +1,4 @@
-"""A rank whose launcher is gone ends itself: nobody would ever collect it."""
+"""A rank ends itself when its launcher is gone, which would otherwise leave it running for ever."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def first_host(nodes: str) -> str:
 
 
 def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) -> World:
-    """The world the launcher describes, its process group up and its lifeline tied (all ranks take part).
+    """The world the launcher describes, with its process group and its lifeline (all ranks take part).
 
     gloo on CPUs; nccl beside gloo on GPUs. An existing process group, accelerate's for one, is used as it is. Raises
     UserError for an incomplete launcher environment.
@@ -151,7 +151,7 @@ def tie(rank: int, size: int, *, node: str, address: str | None) -> tuple[Lifeli
     """This rank's lifeline, and the node of every rank (all ranks take part).
 
     Rank 0 listens on the address from which it reaches the other nodes, or on the loopback where there are none, and
-    hands the run's secret round in the process group.
+    shares the run's secret in the process group.
     """
     own = address_towards(address) if address and rank else "127.0.0.1"
     seen: list[tuple[str, str]] = [("", "")] * size

@@ -43,7 +43,7 @@ class Release:
     id: str
     """sha256 of the weights file (hex), or of the weights themselves where there is no file"""
     name: str
-    """what a person calls it: the folder, or open_clip's name"""
+    """the folder, or open_clip's name"""
 
     @torch.inference_mode()
     def embed_images(self, pictures: Picture | Sequence[Picture], batch: int = 256) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of the recent weights is the model that is evaluated and kept."""
+"""Weight averaging: the mean of the recent weights is the model that is evaluated and saved."""
 
 from __future__ import annotations
 

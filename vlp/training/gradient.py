@@ -172,7 +172,7 @@ def shared_ids(batch: Batch) -> Tensor | None:
 
 
 def backward(out: Embeddings, gradients: Mapping[str, Tensor]) -> None:
-    """Go on backwards from the tensors of `out` with these gradients; what a locked tower made is left out."""
+    """Backpropagate these gradients from the tensors of `out`; the output of a locked tower is left out."""
     pairs = [(getattr(out, name), g) for name, g in gradients.items() if getattr(out, name).requires_grad]
     if pairs:
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])

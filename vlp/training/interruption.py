@@ -56,7 +56,7 @@ class Interruption:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody asked this process to stop."""
+        """Whether this process was asked to stop."""
         return self.signum != 0
 
     def __enter__(self) -> Interruption:

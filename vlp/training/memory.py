@@ -1,4 +1,4 @@
-"""What a run will need of memory, estimated before it starts."""
+"""The memory that a run will need, estimated before it starts."""
 
 from __future__ import annotations
 

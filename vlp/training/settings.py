@@ -1,4 +1,4 @@
-"""What can be chosen about training."""
+"""The settings of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlp.training.schedules.cosine import Cosine
 
 @dataclass(frozen=True)
 class Training:
-    """The optimizer step, how many there are, and what is written down about them."""
+    """The optimizer step, the budget, and what is recorded."""
 
     samples: Annotated[Count, COMMON] = 245_000
     """budget: image-text pairs seen, repetitions counted; rounded up to whole batches"""

@@ -162,7 +162,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Go on from `state`; gives back the positions in the data of all ranks that wrote it."""
+        """Go on from `state`; returns the positions in the data of all ranks that wrote it."""
         self.module.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -1,4 +1,4 @@
-"""The loop."""
+"""The training loop."""
 
 from __future__ import annotations
 

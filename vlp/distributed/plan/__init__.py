@@ -1,1 +1,1 @@
-"""What a run costs before anyone pays for it: closed forms, and the simulation and counting that check them."""
+"""The cost of a run, predicted: closed forms, and the simulation and counting that check them."""

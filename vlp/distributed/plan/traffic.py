@@ -1,4 +1,4 @@
-"""What a piece of a step really sends: every collective is counted where torch dispatches it, ours or anyone's."""
+"""The bytes that a piece of a step really sends: every collective is counted where torch dispatches it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from vlp.losses._engine.tile_engine import (
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which gradients somebody asked for."""
+    """Which gradients are asked for."""
 
     image: bool = False
     text: bool = False
@@ -93,7 +93,7 @@ def evaluate(
         return LossResult(everyone.sum(value))
     sums = view.empty_sums(block, wanted)
     differentiate(loss, block, row_pull, column_pull, sums)
-    del block, images, texts  # before the way home, which needs memory of its own
+    del block, images, texts  # before gradients are sent, which needs memory of its own
     text = None if sums.text is None else columns.scatter_sum(sums.text)
     image = None if sums.image is None else rows.scatter_sum(sums.image)
     sums = replace(sums, image=image and image(), text=text and text())

@@ -45,7 +45,7 @@ class OpenClip(Model):
         return cls(architecture, pretrained)
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
-        """open_clip's tokenizer of the architecture; `captions` are not read. Raises UserError if it cannot be had."""
+        """open_clip's tokenizer of the architecture; `captions` are not read. Raises UserError if loading fails."""
         self._vision()
         with _asked_of(f'the tokenizer of "{self.architecture}"'):
             return OpenClipTokenizer(self.architecture)
@@ -140,7 +140,7 @@ class OpenClip(Model):
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """The dual encoder, with `pretrained` weights if `weights`.
 
-        Raises UserError for an unknown architecture, and if the named weights cannot be had.
+        Raises UserError for an unknown architecture, and if the named weights cannot be loaded.
         """
         import open_clip
 
@@ -184,12 +184,12 @@ def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
 
 @contextmanager
 def _asked_of(what: str) -> Iterator[None]:
-    """A context in which open_clip's failure to have `what` is a UserError."""
+    """A context in which open_clip's failure to load `what` is a UserError."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{what} cannot be had: {lines[0]}") from error
+        raise UserError(f"{what} cannot be loaded: {lines[0]}") from error
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class HuggingFace(TextTower):
     """the whole configuration as JSON: model folders have it, so that nothing is looked up when they are opened"""
 
     def tokenizer(self) -> FastTokenizer | None:
-        """The tokenizer of the named model; None for a type alone. Raises UserError if it cannot be had."""
+        """The tokenizer of the named model; None for a type alone. Raises UserError if it cannot be loaded."""
         if self._is_type():
             return None
         from transformers import AutoTokenizer
@@ -57,7 +57,7 @@ class HuggingFace(TextTower):
     def build(self, width: int, vocab: int, context: int) -> nn.Module:
         """A module [B, L] -> [B, width]; 0 is padding, other ids are the tokenizer's plus 1.
 
-        Raises UserError if the configuration or the weights cannot be had, or if texts may be longer than the model's.
+        Raises UserError if the configuration or the weights cannot be loaded, or if texts may be too long for it.
         """
         import transformers
 
@@ -129,11 +129,11 @@ class HuggingFaceText(nn.Module):
 
 @contextmanager
 def _asked_of(what: str) -> Iterator[None]:
-    """A context in which transformers' failure to have `what` is a UserError."""
+    """A context in which transformers' failure to load `what` is a UserError."""
     try:
         yield
     except (OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"transformers cannot have {what}: {first} Give a folder that holds it, or a name that the hub has"
+            f"transformers cannot load {what}: {first} Give a folder that holds it, or a name that the hub has"
         ) from error

@@ -92,5 +92,5 @@ def config_of(folder: Path) -> OpenClip:
 
 
 def test_a_place_without_a_configuration_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'configuration of "local-dir:.*" cannot be had'):
+    with pytest.raises(UserError, match=r'configuration of "local-dir:.*" cannot be loaded'):
         vlp.load(f"local-dir:{tmp_path}")

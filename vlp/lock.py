@@ -24,7 +24,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems s
 def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold `folder` for this process; folders above it are made.
 
-    The system releases the lock when its holder ends, however that happens. Raises UserError, which names the
+    The system itself lets go of the lock when its holder ends, however that happens. Raises UserError, which names the
     process that holds it, if there is one.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -116,8 +116,8 @@ def _from_shards(release: Release, spec: str, thumbnail: int) -> tuple[list[Part
     parts: list[Part] = []
     for url, samples, vectors in embedded_pictures(release, shards, Ledger(), what="indexing pictures"):
         small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
-        captions = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
-        parts.append((_table([s.key for s in samples], captions, [url] * len(samples), small), vectors))
+        said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
+        parts.append((_table([s.key for s in samples], said, [url] * len(samples), small), vectors))
     if not parts:
         raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
     return parts, data_sha256(shards)

@@ -124,7 +124,7 @@ def _from_shards(release: Release, spec: str, thumbnail: int) -> tuple[list[Part
 
 
 def _from_store(folder: Path, release: Release) -> tuple[list[Part], str]:
-    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder records it."""
+    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder tells."""
     store = EmbeddingStore.open(folder)
     if store.model not in (release.id, ""):
         raise UserError(

@@ -59,15 +59,21 @@ def single(rounds: int, quick: bool) -> list[dict[str, Any]]:
 def worlds(rounds: int, quick: bool) -> list[dict[str, Any]]:
     pairs = 64 if quick else 256
     rows = []
-    found = measured("world", size=8, pairs=pairs, rounds=rounds, negatives="grid:2x4", objective="infonce")
+    measurements = measured("world", size=8, pairs=pairs, rounds=rounds, negatives="grid:2x4", objective="infonce")
     for case, unit, key, scale in (("bytes", "MB", "bytes", MEGA), ("peak_memory", "MB", "memory", MEGA)):
-        values = ([found[side][key] / scale] for side in ("ours", "peer"))
+        values = ([measurements[side][key] / scale] for side in ("ours", "peer"))
         rows.append(record.row(f"ranks8.{case}", unit, *values, LOCAL))
-    rows.append(record.row("ranks8.step_time", "s", found["ours"]["seconds"], found["peer"]["seconds"], LOCAL))
-    found = measured("world", size=16, pairs=pairs, rounds=1, negatives="grid:4x4", objective="infonce")
-    rows.append(record.row("ranks16.bytes", "MB", *([found[s]["bytes"] / MEGA] for s in ("ours", "peer")), LOCAL))
-    found = measured("world", size=8, pairs=pairs, rounds=1, negatives="grid:2x4", objective="siglip")
-    rows.append(record.row("siglip8.bytes", "MB", *([found[s]["bytes"] / MEGA] for s in ("ours", "peer")), BIDIR))
+    rows.append(
+        record.row("ranks8.step_time", "s", measurements["ours"]["seconds"], measurements["peer"]["seconds"], LOCAL)
+    )
+    measurements = measured("world", size=16, pairs=pairs, rounds=1, negatives="grid:4x4", objective="infonce")
+    rows.append(
+        record.row("ranks16.bytes", "MB", *([measurements[s]["bytes"] / MEGA] for s in ("ours", "peer")), LOCAL)
+    )
+    measurements = measured("world", size=8, pairs=pairs, rounds=1, negatives="grid:2x4", objective="siglip")
+    rows.append(
+        record.row("siglip8.bytes", "MB", *([measurements[s]["bytes"] / MEGA] for s in ("ours", "peer")), BIDIR)
+    )
     return rows
 
 

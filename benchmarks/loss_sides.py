@@ -132,7 +132,7 @@ def rank_main(rank: int, size: int, options: dict[str, Any], folder: str) -> Non
         ours = sharded(InfoNCE() if objective == "infonce" else SigLIP(), here, options["negatives"])
         sides = {"ours": ours, "peer": clip_loss(rank, size) if objective == "infonce" else siglip_loss(rank, size)}
         e = embeddings(pairs)
-        found: dict[str, Any] = {name: {"seconds": []} for name in sides}
+        measurements: dict[str, Any] = {name: {"seconds": []} for name in sides}
         for turn in range(rounds + 1):
             for name, loss in sides.items():
                 dist.barrier()
@@ -140,15 +140,15 @@ def rank_main(rank: int, size: int, options: dict[str, Any], folder: str) -> Non
                 one_step(loss, e)
                 dist.barrier()
                 if turn:
-                    found[name]["seconds"].append(time.perf_counter() - begun)
+                    measurements[name]["seconds"].append(time.perf_counter() - begun)
         for name, loss in sides.items():
             with Traffic() as traffic:
                 one_step(loss, e)
             with Living() as living:
                 one_step(loss, e)
-            found[name] |= {"bytes": traffic.total, "memory": living.peak}
+            measurements[name] |= {"bytes": traffic.total, "memory": living.peak}
         if rank == 0:
-            (Path(folder) / "rank0.json").write_text(json.dumps(found))
+            (Path(folder) / "rank0.json").write_text(json.dumps(measurements))
 
 
 def siglip_loss(rank: int, size: int) -> Step:

@@ -56,8 +56,8 @@ def train(preset: str, name: str, seed: int, flags: Sequence[str]) -> dict[str, 
             kept = {**json.load(file), "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))}
             file.seek(0)
             json.dump(kept, file, indent=1)
-    found: dict[str, Any] = json.loads((out / "train.json").read_text())
-    return found
+    trained: dict[str, Any] = json.loads((out / "train.json").read_text())
+    return trained
 
 
 def evaluate(name: str, splits: Sequence[str]) -> dict[str, Any]:
@@ -114,11 +114,11 @@ def ablate(samples: int, seeds: int, jobs: int) -> list[dict[str, Any]]:
         name = "ablation-" + "".join(c if c.isalnum() else "-" for c in what) + f"-{seed}"
         done = train("demo", name, seed, ("--training.samples", str(samples), *SMALL, *ABLATION[what]))
         metrics = evaluate(name, ("val",))["metrics"]
-        found = {
+        numbers = {
             f"recall@{k}": mean(metrics[f"val/{language}/{way}/recall@{k}"] for language in LANGUAGES for way in WAYS)
             for k in (1, 5, 10)
         }
-        return {**found, "seconds": done["seconds"]}
+        return {**numbers, "seconds": done["seconds"]}
 
     with ThreadPoolExecutor(jobs) as pool:
         work = [(what, seed) for seed in range(seeds) for what in ABLATION]

@@ -176,9 +176,9 @@ def bare(shards: Path, samples: int, *, size: int) -> float:
     from data_pipelines.shards.read_samples import read_samples
     from data_pipelines.shards.shard_set import ShardSet
 
-    held = [s.image for s, _ in zip(read_samples(ShardSet.open(str(shards))), range(samples), strict=False)]
+    kept = [s.image for s, _ in zip(read_samples(ShardSet.open(str(shards))), range(samples), strict=False)]
     start = time.process_time()
-    for data in held:
+    for data in kept:
         pixels = simplejpeg.decode_jpeg(data, "RGB")
         if size:
             whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]

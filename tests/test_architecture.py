@@ -34,13 +34,13 @@ NEVER = {
 
 def imports(path: Path) -> set[str]:
     """Every module name that `path` imports, wherever in the file."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
+            names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    return found
+            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return names
 
 
 def inside(module: str, prefix: str) -> bool:
@@ -50,15 +50,15 @@ def inside(module: str, prefix: str) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_downhill(path: Path) -> None:
     name = str(path.relative_to(ROOT))
-    found = imports(path)
+    imported = imports(path)
     for room, forbidden in NEVER.items():
         if name.startswith(room):
-            assert not [m for m in found for f in forbidden if inside(m, f)], f"{name} imports uphill"
+            assert not [m for m in imported for f in forbidden if inside(m, f)], f"{name} imports uphill"
     for module, rooms in ONLY.items():
-        if any(inside(m, module) for m in found):
+        if any(inside(m, module) for m in imported):
             assert name.startswith(rooms), f"{name} imports {module}, which only {rooms} may"
     if not name.startswith(("vlp/distributed/", "train.py")):
-        assert not [m for m in found if inside(m, "torch.distributed")], f"{name} touches process groups"
+        assert not [m for m in imported if inside(m, "torch.distributed")], f"{name} touches process groups"
 
 
 def module_of(path: Path) -> str:
@@ -68,12 +68,12 @@ def module_of(path: Path) -> str:
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Every circle that a walk from each module comes upon."""
-    found: list[list[str]] = []
+    loops: list[list[str]] = []
     done: set[str] = set()
 
     def walk(module: str, trail: list[str]) -> None:
         if module in trail:
-            found.append([*trail[trail.index(module) :], module])
+            loops.append([*trail[trail.index(module) :], module])
         elif module not in done:
             for other in sorted(graph[module]):
                 walk(other, [*trail, module])
@@ -81,7 +81,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
     for module in sorted(graph):
         walk(module, [])
-    return found
+    return loops
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -249,9 +249,9 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_signal_at_the_start_lo
         assert early.poll() is None
         time.sleep(0.001)
     early.send_signal(signal.SIGUSR1)
-    _, said = early.communicate(timeout=60)
+    _, output = early.communicate(timeout=60)
     assert early.returncode == 128 + signal.SIGUSR1
-    assert "nothing is lost" in said or "give the same command again to go on from here" in said
+    assert "nothing is lost" in output or "give the same command again to go on from here" in output
 
 
 def test_a_webdataset_pipeline_of_ones_own_trains_and_goes_on(

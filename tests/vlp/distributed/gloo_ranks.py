@@ -19,7 +19,7 @@ class Ending:
     """How one rank ended."""
 
     code: int | None
-    said: str  # its stdout and stderr
+    output: str  # its stdout and stderr
     answer: object  # what its function gave back, None if it failed
 
 
@@ -85,8 +85,8 @@ def finish(started, *, timeout=240) -> list[Ending]:
         code = process.exitcode
         if code is None:
             process.kill()
-        with open(log) as said:
-            endings.append(Ending(code, said.read(), answer))
+        with open(log) as output:
+            endings.append(Ending(code, output.read(), answer))
     return endings
 
 

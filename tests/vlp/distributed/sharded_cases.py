@@ -77,9 +77,9 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, ahead=F
     if ahead:
         objective.send_ahead(own.text)
     found_value = objective(own)
-    found = torch.autograd.grad(found_value, leaves(own), allow_unused=True, materialize_grads=True)
+    actual = torch.autograd.grad(found_value, leaves(own), allow_unused=True, materialize_grads=True)
     errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
-    for expected, got in zip(oracle, found, strict=True):
+    for expected, got in zip(oracle, actual, strict=True):
         got = got.double() / world.size
         if expected.dim() == 0:
             dist.all_reduce(got) if world.size > 1 else None
@@ -139,9 +139,9 @@ def under_ddp(world):
             towers = Towers()
             wrapped = nn.parallel.DistributedDataParallel(towers) if world.size > 1 else towers
             sharded(loss, world, negatives)(wrapped(images[mine], texts[mine])).backward()
-            for found, expected in zip(towers.parameters(), plain.parameters(), strict=True):
-                expected = torch.zeros_like(found) if expected.grad is None else expected.grad
-                worst = max(worst, float((found.grad - expected).abs().max()))
+            for actual, expected in zip(towers.parameters(), plain.parameters(), strict=True):
+                expected = torch.zeros_like(actual) if expected.grad is None else expected.grad
+                worst = max(worst, float((actual.grad - expected).abs().max()))
     return worst
 
 
@@ -180,7 +180,7 @@ def counted_bytes(world, peers):
     from vlp.distributed.plan.traffic import Traffic
 
     pairs, width, size = 16, 24, world.size  # 16: every count below is a whole number of bytes
-    found = []
+    actual = []
     for loss, statistics in ((InfoNCE(), 1), (SigLIP(), 0), (HNNCE(), 3)):
         setup = cost.Setup(ranks=size, pairs=pairs, width=width, per_node=world.local_size, statistics=statistics)
         whole = [normalize(torch.randn(pairs, width), dim=-1).requires_grad_() for _ in range(2)]
@@ -191,7 +191,7 @@ def counted_bytes(world, peers):
             objective = sharded(loss, world, predicted.name)
             with Traffic() as traffic:
                 objective(e).backward()
-            found.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
+            actual.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
         if peers and statistics == 1:
             from open_clip.loss import ClipLoss
 
@@ -199,8 +199,8 @@ def counted_bytes(world, peers):
                 peer = ClipLoss(*options, rank=world.rank, world_size=size)
                 with Traffic() as traffic:
                     peer(e.image, e.text, e.scale).backward()
-                found.append((row.name, traffic.total, row.received))
-    return found
+                actual.append((row.name, traffic.total, row.received))
+    return actual
 
 
 def simulate(pipe, negatives, size, *, pairs, width, dtype):

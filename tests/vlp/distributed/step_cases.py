@@ -97,6 +97,6 @@ def every_step(world):
     return "\n".join(wrong)
 
 
-def apart(found, expected):
+def apart(actual, expected):
     """Norm of the difference, relative to that of the gradient; a gradient near 0 is compared with 0.01."""
-    return float((found.double() - expected).norm() / (expected.norm() + 1e-2))
+    return float((actual.double() - expected).norm() / (expected.norm() + 1e-2))

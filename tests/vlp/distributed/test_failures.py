@@ -24,16 +24,16 @@ def endings(size, function, *arguments, folder):
 def test_a_ragged_batch_is_refused_on_every_rank(negatives, tmp_path):
     ended, _ = endings(4, failing_cases.wrong_batch, negatives, folder=tmp_path)
     for e in ended:
-        assert "the ranks disagree on the pairs in the batch: 3 on rank 1; 4 on the other 3" in e.said
+        assert "the ranks disagree on the pairs in the batch: 3 on rank 1; 4 on the other 3" in e.output
 
 
 @pytest.mark.parametrize("negatives", ["grid", "ring"])
 def test_an_error_on_one_rank_ends_all_with_its_reason(negatives, tmp_path):
     ended, seconds = endings(3, failing_cases.fails, "error", negatives, folder=tmp_path)
-    assert "ValueError: the disk is full" in ended[1].said
+    assert "ValueError: the disk is full" in ended[1].output
     for e in (ended[0], ended[2]):
-        assert "rank 1" in e.said
-        assert "ValueError: the disk is full" in e.said
+        assert "rank 1" in e.output
+        assert "ValueError: the disk is full" in e.output
     assert seconds < SECONDS
 
 
@@ -42,8 +42,8 @@ def test_an_error_on_one_rank_ends_all_with_its_reason(negatives, tmp_path):
 def test_a_killed_rank_ends_all_and_is_the_one_that_is_named(how, rank, tmp_path):
     ended, seconds = endings(3, failing_cases.fails, how, "grid", rank, folder=tmp_path)
     for e in (ended[0], ended[3 - rank]):
-        assert f"ends because rank {rank} (" in e.said
-        assert "ended without giving a reason" in e.said
+        assert f"ends because rank {rank} (" in e.output
+        assert "ended without giving a reason" in e.output
     assert seconds < SECONDS
 
 
@@ -51,8 +51,8 @@ def test_a_rank_that_leaves_early_is_the_one_that_is_named(tmp_path):
     ended = gloo_ranks.finish(gloo_ranks.start(3, failing_cases.fails, "exit", "grid", folder=tmp_path), timeout=90)
     for e in (ended[0], ended[2]):
         assert e.code not in (None, 0)
-        assert "ends because rank 1 (" in e.said
-        assert "left the run before its end" in e.said
+        assert "ends because rank 1 (" in e.output
+        assert "left the run before its end" in e.output
 
 
 def test_strangers_at_the_port_change_nothing(tmp_path):
@@ -66,7 +66,7 @@ def test_the_port_is_open_on_one_address_only(tmp_path):
 
 def test_the_death_of_rank_0_ends_all(tmp_path):
     ended, seconds = endings(3, failing_cases.first_rank_fails, folder=tmp_path)
-    assert all("rank 0 ended without giving a reason" in e.said for e in ended[1:])
+    assert all("rank 0 ended without giving a reason" in e.output for e in ended[1:])
     assert seconds < SECONDS
 
 

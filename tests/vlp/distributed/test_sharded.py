@@ -42,12 +42,16 @@ def test_grouped_is_the_mean_over_groups_that_are_redrawn_and_says_that_it_is_ap
     draws = [e.answer[2] for e in endings]
     assert all(draws[rank][step] == draws[draws[rank][step][0]][step] for rank in range(4) for step in range(5))
     assert len({draws[0][step] for step in range(5)}) > 1
-    assert "APPROXIMATION" in endings[0].said
-    assert not any("APPROXIMATION" in e.said for e in endings[1:])
+    assert "APPROXIMATION" in endings[0].output
+    assert not any("APPROXIMATION" in e.output for e in endings[1:])
 
 
 def test_strategies_that_do_not_fit_are_refused():
     four = World(0, 4, 0, 4, torch.device("cpu"), (0, 0, 0, 0))
-    for negatives, said in (("grid:3x2", "6 ranks; this run has 4"), ("grouped:3", "divide the 4"), ("best", "auto")):
-        with pytest.raises(UserError, match=said):
+    for negatives, sentence in (
+        ("grid:3x2", "6 ranks; this run has 4"),
+        ("grouped:3", "divide the 4"),
+        ("best", "auto"),
+    ):
+        with pytest.raises(UserError, match=sentence):
             sharded(InfoNCE(), four, negatives)

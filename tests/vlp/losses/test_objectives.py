@@ -84,9 +84,9 @@ def in_double(e: Embeddings) -> Embeddings:
     )
 
 
-def errors(found, oracle):
+def errors(actual, oracle):
     """Relative error of each tensor, in the norm."""
-    return [float((a.double() - b).norm() / b.norm().clamp_min(1e-9)) for a, b in zip(found, oracle, strict=True)]
+    return [float((a.double() - b).norm() / b.norm().clamp_min(1e-9)) for a, b in zip(actual, oracle, strict=True)]
 
 
 def test_the_folder_holds_the_five_objectives():
@@ -128,9 +128,9 @@ def test_extreme_scales_and_duplicated_rows_stay_finite_and_right(loss, scale):
     with torch.no_grad():
         e.image[3:7] = e.image[3]
         e.text[9:] = -e.image[:4]
-    found, oracle = gradients(loss, e), gradients(loss.reference, in_double(e))
-    assert all(t.isfinite().all() for t in found)
-    assert max(errors(found[:3], oracle[:3])) < 2e-5
+    actual, oracle = gradients(loss, e), gradients(loss.reference, in_double(e))
+    assert all(t.isfinite().all() for t in actual)
+    assert max(errors(actual[:3], oracle[:3])) < 2e-5
 
 
 @settings(max_examples=25, deadline=None)
@@ -148,9 +148,9 @@ def test_any_shape(*, b, d, k, scale, which, seed, shared):
     if shared:
         with torch.no_grad():
             e.text[:] = e.text[0]
-    found, oracle = gradients(which, e), gradients(which.reference, e)
-    assert all(t.isfinite().all() for t in found)
-    for a, o in zip(found, oracle, strict=True):
+    actual, oracle = gradients(which, e), gradients(which.reference, e)
+    assert all(t.isfinite().all() for t in actual)
+    for a, o in zip(actual, oracle, strict=True):
         torch.testing.assert_close(a, o, rtol=1e-9, atol=1e-11)
 
 
@@ -198,8 +198,8 @@ def test_pairs_that_share_one_of_two_ids_are_alike(duplicates):
     two = torch.tensor([9, 8, 7, 6, 6, 5, 5])  # pairs 3 and 4, 5 and 6
     both = torch.tensor([0, 0, 1, 3, 3, 5, 5])
     for call in (loss, loss.reference):
-        found, expected = (call(replace(e, ids=ids)) for ids in (torch.stack([one, two], 1), both))
-        torch.testing.assert_close(found, expected)
+        actual, expected = (call(replace(e, ids=ids)) for ids in (torch.stack([one, two], 1), both))
+        torch.testing.assert_close(actual, expected)
 
 
 def test_multi_positive_of_distinct_ids_is_infonce():

@@ -47,9 +47,9 @@ def test_chunks_give_the_loss_of_the_whole_batch_without_batch_norms_and_say_so_
             model = Tiny(dropout=0.0, norm=norm)
             trainer(folder, Training(chunk=chunk, **FEW), model=model).fit()  # type: ignore[arg-type]
             first[norm, chunk] = losses(folder)[0]
-            said = capsys.readouterr()
-            assert ("1 batch norms of this model" in said.err) == (norm and chunk > 0)
-            assert said.out.startswith("1 rank on cpu")
+            printed = capsys.readouterr()
+            assert ("1 batch norms of this model" in printed.err) == (norm and chunk > 0)
+            assert printed.out.startswith("1 rank on cpu")
     assert first[False, 4] == pytest.approx(first[False, 0], rel=1e-5)
     assert first[True, 4] != pytest.approx(first[True, 0], rel=1e-3)
 

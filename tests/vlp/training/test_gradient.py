@@ -28,18 +28,18 @@ def gradients(model: nn.Module, step: Callable[[nn.Module], Tensor]) -> tuple[Te
 def test_chunks_change_neither_gradient_nor_running_statistics(objective: Objective, rows: int) -> None:
     model, batch = Tiny(dropout=0.3, norm=rows > 1).double(), pairs(5, 17)
     expected = gradients(model, lambda m: whole_batch(m, objective, batch, seed=7, rows=rows))
-    found = gradients(model, lambda m: cached(m, objective, batch, seed=7, rows=rows))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    actual = gradients(model, lambda m: cached(m, objective, batch, seed=7, rows=rows))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_the_whole_batch_step_is_plain_autograd() -> None:
     model, batch = Tiny(dropout=0.0).double(), pairs(0, 9)
     plain = copy.deepcopy(model)
     InfoNCE().reference(plain(batch.image, batch.text)).backward()
-    _, found = gradients(model, lambda m: whole_batch(m, InfoNCE().reference, batch, seed=1))
+    _, actual = gradients(model, lambda m: whole_batch(m, InfoNCE().reference, batch, seed=1))
     for name, p in plain.named_parameters():
         expected = torch.zeros_like(p) if p.grad is None else p.grad  # the bias, which InfoNCE does not use
-        torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual[name], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_locked_tower_gets_no_gradient_and_the_other_one_the_same_as_before() -> None:
@@ -48,47 +48,47 @@ def test_a_locked_tower_gets_no_gradient_and_the_other_one_the_same_as_before() 
     for part in (locked.image, locked.image_head):
         part.requires_grad_(False)
     _, free = gradients(model, lambda m: whole_batch(m, InfoNCE().reference, batch, seed=3, rows=4))
-    _, found = gradients(locked, lambda m: cached(m, InfoNCE().reference, batch, seed=3, rows=4))
-    assert found["image_head.weight"] is None
-    torch.testing.assert_close(found["text_head.0.weight"], free["text_head.0.weight"])
+    _, actual = gradients(locked, lambda m: cached(m, InfoNCE().reference, batch, seed=3, rows=4))
+    assert actual["image_head.weight"] is None
+    torch.testing.assert_close(actual["text_head.0.weight"], free["text_head.0.weight"])
 
 
 def test_the_graph_held_by_the_cached_step_is_that_of_one_chunk() -> None:
     class Wide(Tiny):
         """Counts what autograd holds at once, over the forward passes with a graph."""
 
-        held: list[int] = []  # noqa: RUF012
+        sizes: list[int] = []  # noqa: RUF012
 
         def forward(self, image: Tensor | None, text: Tensor | None, send=None):  # type: ignore[no-untyped-def]
             if torch.is_grad_enabled():
-                self.held.append(sum(len(side) for side in (image, text) if side is not None))
+                self.sizes.append(sum(len(side) for side in (image, text) if side is not None))
             return super().forward(image, text)
 
     model = Wide()
     for n in (8, 64):
-        model.held.clear()
+        model.sizes.clear()
         cached(model, InfoNCE().reference, pairs(0, n), seed=0, rows=4)
-        assert set(model.held) == {4}  # pictures or texts, never both
-        assert len(model.held) == 2 * n // 4
+        assert set(model.sizes) == {4}  # pictures or texts, never both
+        assert len(model.sizes) == 2 * n // 4
 
 
 @pytest.mark.parametrize(("step", "rows"), [(whole_batch, 0), (cached, 3)], ids=["whole", "cached"])
 def test_captions_are_on_their_way_before_any_image_is_encoded(step: Callable[..., Tensor], rows: int) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
     class Telling(Tiny):
         def encode_text(self, text: Tensor) -> Tensor:
-            told.append("text")
+            calls.append("text")
             return super().encode_text(text)
 
         def encode_image(self, image: Tensor) -> Tensor:
-            told.append("image")
+            calls.append("image")
             return super().encode_image(image)
 
     sent: list[Tensor] = []
 
     def send(text: Tensor) -> None:
-        told.append("sent")
+        calls.append("sent")
         sent.append(text)
 
     def objective(e: Embeddings) -> Tensor:
@@ -97,7 +97,7 @@ def test_captions_are_on_their_way_before_any_image_is_encoded(step: Callable[..
 
     step(Telling(), objective, pairs(0, 9), seed=0, rows=rows, send=send)
     first = 1 if rows == 0 else 3
-    assert told[: 2 * first + 1] == ["text"] * first + ["sent"] + ["image"] * first
+    assert calls[: 2 * first + 1] == ["text"] * first + ["sent"] + ["image"] * first
 
 
 def test_saved_bytes_grow_with_the_batch_and_leave_out_the_weights() -> None:
@@ -118,9 +118,9 @@ def test_several_captions_a_picture_are_the_mean_of_their_losses() -> None:
     ]
     several = replace(batch, text=torch.stack(captions, 1))
     for step in (whole_batch, cached):
-        loss, found = gradients(model, lambda m, s=step: s(m, InfoNCE().reference, several, seed=0, rows=4))
+        loss, actual = gradients(model, lambda m, s=step: s(m, InfoNCE().reference, several, seed=0, rows=4))
         torch.testing.assert_close(loss, torch.stack([one for one, _ in each]).mean())
-        for name, gradient in found.items():
+        for name, gradient in actual.items():
             torch.testing.assert_close(gradient, torch.stack([g[name] for _, g in each]).mean(0))
 
 

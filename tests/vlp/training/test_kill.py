@@ -42,9 +42,9 @@ def start(shards: str, folder: Path, workers: int, ranks: int = 1) -> psutil.Pop
 
 
 def finish(run: psutil.Popen) -> str:
-    said: str = run.communicate(timeout=600)[0]
-    assert run.returncode == 0, said[-3000:]
-    return said
+    output: str = run.communicate(timeout=600)[0]
+    assert run.returncode == 0, output[-3000:]
+    return output
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def test_kill_9_anywhere_changes_no_loss_and_no_sample(tmp_path: Path, damaged_s
         run = start(damaged_shards, parts, workers, ranks)
         wait_for_step(parts, step, run)
         kill_9(run, parts)
-    said = finish(start(damaged_shards, parts, workers=0))
+    output = finish(start(damaged_shards, parts, workers=0))
 
     a, b = ([row["loss"] for row in rows(folder)] for folder in (whole, parts))
     assert [row["step"] for row in rows(parts)] == list(range(1, STEPS + 1))
@@ -115,5 +115,5 @@ def test_kill_9_anywhere_changes_no_loss_and_no_sample(tmp_path: Path, damaged_s
     assert one["delivered"] == BATCH * STEPS
     assert one["by_reason"] == {"undecodable picture": one["dropped"]}
     assert one["dropped"] > 100
-    assert f"{BATCH * STEPS:,} samples were delivered, {one['dropped']} were not" in said
-    assert "1 worker died and went on" in said
+    assert f"{BATCH * STEPS:,} samples were delivered, {one['dropped']} were not" in output
+    assert "1 worker died and went on" in output

@@ -51,8 +51,8 @@ def wait_for_step(folder: Path, step: int) -> None:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(folder / "final.pt", weights_only=True)
-    return found
+    final: dict[str, torch.Tensor] = torch.load(folder / "final.pt", weights_only=True)
+    return final
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

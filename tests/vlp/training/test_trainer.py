@@ -26,8 +26,8 @@ BASE = Training(samples=12 * 16, batch=16, log_every=3, ema=0.9, tensorboard=Fal
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "second" not in k} for row in found]
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in logged]
 
 
 def brighter(image: Tensor, draws: Draws) -> Tensor:
@@ -57,13 +57,13 @@ def test_the_loss_falls_and_everything_is_written(tmp_path: Path) -> None:
     training = replace(BASE, samples=2000, tensorboard=True)
     evals = {"val": lambda model: {"pairs": float(model.training)}}
     fitted = trainer(tmp_path, replace(training, eval_every=50), evals=evals).fit()
-    found = rows(tmp_path)
-    assert found[-2]["loss"] < 0.7 * found[0]["loss"]
+    logged = rows(tmp_path)
+    assert logged[-2]["loss"] < 0.7 * logged[0]["loss"]
     assert fitted.steps == training.steps == 125
-    assert fitted.samples == found[-1]["samples"] == 2000
+    assert fitted.samples == logged[-1]["samples"] == 2000
     assert fitted.metrics == {"val/pairs": 0.0}  # models are evaluated in evaluation mode
-    assert [r["step"] for r in found if "val/pairs" in r] == [50, 100, 125]
-    assert [r["step"] for r in found if "loss" in r] == [*range(3, 125, 3), 125]
+    assert [r["step"] for r in logged if "val/pairs" in r] == [50, 100, 125]
+    assert [r["step"] for r in logged if "loss" in r] == [*range(3, 125, 3), 125]
     assert list((tmp_path / "tensorboard").glob("events.*"))
     assert not fitted.model.training
 

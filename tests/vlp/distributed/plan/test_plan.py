@@ -20,8 +20,8 @@ SLOW = [pytest.param(n, 4, True, marks=pytest.mark.slow) for n in (8, 12, 16)]
 @pytest.mark.parametrize("size,per_node,peers", [(4, 2, False), (6, 3, False), *SLOW])
 def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
     answers = gloo_ranks.run(size, sharded_cases.counted_bytes, peers, folder=tmp_path, per_node=per_node, timeout=280)
-    for found in answers:
-        for name, counted, predicted in found:
+    for measured in answers:
+        for name, counted, predicted in measured:
             # all-reduces of a few bytes are counted in whole bytes
             assert counted == pytest.approx(predicted, abs=8), name
 
@@ -45,11 +45,11 @@ LONG = [("open_clip", 64), ("grid:64x1", 64), ("grid:32x32", 1024), ("open_clip"
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory_is_what_a_simulated_rank_of_thousands_holds(negatives, size, dtype):
     pairs, width = 64, 512
-    found = peak(negatives, size, pairs=pairs, width=width, dtype=dtype)
+    measured = peak(negatives, size, pairs=pairs, width=width, dtype=dtype)
     setup = cost.Setup(ranks=size, pairs=pairs, width=width, element=dtype.itemsize, edge=EDGE["cpu"])
     rows = {row.name: row.memory for row in (*cost.candidates(setup), *cost.open_clip(setup))}
     predicted = rows[negatives if negatives != "open_clip" else "open_clip local_loss gather_with_grad"]
-    assert predicted == pytest.approx(found, rel=0.1)
+    assert predicted == pytest.approx(measured, rel=0.1)
 
 
 def test_rows_of_the_mesh_lie_inside_nodes_whatever_the_numbering():
@@ -83,9 +83,9 @@ def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):
     assert "recommended: --training.negatives grid:16x32" in text
     assert "WRONG: drops half the gradient" in text
     assert main(["--ranks", "512", "--batch", "131072", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    chosen = [row for row in told["strategies"] if row["recommended"]]
-    assert [row["name"] for row in chosen] == [told["recommended"]]
+    printed = json.loads(capsys.readouterr().out)
+    chosen = [row for row in printed["strategies"] if row["recommended"]]
+    assert [row["name"] for row in chosen] == [printed["recommended"]]
     assert chosen[0]["exact"]
     with pytest.raises(UserError, match="ranks should divide the batch"):
         main(["--ranks", "7", "--batch", "100"])

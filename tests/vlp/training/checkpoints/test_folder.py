@@ -25,18 +25,18 @@ def test_the_newest_is_read_and_the_last_few_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         checkpoints.write(step, state(step))
     assert [p.name for p in checkpoints.all()] == ["step-00000010.pt", "step-00000100.pt"]
-    found = checkpoints.read(IDENTITY)
-    assert found is not None
-    assert found["weights"][0] == 100
+    newest = checkpoints.read(IDENTITY)
+    assert newest is not None
+    assert newest["weights"][0] == 100
 
 
 def test_a_half_written_one_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.write(1, state(1))
     (tmp_path / ".step-00000002.pt.part").write_bytes(b"half")
-    found = checkpoints.read(IDENTITY)
-    assert found is not None
-    assert found["weights"][0] == 1
+    newest = checkpoints.read(IDENTITY)
+    assert newest is not None
+    assert newest["weights"][0] == 1
     checkpoints.set_aside()
     assert not list(tmp_path.glob(".*"))
 
@@ -141,6 +141,6 @@ def test_a_full_disk_leaves_the_one_before(little_disk: Path) -> None:
     with pytest.raises(UserError, match=r"is full .* step-00000001.pt, is whole; free some space"):
         checkpoints.write(2, state(2, size=200_000))
     assert os.listdir(little_disk / "c") == ["step-00000001.pt"]
-    found = checkpoints.read(IDENTITY)
-    assert found is not None
-    assert found["weights"][0] == 1
+    newest = checkpoints.read(IDENTITY)
+    assert newest is not None
+    assert newest["weights"][0] == 1

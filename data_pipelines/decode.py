@@ -72,6 +72,7 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
         fill_from(out, pixels(data, limits), transform, rng)
         return
     limits.check(*size)
+    limits.check_scans(data)
     if is_fit(transform):
         fill_from(out, _decoded(data, limits, shrink=1), transform, rng)  # at scale: 1 to 3 grey levels off
         return

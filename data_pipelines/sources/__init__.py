@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from data_pipelines.captions import named_captions, plain_field
 from data_pipelines.sample import Sample
+from vlp.pictures import Limits, Refused, opened
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
 LONGEST_KEY = 90  # characters; with its ending it must fit the 100 of a tar's name
@@ -76,16 +77,12 @@ def as_stored(data: bytes) -> tuple[bytes, str] | None:
             return data, name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return data, "webp"
-    from PIL import Image
-
-    from vlp.pictures import kinds
-
     try:
-        with Image.open(io.BytesIO(data), formats=kinds()) as picture:
+        with opened(data, Limits()) as picture:
             file = io.BytesIO()
             picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.mode else "RGB").save(
                 file, "PNG"
             )
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Refused:
         return None
     return file.getvalue(), "png"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vlp.legible import plain
+
 
 @contextmanager
 def progress_bar(
@@ -24,8 +26,8 @@ def progress_bar(
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan", no_wrap=True)
 
-    label = TextColumn("{task.description}")
+    label = TextColumn("{task.description}", markup=False)
     columns = (label, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(elapsed_when_finished=True))
     with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
-        row = progress.add_task(what, total=total)
+        row = progress.add_task(plain(what, 60), total=total)
         yield lambda done: progress.advance(row, done)

@@ -21,6 +21,7 @@ from vlp.config import did_you_mean, parse
 from vlp.config.flags_help import field_docs
 from vlp.errors import UserError
 from vlp.files import write_whole
+from vlp.legible import cell
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
@@ -53,7 +54,7 @@ def table(tree: Tree, console: Console) -> None:
     """Print one table a shard set: each metric against chance, with its interval; and what was left out."""
     for split, about in tree["data"].items():
         rows = Table(
-            title=f"{split} · {about['samples']:,} pictures", title_justify="left", title_style="bold", box=SIMPLE
+            title=cell(f"{split} · {about['samples']:,} pictures"), title_justify="left", title_style="bold", box=SIMPLE
         )
         rows.add_column("metric", no_wrap=True)
         for heading in ("value", "95 % interval", "chance", "of"):
@@ -64,7 +65,7 @@ def table(tree: Tree, console: Console) -> None:
                 low, high = tree["intervals"][name]
                 chance = tree["chance"][name]
                 rows.add_row(
-                    name.removeprefix(f"{split}/"),
+                    cell(name.removeprefix(f"{split}/"), 80),
                     f"[bold]{precise(value)}",
                     f"{precise(low)} – {precise(high)}",
                     "" if chance is None else precise(chance),
@@ -73,7 +74,8 @@ def table(tree: Tree, console: Console) -> None:
         console.print(rows)
         for task in tree["tasks"][split]:
             if task["left_out"]:
-                console.print(f"left out on {split}: {task['name']}, because {task['left_out']}", style="dim")
+                left_out = f"left out on {split}: {task['name']}, because {task['left_out']}"
+                console.print(cell(left_out, 1000), style="dim")
 
 
 def unmet(tree: Tree, wanted: Sequence[str]) -> list[str]:
@@ -170,5 +172,5 @@ def main(argv: list[str]) -> int:
         print(f"written: {run.out / 'report.json'}, {run.out / 'report.html'}")
     short = unmet(tree, run.at_least)
     for sentence in short:
-        Console(stderr=True).print(f"not met: {sentence}", style="bold red")
+        Console(stderr=True).print(cell(f"not met: {sentence}", 1000), style="bold red")
     return 1 if short else 0

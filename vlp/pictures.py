@@ -64,12 +64,13 @@ def opened(data: bytes, limits: Limits) -> Iterator[Image]:
     What PIL raises inside the context is Refused too.
     """
     from PIL import Image as pil
+    from PIL.TiffImagePlugin import TiffImageFile
 
     try:
         limits.check_scans(data)
         with pil.open(io.BytesIO(data), formats=kinds()) as picture:
             limits.check(*picture.size)
-            if picture.format == "TIFF":  # a tile is decoded whole, however small the picture is
+            if isinstance(picture, TiffImageFile):  # a tile is decoded whole, however small the picture is
                 limits.check(*(int(picture.tag_v2.get(tag, limits.min_side)) for tag in TILE))
             yield picture
     except Refused:

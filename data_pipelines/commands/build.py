@@ -21,6 +21,7 @@ from vlp.config import component, component_name, to_tree
 from vlp.config.bounds import Count, Whole, check
 from vlp.config.components import component_names
 from vlp.errors import UserError
+from vlp.legible import plain
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> int:
         size = sum(shard.bytes for shard in done.shards) / 1e6
         print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")
         for reason, count in sorted(done.counts.items()):
-            named = ", ".join(done.examples.get(reason, [])[:3])
+            named = ", ".join(plain(where) for where in done.examples.get(reason, [])[:3])
             print(f"  left out, {reason}: {count} ({named}{', ...' if count > 3 else ''})")
     return 0
 

@@ -15,6 +15,7 @@ from data_pipelines.shards.open_shards import OpenShards, RawSample
 from data_pipelines.shards.read_samples import losses
 from data_pipelines.shards.shard_set import ShardSet
 from vlp.errors import UserError
+from vlp.legible import plain
 
 SHOWN_CHARACTERS = 200  # of a caption that is shown
 # Han, Kana and their extensions: scripts that put no space between words
@@ -80,7 +81,7 @@ def count(spec: str) -> Counted:
                 _count_sample(shard.sample(position), counted)
         except Unreadable as error:
             counted.lost["unreadable shard"] += max(1, shards.counts[row])
-            print(f"{url} cannot be read: {error}", file=sys.stderr)
+            print(plain(f"{url} cannot be read: {error}", 1000), file=sys.stderr)
         if sys.stderr.isatty():
             print(f"\r{row + 1} of {len(shards)} shards", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
@@ -113,7 +114,8 @@ def _count_sample(raw: RawSample, counted: Counted) -> None:
     counted.no_caption += not captions
     counted.garbled += raw.garbled
     for code, texts in captions.items():
-        name = code if code in counted.languages or len(counted.languages) < 100 else "(other)"
+        name = plain(code, 20)
+        name = name if name in counted.languages or len(counted.languages) < 100 else "(other)"
         language = counted.languages.setdefault(name, Language())
         language.samples += 1
         for text in texts:

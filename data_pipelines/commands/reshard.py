@@ -25,6 +25,7 @@ from data_pipelines.shards.tar_index import sample_files
 from data_pipelines.writing.resumable_folder import SCRATCH, Outcome, fill
 from data_pipelines.writing.tar_writer import Packed
 from vlp.config.bounds import Count, check
+from vlp.legible import plain
 
 AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what fits into memory
 MOST_OPEN = 128
@@ -244,5 +245,6 @@ def main(argv: list[str]) -> int:
     if renamed := done.about.get("renamed_keys"):
         print(f"  {renamed:,} keys got a number, because their shard had the key already")
     for reason, count in sorted(done.counts.items()):
-        print(f"  could not be read, {reason}: {count:,} ({', '.join(done.examples.get(reason, [])[:3])})")
+        named = ", ".join(plain(where) for where in done.examples.get(reason, [])[:3])
+        print(f"  could not be read, {reason}: {count:,} ({named})")
     return 0

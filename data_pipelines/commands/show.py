@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from vlp.config.bounds import Count, check
 from vlp.errors import UserError
 from vlp.files import write_whole
+from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, LINE, PAPER = "#1c1c1e", "#86868b", "#e5e5ea", "#ffffff"
 PAD, LEADING = 14, 17  # pixels
+LANGUAGES = 8  # that a sheet has lines for
 FONTS = (  # families with Chinese first, so that one font serves both languages
     (
         "NotoSansCJK-Regular.ttc",
@@ -67,14 +70,14 @@ def draw(samples: Sequence[Sample], title: str, sheet: Sheet) -> Image:
     from PIL import Image as pil
     from PIL import ImageDraw
 
-    languages = list(dict.fromkeys(code for sample in samples for code in sample.captions))
+    languages = list(dict.fromkeys(code for sample in samples for code in sample.captions))[:LANGUAGES]
     shown = [code for code in languages if code.split("-")[0] not in ("zh", "ja", "ko") or chinese_font() is not None]
     lines = 2 + max(0, len(shown) - 1) + 1  # two for the first language, one for each other, one for the metadata
     width, height = sheet.side + 2 * PAD, sheet.side + 2 * PAD + lines * LEADING
     rows = -(-len(samples) // sheet.columns)
     page = pil.new("RGB", (sheet.columns * width + 2 * PAD, rows * height + 4 * PAD + LEADING), PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((2 * PAD, PAD), title, font=font(15), fill=INK)
+    pen.text((2 * PAD, PAD), plain(title), font=font(15), fill=INK)
     for position, sample in enumerate(samples):
         left = PAD + position % sheet.columns * width
         top = 2 * PAD + LEADING + position // sheet.columns * height
@@ -96,7 +99,7 @@ def _write(pen: ImageDraw, sample: Sample, shown: list[str], at: tuple[int, int]
             (line,) = _wrapped(pen, sample.captions[code], width, 1)
             pen.text((left, top), line, font=font(12), fill=INK)
             top += LEADING
-    made_by = " · ".join(str(sample.metadata[name]) for name in ("artist", "subgroup") if sample.metadata.get(name))
+    made_by = " · ".join(plain(sample.metadata[name]) for name in ("artist", "subgroup") if sample.metadata.get(name))
     if made_by:
         pen.text((left, top), _wrapped(pen, made_by, width, 1, size=10)[0], font=font(10), fill=QUIET)
 
@@ -105,11 +108,10 @@ def _wrapped(pen: ImageDraw, text: str, width: int, most: int, size: int = 12) -
     """`text` in at most `most` lines of `width` pixels; what does not fit ends in an ellipsis."""
     face = font(size)
     lines: list[str] = []
-    rest = " ".join(text.split())
+    rest = plain(text, most * width)  # no letter is narrower than a pixel
     while rest and len(lines) < most:
-        fits = len(rest)
-        while fits > 1 and pen.textlength(rest[:fits], font=face) > width:
-            fits -= 1
+        ends = range(2, len(rest) + 1)
+        fits = 1 + bisect_right(ends, width, key=lambda end: pen.textlength(rest[:end], font=face))
         if fits < len(rest) and len(lines) + 1 == most:
             lines.append(rest[: max(1, fits - 1)].rstrip() + "…")
             return lines

@@ -15,6 +15,7 @@ from data_pipelines.remote.fetch import Unreadable
 from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet, is_remote
 from vlp.config.bounds import Whole, check
+from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
 
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
     check(verify)
     count = 0
     for problem in problems(verify):
-        print(problem)
+        print(plain(problem, 1000))
         count += 1
     shards = ShardSet.open(verify.spec)
     if count:

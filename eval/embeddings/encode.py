@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
+from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def pixels_of(
             kept.append(sample)
         except Refused as error:
             skip.drop(str(error), url)
-            log.warning("skipped %s of %s: %s", sample.key, url, error)
+            log.warning("skipped %s of %s: %s", plain(sample.key), url, error)
     size = transform.size
     return kept, torch.stack(pixels) if pixels else torch.empty((0, 3, size, size), dtype=torch.uint8)
 

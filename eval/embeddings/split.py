@@ -17,6 +17,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import embedded_pictures, pixels_of, samples_of
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
+from vlp.legible import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +50,13 @@ class Split:
     def fields(self) -> tuple[str, ...]:
         """Metadata fields that hold one text or number, which may serve as a class."""
         names = {key for s in self.samples for key, value in s.metadata.items() if isinstance(value, str | int)}
-        return tuple(sorted(names))[:MOST_NAMED]
+        return tuple(plain(name, 60) for name in sorted(names)[:MOST_NAMED])
 
     @cached_property
     def text_fields(self) -> tuple[str, ...]:
         """Metadata fields that hold texts, by their path in the .json, such as tags.en."""
         names = {path for s in self.samples for path in _texts(s.metadata) if not path.startswith("all_captions.")}
-        return tuple(sorted(names))[:MOST_NAMED]
+        return tuple(plain(name, 60) for name in sorted(names)[:MOST_NAMED])
 
 
 def _texts(record: Mapping[str, Any], above: str = "") -> Iterator[str]:

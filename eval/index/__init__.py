@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
+from vlp.legible import plain
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -169,8 +170,8 @@ class Vectors:
 
         try:
             faiss_index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise UserError(f"{path} is not an index that FAISS can read ({error}); build it again") from None
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(f"{path} is not an index that FAISS can read ({plain(error)}); build it again") from None
         list_of_removed = removed_file(path)
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
         return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)

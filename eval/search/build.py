@@ -24,7 +24,7 @@ from eval.search.gallery import FORMAT, ROWS_PER_GROUP, Gallery
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
-from vlp.pictures import Limits, decode
+from vlp.pictures import Limits, decode, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,11 +145,12 @@ def _stored_parts(store: EmbeddingStore) -> Iterator[Part]:
 
 
 def shrunk(image: bytes, side: int) -> bytes:
-    """The encoded picture itself if its longer side is at most `side` pixels, else a WebP that small."""
-    from PIL import Image as pil
+    """The encoded picture itself if browsers know its kind and its longer side is at most `side` pixels.
 
-    with pil.open(BytesIO(image)) as picture:
-        if max(picture.size) <= side:
+    Any other becomes a WebP that small. Raises Refused.
+    """
+    with opened(image, Limits()) as picture:
+        if max(picture.size) <= side and picture.format in ("PNG", "JPEG", "WEBP"):
             return image
     whole = decode(image, Limits())
     whole.thumbnail((side, side))

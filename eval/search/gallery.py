@@ -10,7 +10,6 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from eval.index import NOTHING, Index, Vectors
 from vlp.config import build, only_ours
 from vlp.errors import UserError
-from vlp.pictures import Limits, decode
+from vlp.legible import plain
+from vlp.pictures import Limits, Refused, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,11 +42,9 @@ class Hit:
     thumbnail: bytes  # WebP or PNG, b"" where none was kept
 
     def picture(self) -> Image:
-        """The thumbnail; where none was kept, the picture itself, read from its shard."""
-        from PIL import Image as pil
-
+        """The thumbnail; where none was kept, the picture itself, read from its shard. Raises UserError."""
         if self.thumbnail:
-            return pil.open(BytesIO(self.thumbnail)).convert("RGB")
+            return _decoded(self.thumbnail, f"the thumbnail of {plain(self.key)}")
         from data_pipelines.shards.read_samples import read_samples
         from data_pipelines.shards.shard_set import ShardSet
 
@@ -54,8 +52,35 @@ class Hit:
             raise UserError(f"no picture of {self.key} was kept, and its row does not say which shard it is in")
         for sample in read_samples(ShardSet.open(self.shard)):
             if sample.key == self.key:
-                return decode(sample.image, Limits())
+                return _decoded(sample.image, f"{plain(self.key)} of {self.shard}")
         raise UserError(f"{self.shard} no longer holds {self.key}; build the index again")
+
+
+def _decoded(picture: bytes, what: str) -> Image:
+    try:
+        return decode(picture, Limits())
+    except Refused as error:
+        raise UserError(f"{what} cannot be shown: {error}; build the index again") from None
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What index.toml says. Raises UserError if it is not what `vlp index build` writes."""
+    try:
+        about = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML: {plain(error)}; build the index again") from None
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"{path.parent} has format {plain(about.get('format'))!r}; this version reads {FORMAT!r}: build it again"
+        )
+    tables = {name: about.get(name) for name in ("sha256", "kind", "model")}
+    wanted = {"sha256": ("index.faiss", "rows.parquet"), "kind": ("name",), "model": ("id", "name", "beside")}
+    for name, keys in wanted.items():
+        table = tables[name]
+        missing = [key for key in keys if not isinstance(table, dict) or not isinstance(table.get(key), str)]
+        if missing:
+            raise UserError(f'{path} lacks "{name}.{missing[0]}"; build the index again')
+    return about
 
 
 class Gallery:
@@ -74,11 +99,7 @@ class Gallery:
 
         if not (folder / "index.toml").is_file():
             raise UserError(f"{folder} is not an index: it has no index.toml; make one with: vlp index build")
-        about = tomllib.loads((folder / "index.toml").read_text(encoding="utf-8"))
-        if about.get("format") != FORMAT:
-            raise UserError(
-                f"{folder} has format {about.get('format')!r}; this version reads {FORMAT!r}: build it again"
-            )
+        about = _about(folder / "index.toml")
         for file, digest in about["sha256"].items():
             path = folder / file
             if not path.is_file() or sha256(path) != digest:
@@ -115,14 +136,20 @@ class Gallery:
         import pyarrow.parquet as pq
 
         def hit(row: dict[str, Any]) -> Any:
-            captions = json.loads(row["captions"])
-            return lambda score: Hit(score, row["key"], captions, row["shard"], row["thumbnail"] or b"")
+            captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
+            return lambda score: Hit(
+                score, str(row["key"]), captions, str(row["shard"]), bytes(row["thumbnail"] or b"")
+            )
 
         rows: dict[int, Any] = {}
-        with pq.ParquetFile(self.folder / "rows.parquet") as file:
-            for group in np.unique(ids // ROWS_PER_GROUP):
-                table = file.read_row_group(int(group))
-                inside = ids[ids // ROWS_PER_GROUP == group]
-                for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
-                    rows[int(i)] = hit(row)
+        path = self.folder / "rows.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in np.unique(ids // ROWS_PER_GROUP):
+                    table = file.read_row_group(int(group))
+                    inside = ids[ids // ROWS_PER_GROUP == group]
+                    for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
+                        rows[int(i)] = hit(row)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} has no rows for these matches ({plain(error)}); build the index again") from None
         return rows

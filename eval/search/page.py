@@ -11,9 +11,11 @@ from typing import Any
 from data_pipelines.captions import normalised
 from eval.search.answer import Answer
 from eval.search.gallery import Hit
+from vlp.legible import plain
 from vlp.page import render
 
 ANSWERS = Path(__file__).parent / "answers.html"
+LANGUAGES = 8  # of the captions of a hit that a page holds
 Tree = dict[str, Any]
 
 
@@ -41,13 +43,13 @@ def shown(answer: Answer) -> Tree:
         {
             "uri": thumbnail_uri(hit),
             "score": f"{hit.score:.2f}",
-            "captions": list(hit.captions.items()),
-            "title": " · ".join([*hit.captions.values(), hit.key]),
+            "captions": [(plain(language, 20), plain(text)) for language, text in hit.captions.items()][:LANGUAGES],
+            "title": " · ".join(plain(text) for text in [*list(hit.captions.values())[:LANGUAGES], hit.key]),
             "exact": bool(answer.text) and normalised(answer.text) in map(normalised, hit.captions.values()),
         }
         for hit in answer.hits
     ]
-    return {"text": answer.text, "note": answer.note, "uri": data_uri(answer.picture), "hits": hits}
+    return {"text": plain(answer.text), "note": plain(answer.note), "uri": data_uri(answer.picture), "hits": hits}
 
 
 def search_page(answers: Sequence[Answer], title: str) -> str:

@@ -17,6 +17,7 @@ from eval.search.gallery import Gallery, Hit
 from eval.search.page import search_page
 from vlp.errors import UserError
 from vlp.files import write_whole
+from vlp.legible import cell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,19 +25,21 @@ if TYPE_CHECKING:
 
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """How a sheet is written, by the end of its name."""
+COLUMNS = 6  # languages that a table shows
 
 
 def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
     """Print a table of the first `most` hits, one column a language of their captions."""
-    languages = list(dict.fromkeys(language for hit in answer.hits for language in hit.captions))
-    rows = Table(title=answer.text or answer.note, title_justify="left", title_style="bold", box=SIMPLE)
+    languages = list(dict.fromkeys(language for hit in answer.hits for language in hit.captions))[:COLUMNS]
+    rows = Table(title=cell(answer.text or answer.note), title_justify="left", title_style="bold", box=SIMPLE)
     rows.add_column("#", justify="right")
     rows.add_column("score", justify="right")
     for language in languages:
-        rows.add_column(language)
+        rows.add_column(cell(language, 20))
     rows.add_column("key", style="dim", overflow="fold")
     for rank, hit in enumerate(answer.hits[:most], 1):
-        rows.add_row(str(rank), f"{hit.score:.3f}", *(hit.captions.get(la, "") for la in languages), hit.key)
+        captions = (cell(hit.captions.get(language, "")) for language in languages)
+        rows.add_row(str(rank), f"{hit.score:.3f}", *captions, cell(hit.key))
     console.print(rows)
 
 

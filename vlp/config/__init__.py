@@ -29,6 +29,7 @@ from vlp.config.marks import COMMON as COMMON
 from vlp.config.marks import MAY_CHANGE as MAY_CHANGE
 from vlp.config.marks import Mark
 from vlp.errors import UserError
+from vlp.legible import printable
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -272,7 +273,7 @@ def run_main(main: Any, argv: Sequence[str] | None = None) -> int:
     try:
         return int(main(list(sys.argv[1:] if argv is None else argv)) or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

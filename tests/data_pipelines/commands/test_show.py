@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +78,19 @@ def test_the_command_writes_what_the_seed_says(tmp_path: Path) -> None:
         sheets.main([spec, str(tmp_path / "d.png"), "--artist", "nobody"])
     with pytest.raises(UserError, match="has no ending of a picture"):
         sheets.main([spec, str(tmp_path / "d.txt")])
+
+
+def test_a_caption_of_100_000_letters_is_drawn_at_once() -> None:
+    sheet = Sheet("", Path(), columns=1, rows=1, side=40)
+    captions = {"en": "a" * 100_000, "de": "many words " * 10_000, **{f"x{i}": "\x1b[31m" for i in range(1000)}}
+    began = time.perf_counter()
+    page = draw([sample(0, (9, 9, 9), **captions)], "title", sheet)
+    assert time.perf_counter() - began < 2
+    assert page.height < 400
+
+
+def test_lines_are_as_long_as_they_can_be() -> None:
+    pen, face = ImageDraw.Draw(Image.new("RGB", (1, 1))), sheets.font(12)
+    text = "".join(random.Random(0).choices("abcdefghij", k=80))
+    fits = max(end for end in range(1, 81) if pen.textlength(text[:end], font=face) <= 100)
+    assert _wrapped(pen, text, 100, 2)[0] == text[:fits]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tomli_w
 from PIL import Image
 
 from data_pipelines.sample import Sample
@@ -15,7 +22,7 @@ from eval.search.build import build_gallery
 from eval.search.page import search_page
 from eval.search.query import main, sheet
 from vlp.errors import UserError
-from vlp.models.release import Release
+from vlp.models.release import Release, sha256
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +90,73 @@ def test_a_question_is_shown_as_text_and_never_as_markup() -> None:
 
 def test_an_empty_sheet_is_still_a_picture() -> None:
     assert np.asarray(sheet([])).min() == 255
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def forge(index: Path, **columns: object) -> None:
+    """Give every row of an index these values, with checksums that agree."""
+    table = pq.read_table(index / "rows.parquet")
+    for name, value in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(name), pa.array([value] * len(table), table.schema.types[at]))
+    pq.write_table(table, index / "rows.parquet", row_group_size=1024)
+    about = tomllib.loads((index / "index.toml").read_text())
+    about["sha256"]["rows.parquet"] = sha256(index / "rows.parquet")
+    (index / "index.toml").write_text(tomli_w.dumps(about))
+
+
+@pytest.fixture
+def own(release: Release, shards: Path, tmp_path: Path) -> Path:
+    return build_gallery(release, str(shards), tmp_path / "own", kind=Flat()).folder
+
+
+def test_a_thumbnail_that_is_a_program_is_not_run(own: Path, tmp_path: Path) -> None:
+    forge(own, thumbnail=EPS)
+    with pytest.raises(UserError, match="the thumbnail of .* cannot be shown: undecodable picture"):
+        main([str(own), "red circle", "--grid", str(tmp_path / "f.png")])
+    assert main([str(own), "red circle", "--html", str(tmp_path / "f.html")]) == 0
+    assert "PS-Adobe" not in (tmp_path / "f.html").read_text()
+
+
+def test_captions_and_keys_from_elsewhere_are_shown_and_not_obeyed(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"en": "[/red] \x1b[2J\u202e" + "x" * 100_000, **{f"l{i}": "y" for i in range(1000)}}
+    forge(own, captions=json.dumps(said), key="k\x1b]0;t\x07" + "z" * 1000)
+    assert main([str(own), "[/red]\x1b[2J", "-k", "2", "--html", str(tmp_path / "f.html")]) == 0
+    seen, page = capsys.readouterr().out, (tmp_path / "f.html").read_text()
+    assert "\x1b" not in seen + page
+    assert "[/red]" in seen
+    assert len(seen) < 20_000
+    assert len(page) < 50_000
+
+
+@pytest.mark.parametrize("captions", ["[1]", "{", "[" * 100_000, "null"])
+def test_rows_that_are_none_are_one_sentence(own: Path, captions: str) -> None:
+    forge(own, captions=captions)
+    with pytest.raises(UserError, match="has no rows for these matches"):
+        main([str(own), "red circle"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["format = ", "\x00", "", 'format = "vlp-index-1"', 'format = "vlp-index-1"\nsha256 = 3', 'format = ["\\u001b"]'],
+)
+def test_an_index_toml_that_says_too_little_is_one_sentence(own: Path, text: str) -> None:
+    (own / "index.toml").write_text(text)
+    with pytest.raises(UserError, match="again"):
+        main([str(own), "red circle"])
+
+
+def test_small_pictures_of_other_kinds_are_kept_as_what_browsers_show(
+    release: Release, samples: list[Sample], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    bmp = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(bmp, "BMP")
+    folder = write(tmp_path / "bmp", [Sample("a", bmp.getvalue(), "png", {"en": "red"}), *samples[:2]])
+    hits = build_gallery(release, str(folder), tmp_path / "i", kind=Flat()).search(release, np.eye(1, 32), 3)[0]
+    small = next(hit for hit in hits if hit.key == "a")
+    assert small.thumbnail[:4] == b"RIFF"
+    assert small.picture().getpixel((9, 9))[0] > 250

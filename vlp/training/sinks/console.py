@@ -36,7 +36,7 @@ class Bar:
     def record(self, row: Row) -> None:
         """Print the numbers of an evaluation above the bar."""
         if text := evaluation_text(row):
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         """Leave the bar as it is."""

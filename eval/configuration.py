@@ -25,6 +25,8 @@ class EvalConfig:
     """shard sets that every task without `data` of its own runs on"""
     folder: str = ""
     """where the shard sets of `data` are, such as bundled:emoji; empty: `data` says it all"""
+    skip_damaged: bool = False
+    """go on without what a damaged shard has lost, counted and said, instead of refusing it"""
 
     def by_split(self) -> dict[str, tuple[str, dict[str, Task]]]:
         """Short name of each shard set -> its specification, and the tasks that run on it by name.

@@ -37,7 +37,7 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
     """
     parts: list[report.Part] = []
     for split_name, (spec, tasks) in config.by_split().items():
-        pictures = KeptSplit(spec, release.transform, cache_bytes=0)
+        pictures = KeptSplit(spec, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged)
         reasons = {name: task.unfit(pictures.split) for name, task in tasks.items()}
         if all(reasons.values()):
             why = "; ".join(f"{task}: {reason}" for task, reason in reasons.items())
@@ -72,6 +72,9 @@ def table(tree: Tree, console: Console) -> None:
                     f"{tree['candidates'][name]:,}",
                 )
         console.print(rows)
+        if about["skipped"]:
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in about["skipped"].items())
+            console.print(cell(f"skipped on {split}: {lost}"), style="yellow")
         for task in tree["tasks"][split]:
             if task["left_out"]:
                 left_out = f"left out on {split}: {task['name']}, because {task['left_out']}"

@@ -43,9 +43,12 @@ class Validation(EvalConfig):
         are missing, or that have nothing for a task.
         """
         return {
-            name: SplitEvaluation(name, KeptSplit(spec, transform, self.cache_bytes), tasks, as_release, record)
+            name: SplitEvaluation(name, self._kept(spec, transform), tasks, as_release, record)
             for name, (spec, tasks) in self.by_split().items()
         }
+
+    def _kept(self, spec: str, transform: ImageTransform) -> KeptSplit:
+        return KeptSplit(spec, transform, self.cache_bytes, skip_damaged=self.skip_damaged)
 
 
 class SplitEvaluation:

@@ -6,6 +6,7 @@ Readers see the old file or the new one, never a part, whenever the writer is ki
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -60,6 +61,12 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object], *, 
         except BaseException:
             partial.discard()
             raise
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,15 +22,16 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems s
 
 
 @contextmanager
-def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, *, what: Path | None = None, wait_s: float = 0.0) -> Iterator[None]:
     """Hold `folder` for this process; folders above it are made.
 
-    The system itself lets go of the lock when its holder ends, however that happens. Raises UserError, which names the
-    process that holds it, if there is one.
+    The system itself lets go of the lock when its holder ends, however that happens. `what`: what is held, where it is
+    not the folder. Raises UserError, which names the process that holds it, if there still is one after `wait_s`
+    seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    with _taken(folder, path) as file:
+    with _taken(what or folder, path, time.monotonic() + wait_s) as file:
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}) + "\n")
         file.flush()
@@ -40,7 +42,7 @@ def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
                 path.unlink()
 
 
-def _taken(folder: Path, path: Path) -> TextIO:
+def _taken(what: Path, path: Path, until: float) -> TextIO:
     """The lock file, locked; opened anew where its last holder has just removed it, for that locks nobody out."""
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -49,7 +51,10 @@ def _taken(folder: Path, path: Path) -> TextIO:
         except OSError as error:
             if error.errno not in NO_LOCKS or _alive(_holder(path)):
                 file.close()
-                raise UserError(_busy(folder, path)) from None
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
+                raise UserError(_busy(what, path)) from None
         if _same(file, path):
             return file
         file.close()
@@ -69,10 +74,10 @@ def _holder(path: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _busy(folder: Path, path: Path) -> str:
+def _busy(what: Path, path: Path) -> str:
     holder = _holder(path)
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
-    return f"{folder} is being written by another program ({who}); wait for it, end it, or choose another folder"
+    return f"{what} is being written by another program ({who}); wait for it, end it, or choose another folder"
 
 
 def _alive(holder: dict[str, Any]) -> bool:

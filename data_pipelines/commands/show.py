@@ -111,7 +111,7 @@ def _wrapped(pen: ImageDraw, text: str, width: int, most: int, size: int = 12) -
     rest = plain(text, most * width)  # no letter is narrower than a pixel
     while rest and len(lines) < most:
         ends = range(2, len(rest) + 1)
-        fits = 1 + bisect_right(ends, width, key=lambda end: pen.textlength(rest[:end], font=face))
+        fits = 1 + bisect_right(ends, float(width), key=lambda end: pen.textlength(rest[:end], font=face))
         if fits < len(rest) and len(lines) + 1 == most:
             lines.append(rest[: max(1, fits - 1)].rstrip() + "…")
             return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +14,13 @@ import tyro
 from numpy.typing import NDArray
 from tyro.conf import Positional, arg
 
+from data_pipelines.ledger import Ledger
+from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings import store
-from eval.embeddings.encode import data_sha256, embedded_pictures
+from eval.embeddings.encode import data_sha256, embedded_pictures, left_out, located
 from vlp.errors import UserError
 from vlp.files import write_whole
+from vlp.lock import locked
 
 if TYPE_CHECKING:
     from data_pipelines.sample import Sample
@@ -31,15 +35,16 @@ def embed(
     rank: int = 0,
     size: int = 1,
     dtype: Literal["float32", "float16"] = "float32",
+    skip_damaged: bool = False,
+    skip: Ledger | None = None,
 ) -> int:
     """Write the parts of `out` that are missing and fall to this rank; give back how many were written.
 
-    No ranks talk to each other: part i is the work of rank i mod size. Raises UserError if `out` was begun with another
-    model, other data or another dtype.
+    What cannot be read is counted in `skip`. No ranks talk to each other: part i is the work of rank i mod size. Raises
+    UserError if `out` was begun with another model, other data or another dtype, if another program writes one of these
+    parts, or, unless `skip_damaged`, if a shard is damaged.
     """
     import tomli_w
-
-    from data_pipelines.shards.shard_set import ShardSet
 
     if not 0 <= rank < size:
         raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
@@ -49,53 +54,72 @@ def embed(
         "parts": len(shards.urls),
         "dtype": dtype,
         "model": {"id": release.id, "name": release.name},
-        "data": {"spec": spec, "sha256": data_sha256(shards)},
+        "data": {"spec": located(spec), "sha256": data_sha256(shards)},
     }
-    begun = store.about(out)
-    if begun and begun != about:
-        differs = next(key for key in about if about[key] != begun.get(key))
-        raise UserError(
-            f"{out} was begun with another {differs} ({begun.get(differs)}, now {about[differs]}); "
-            "choose another folder"
-        )
-    write_whole(out / "store.toml", tomli_w.dumps(about), shared=True)
+    with locked(out, wait_s=30.0):  # other ranks come to the same line at the same time
+        begun = store.about(out)
+        begun_as, now = (_identity(tree) for tree in (begun, about))
+        if begun and begun_as != now:
+            differs = next(key for key in now if now[key] != begun_as[key])
+            raise UserError(
+                f"{out} was begun with another {differs} ({begun.get(differs)}, now {about[differs]}); "
+                "choose another folder"
+            )
+        if not begun:
+            write_whole(out / "store.toml", tomli_w.dumps(about))
     digits = len(str(len(shards.urls) - 1))
-    mine = [(f"{i:0{digits}d}", i) for i in range(rank, len(shards.urls), size)]
-    missing = [(part, i) for part, i in mine if not (out / "metadata" / f"metadata_{part}.parquet").is_file()]
-    for part, i in missing:
-        _write_part(release, shards.urls[i], out, part=part, dtype=dtype)
-    return len(missing)
+    skip, written = Ledger() if skip is None else skip, 0
+    for i in range(rank, len(shards.urls), size):
+        part = f"{i:0{digits}d}"
+        if not store.has_part(out, part):
+            with locked(out, f".part-{part}.lock", what=out):
+                if not store.has_part(out, part):  # another program may have written it just now
+                    _write_part(release, _only(shards, i), out, part=part, dtype=dtype, skip=skip, damaged=skip_damaged)
+                    written += 1
+    return written
 
 
-def _write_part(release: Release, shard: str, out: Path, *, part: str, dtype: str) -> None:
+def _identity(about: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for two parts of one store; the names of a model and of data may differ."""
+    data = about.get("data", {})
+    own = {key: about.get(key) for key in ("format", "parts", "dtype")}
+    return {**own, "model": about.get("model", {}).get("id"), "data": data.get("sha256") or data.get("spec")}
+
+
+def _only(shards: ShardSet, i: int) -> ShardSet:
+    own = slice(i, i + 1)
+    return replace(
+        shards, urls=shards.urls[own], counts=shards.counts[own], bytes=shards.bytes[own], sha256=shards.sha256[own]
+    )
+
+
+def _write_part(
+    release: Release, shards: ShardSet, out: Path, *, part: str, dtype: str, skip: Ledger, damaged: bool
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data_pipelines.ledger import Ledger
-    from data_pipelines.shards.shard_set import ShardSet
-
     samples: list[Sample] = []
-    vectors: list[NDArray[np.float32]] = []
-    for _, some, embedded in embedded_pictures(release, ShardSet.open(shard), Ledger(), what=f"part {part}"):
+    vectors = [np.asarray(release.embed_images([]))]
+    for _, some, embedded in embedded_pictures(release, shards, skip, skip_damaged=damaged, what=f"part {part}"):
         samples += some
         vectors.append(embedded)
-    if not samples:
-        raise UserError(f"{shard} has no readable picture; check it with `vlp shards verify`")
+    if not samples and not damaged:
+        raise UserError(f"{shards.urls[0]} has no readable picture; check it with `vlp shards verify`")
     captions = [first_caption(s.captions) for s in samples]
     texts = np.asarray(release.embed_texts(captions), np.float32)
-    table = pa.table(
-        {
-            "key": [s.key for s in samples],
-            "image_path": [s.key for s in samples],
-            "caption": captions,
-            "captions": [json.dumps(s.captions, ensure_ascii=False) for s in samples],
-            "shard": [shard] * len(samples),
-        }
-    )
-    # The metadata go last: a part that has them is whole, whenever the work was cut off.
-    write_whole(out / "img_emb" / f"img_emb_{part}.npy", _npy(np.concatenate(vectors).astype(dtype)))
-    write_whole(out / "text_emb" / f"text_emb_{part}.npy", _npy(texts.astype(dtype)))
-    write_whole(out / "metadata" / f"metadata_{part}.parquet", lambda path: pq.write_table(table, path))
+    rows = {
+        "key": [s.key for s in samples],
+        "image_path": [s.key for s in samples],
+        "caption": captions,
+        "captions": [json.dumps(s.captions, ensure_ascii=False) for s in samples],
+        "shard": [located(shards.urls[0])] * len(samples),
+    }
+    table = pa.table(rows, schema=pa.schema({name: pa.string() for name in rows}))
+    write_whole(store.file_of(out, "img_emb", part), _npy(np.concatenate(vectors).astype(dtype)))
+    write_whole(store.file_of(out, "text_emb", part), _npy(texts.astype(dtype)))
+    write_whole(store.file_of(out, "metadata", part), lambda path: pq.write_table(table, path))
+    store.finish_part(out, part)
 
 
 def _npy(array: NDArray[Any]) -> Callable[[Path], None]:
@@ -119,6 +143,7 @@ def main(argv: list[str]) -> int:
         device: str = "cpu",
         random_weights: bool = False,
         trust: bool = False,
+        skip_damaged: bool = False,
         rank: Annotated[int, arg(help="which worker this is; torchrun and Slurm set it")] = int(
             os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         ),
@@ -136,7 +161,9 @@ def main(argv: list[str]) -> int:
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
+            skip_damaged: go on without what a damaged shard has lost, counted and said, instead of refusing it.
         """
+        skip = Ledger()
         written = embed(
             release.load(model, device, random_weights=random_weights, trust=trust),
             shards,
@@ -144,8 +171,10 @@ def main(argv: list[str]) -> int:
             rank=rank,
             size=size,
             dtype=dtype,
+            skip_damaged=skip_damaged,
+            skip=skip,
         )
-        print(f"{out}: {written} parts written")
+        print(f"{out}: {written} parts written{left_out(skip)}")
         print(f"try next:  vlp index build {model} {out} {out}.index")
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
+from vlp.files import sha256
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
@@ -30,11 +32,11 @@ DAMAGE = ("unreadable shard", "corrupt tar", "truncated tail")
 log = logging.getLogger("vlp.eval")
 
 
-def samples_of(shards: ShardSet, skip: Ledger) -> Iterator[tuple[str, list[Sample]]]:
+def samples_of(shards: ShardSet, skip: Ledger, *, skip_damaged: bool = False) -> Iterator[tuple[str, list[Sample]]]:
     """(url, samples) of every shard, up to 256 samples at a time, not decoded.
 
     Single samples that cannot be read are left out and counted in `skip`. Raises UserError for a shard that is damaged
-    or cut short: numbers over an unknown part of the data would mean nothing.
+    or cut short, unless `skip_damaged`: numbers over an unknown part of the data would mean nothing.
     """
     from data_pipelines.shards.open_shards import OpenShards
     from data_pipelines.shards.read_samples import read_shard
@@ -49,7 +51,7 @@ def samples_of(shards: ShardSet, skip: Ledger) -> Iterator[tuple[str, list[Sampl
                 some = []
         if some:
             yield url, some
-        _refuse_damage(skip, url)
+        _judge_damage(skip, url, skip_damaged=skip_damaged)
 
 
 def pixels_of(
@@ -83,22 +85,47 @@ class Embedded(NamedTuple):
 
 
 def embedded_pictures(
-    release: Release, shards: ShardSet, skip: Ledger, *, what: str = "embedding pictures", bar: bool = True
+    release: Release,
+    shards: ShardSet,
+    skip: Ledger,
+    *,
+    skip_damaged: bool = False,
+    what: str = "embedding pictures",
+    bar: bool = True,
 ) -> Iterator[Embedded]:
     """All samples, some at a time, with the vectors of their pictures; what cannot be read is treated as above."""
     total = sum(shards.counts) if min(shards.counts) >= 0 else None
     with progress_bar(what, total, show=bar) as advance:
-        for url, samples in samples_of(shards, skip):
+        for url, samples in samples_of(shards, skip, skip_damaged=skip_damaged):
             kept, pixels = pixels_of(samples, url, release.transform, skip)
             if kept:
                 yield Embedded(url, kept, np.asarray(release.embed_pixels(pixels), np.float32))
             advance(len(samples))
 
 
-def _refuse_damage(skip: Ledger, url: str) -> None:
-    for reason, shard in skip.drops:
+def _judge_damage(skip: Ledger, url: str, *, skip_damaged: bool) -> None:
+    for (reason, shard), count in skip.drops.items():
         if reason in DAMAGE and shard.startswith(url):
-            raise UserError(f"{shard} cannot be read to its end ({reason}); find out with: vlp shards verify {url}")
+            if not skip_damaged:
+                raise UserError(
+                    f"{shard} cannot be read to its end ({reason}); find out with: vlp shards verify {url}, "
+                    "or go on without what is lost: --skip-damaged"
+                )
+            log.warning("skipped %s samples of %s: %s", f"{count:,}", plain(shard, 500), reason)
+
+
+def left_out(skip: Ledger) -> str:
+    """What was not read, as the end of a sentence; "" if all was."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in skip.by_reason().items())
+    return f"; left out: {reasons}" if reasons else ""
+
+
+def located(spec: str) -> str:
+    """The shards of `spec` by a name that means the same in any working folder."""
+    return "::".join(
+        part if "://" in part or part.startswith("bundled:") else os.path.abspath(Path(part).expanduser())
+        for part in (part.strip().removeprefix("file://") for part in spec.split("::"))
+    )
 
 
 def data_sha256(shards: ShardSet) -> str:
@@ -106,8 +133,6 @@ def data_sha256(shards: ShardSet) -> str:
 
     Remote shards without a checksum give "": nothing certain is known of them.
     """
-    from vlp.models.release import sha256
-
     digest = hashlib.sha256()
     for url, known in zip(shards.urls, shards.sha256, strict=True):
         if not known and not Path(url).is_file():

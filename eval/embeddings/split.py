@@ -73,12 +73,13 @@ class EmbeddedSplit(Split):
     release: Release
     image: NDArray[np.float32]  # [N, D], unit norm
 
-    def __init__(self, release: Release, spec: str, *, bar: bool = True) -> None:
+    def __init__(self, release: Release, spec: str, *, bar: bool = True, skip_damaged: bool = False) -> None:
         super().__init__(spec, ShardSet.open(spec))
         self.release = release
         parts: list[NDArray[np.float32]] = []
         what = f"embedding {Path(spec).name}"
-        for _, samples, vectors in embedded_pictures(release, self.shards, self.skipped, what=what, bar=bar):
+        embedded = embedded_pictures(release, self.shards, self.skipped, skip_damaged=skip_damaged, what=what, bar=bar)
+        for _, samples, vectors in embedded:
             self.samples += samples
             parts.append(vectors)
         self.image = _joined(parts, spec)
@@ -111,13 +112,15 @@ class _Part:
 class KeptSplit:
     """A shard set whose samples are read, and whose pictures are embedded when asked, as often as a model changes.
 
-    cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time.
+    cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time. skip_damaged: whether a
+    damaged shard is left out and counted. Raises UserError if it is not.
     """
 
-    def __init__(self, spec: str, transform: ImageTransform, cache_bytes: int) -> None:
+    def __init__(self, spec: str, transform: ImageTransform, cache_bytes: int, *, skip_damaged: bool = False) -> None:
         self.split = Split(spec, ShardSet.open(spec))
         self.transform, self.left = transform, cache_bytes
-        self.parts = [_Part(url, samples) for url, samples in samples_of(self.split.shards, self.split.skipped)]
+        read = samples_of(self.split.shards, self.split.skipped, skip_damaged=skip_damaged)
+        self.parts = [_Part(url, samples) for url, samples in read]
         self.split.samples = [sample for part in self.parts for sample in part.samples]
 
     def embedded(self, release: Release, *, bar: bool = False) -> EmbeddedSplit:

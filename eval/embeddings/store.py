@@ -1,11 +1,12 @@
 """A folder of embeddings in the layout of clip-retrieval: img_emb/*.npy, text_emb/*.npy, metadata/*.parquet.
 
 Its tools read ours and `EmbeddingStore` reads theirs. Ours adds store.toml: which model and which data the vectors are
-of.
+of; and sha256/*.json: the checksums of the three files of each part, written when the part is whole.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.errors import UserError
+from vlp.files import sha256, write_whole
+from vlp.legible import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = "vlp-embeddings-1"
+FORMAT = "vlp-embeddings-2"
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,18 @@ class EmbeddingStore:
 
     @classmethod
     def open(cls, folder: Path) -> EmbeddingStore:
-        """The store in `folder`. Raises UserError if it is none, or if a part is missing."""
+        """The store in `folder`. Raises UserError if it is none, or if a part is missing.
+
+        A part whose bytes are not those that were written is a UserError when it is read.
+        """
         names = sorted(path.stem.removeprefix("img_emb_") for path in (folder / "img_emb").glob("img_emb_*.npy"))
         if not names:
             raise UserError(f"{folder} holds no embeddings: there is no img_emb/img_emb_*.npy in it")
         own = about(folder)
+        if own and own.get("format") != FORMAT:
+            raise UserError(
+                f"{folder} has format {plain(own.get('format'))!r}; this version reads {FORMAT!r}: embed it again"
+            )
         if own and len(names) != own["parts"]:
             raise UserError(
                 f"{folder} has {len(names)} of {own['parts']} parts; run the same `vlp embed` again to finish it"
@@ -46,20 +56,72 @@ class EmbeddingStore:
 
     def images(self, part: str) -> NDArray[Any]:
         """[n, D] image vectors of one part, mapped from the disk."""
-        return np.asarray(np.load(self.folder / "img_emb" / f"img_emb_{part}.npy", mmap_mode="r"))
+        return np.asarray(np.load(self._checked("img_emb", part), mmap_mode="r"))
 
     def texts(self, part: str) -> NDArray[Any]:
         """[n, D] vectors of the first captions of one part, mapped from the disk."""
-        return np.asarray(np.load(self.folder / "text_emb" / f"text_emb_{part}.npy", mmap_mode="r"))
+        return np.asarray(np.load(self._checked("text_emb", part), mmap_mode="r"))
 
     def rows(self, part: str) -> pa.Table:
         """One row a picture, at least the columns `image_path` or `key`, and `caption`."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.folder / "metadata" / f"metadata_{part}.parquet")
+        return pq.read_table(self._checked("metadata", part))
+
+    def _checked(self, kind: str, part: str) -> Path:
+        """The path of a file that is the one that was written. Raises UserError; clip-retrieval's are not checked."""
+        path = file_of(self.folder, kind, part)
+        if self.model and not path.is_file():
+            raise UserError(f"{path} is missing; remove {sums_of(self.folder, part)} and run `vlp embed` again")
+        if self.model and sha256(path) != _sums(self.folder, part).get(path.name):
+            raise UserError(
+                f"{path} was altered (its sha256 is not the one that was written down); "
+                f"remove {sums_of(self.folder, part)} and run `vlp embed` again"
+            )
+        return path
+
+
+FILES = {"img_emb": "npy", "text_emb": "npy", "metadata": "parquet"}
+"""Folder of each of a part's files, and how their names end"""
+
+
+def file_of(folder: Path, kind: str, part: str) -> Path:
+    """The file of a part: the vectors of its pictures (img_emb), of its captions (text_emb), or its rows (metadata)."""
+    return folder / kind / f"{kind}_{part}.{FILES[kind]}"
+
+
+def sums_of(folder: Path, part: str) -> Path:
+    """The file that says of a part that it is whole, with the checksums of its files."""
+    return folder / "sha256" / f"sha256_{part}.json"
+
+
+def finish_part(folder: Path, part: str) -> None:
+    """Write down that the files of a part are whole."""
+    paths = [file_of(folder, kind, part) for kind in FILES]
+    write_whole(sums_of(folder, part), json.dumps({path.name: sha256(path) for path in paths}, indent=1) + "\n")
+
+
+def has_part(folder: Path, part: str) -> bool:
+    """Whether a part of the store is whole."""
+    return sums_of(folder, part).is_file() and all(file_of(folder, kind, part).is_file() for kind in FILES)
+
+
+def _sums(folder: Path, part: str) -> dict[str, str]:
+    try:
+        sums = json.loads(sums_of(folder, part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return sums if isinstance(sums, dict) else {}
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What store.toml says; nothing where there is none."""
+    """What store.toml says; nothing where there is none. Raises UserError if it is damaged."""
     path = folder / "store.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML ({plain(error)}); embed again into another folder") from None
+    for name in ("model", "data") if tree else ():
+        if not isinstance(tree.get(name), dict):
+            raise UserError(f'{path} lacks the table "{name}"; embed again into another folder')
+    return tree

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.ledger import Ledger
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import NOTHING, Index, Vectors
 from vlp.config import build, only_ours
 from vlp.errors import UserError
+from vlp.files import sha256
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
@@ -45,15 +49,17 @@ class Hit:
         """The thumbnail; where none was kept, the picture itself, read from its shard. Raises UserError."""
         if self.thumbnail:
             return _decoded(self.thumbnail, f"the thumbnail of {plain(self.key)}")
-        from data_pipelines.shards.read_samples import read_samples
-        from data_pipelines.shards.shard_set import ShardSet
-
         if not self.shard:
-            raise UserError(f"no picture of {self.key} was kept, and its row does not say which shard it is in")
-        for sample in read_samples(ShardSet.open(self.shard)):
+            raise UserError(f"no picture of {plain(self.key)} was kept, and its row does not say which shard it is in")
+        for sample in read_samples(one_shard(self.shard), skip=Ledger()):
             if sample.key == self.key:
                 return _decoded(sample.image, f"{plain(self.key)} of {self.shard}")
-        raise UserError(f"{self.shard} no longer holds {self.key}; build the index again")
+        raise UserError(f"{self.shard} is gone or no longer holds {plain(self.key)}; build the index again")
+
+
+def one_shard(url: str) -> ShardSet:
+    """The tar that a row names, whatever signs its path holds."""
+    return ShardSet((url,), (UNKNOWN,), (UNKNOWN,), ("",))
 
 
 def _decoded(picture: bytes, what: str) -> Image:
@@ -95,8 +101,6 @@ class Gallery:
 
         Raises UserError if it is none, or if one of its files is missing or altered.
         """
-        from vlp.models.release import sha256
-
         if not (folder / "index.toml").is_file():
             raise UserError(f"{folder} is not an index: it has no index.toml; make one with: vlp index build")
         about = _about(folder / "index.toml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -63,6 +64,38 @@ def test_the_conditions_are_written_down(tree: dict, release: Release) -> None:
     assert {"python", "torch", "numpy", "vlp"} <= set(tree["versions"])
     assert [task["name"] for task in tree["tasks"]["shapes"]] == ["retrieval", "zero_shot"]
     json.dumps(tree)
+
+
+def test_damaged_shards_are_skipped_where_that_is_asked_for(
+    model_folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shards, tmp_path / "cut")
+    (tmp_path / "cut" / "00001.tar").write_bytes((shards / "00001.tar").read_bytes()[:4000])
+    with pytest.raises(UserError, match=r"00001.tar cannot be read to its end .* --skip-damaged"):
+        main([str(model_folder), str(tmp_path / "cut")])
+    assert main([str(model_folder), str(tmp_path / "cut"), "--skip-damaged", "--out", str(tmp_path / "r")]) == 0
+    report = json.loads((tmp_path / "r" / "report.json").read_text())["data"]["cut"]
+    assert report["samples"] + sum(report["skipped"].values()) == 24
+    assert "skipped on cut: " in capsys.readouterr().out
+
+
+def test_names_from_elsewhere_are_shown_and_not_obeyed(
+    model_folder: Path,
+    samples: list[Sample],
+    write: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evil = "[/red]\x1b[2J" + "x" * 100_000
+    some = [replace(s, captions={evil: "red", "en": s.text}, metadata={evil: "a", "f": [evil]}) for s in samples[:4]]
+    folder = write(tmp_path / "[b]", some)
+    with pytest.raises(UserError) as caught:
+        main([str(model_folder), str(folder), "--label", "shap"])
+    assert len(str(caught.value)) < 1000
+    assert main([str(model_folder), str(folder), "--out", str(tmp_path / "r")]) == 0
+    page, out = (tmp_path / "r" / "report.html").read_text(), capsys.readouterr().out
+    assert "\x1b" not in page + out
+    assert "[b]" in out
 
 
 def test_wishes(tree: dict) -> None:

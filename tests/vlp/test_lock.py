@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -62,3 +63,17 @@ def test_a_lock_is_let_go_when_the_work_fails(tmp_path: Path) -> None:
         raise ValueError("no")
     with locked(tmp_path):
         pass
+
+
+def test_who_may_wait_comes_in_when_the_first_is_done(tmp_path: Path) -> None:
+    process, pipe = holder(tmp_path)
+    threading.Timer(0.3, pipe.send, ["enough"]).start()
+    with locked(tmp_path, wait_s=20):
+        process.join()
+    other, _ = holder(tmp_path)
+    with (
+        pytest.raises(UserError, match="the index is being written"),
+        locked(tmp_path, what=Path("the index"), wait_s=0.2),
+    ):
+        pass
+    other.kill()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlp.config import build, component_name, only_ours, to_tree
 from vlp.errors import UserError
-from vlp.files import write_whole
+from vlp.files import sha256, write_whole
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
@@ -101,12 +101,6 @@ def _opened(picture: Picture) -> Image:
         return decode(data, Limits())
     except Refused as error:
         raise UserError(f"{name} cannot be embedded: {error}; give a PNG, JPEG or WebP") from None
-
-
-def sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokenizer, notes: dict[str, str]) -> str:

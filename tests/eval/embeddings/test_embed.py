@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from eval.embeddings.encode import data_sha256, embedded_pictures
 from eval.embeddings.split import EmbeddedSplit
 from eval.embeddings.store import EmbeddingStore
 from vlp.errors import UserError
+from vlp.lock import locked
 from vlp.models import release as releases
 from vlp.models.release import Release
 
@@ -112,3 +114,90 @@ def test_a_rank_that_cannot_be_is_refused(release: Release, shards: Path, tmp_pa
     with pytest.raises(UserError, match="ranks are numbers from 0 to size - 1"):
         embed(release, str(shards), tmp_path, rank=rank, size=size)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_has_one_writer_and_ranks_do_not_stand_in_each_other_s_way(
+    release: Release, shards: Path, tmp_path: Path
+) -> None:
+    with locked(tmp_path, ".part-1.lock"):
+        assert embed(release, str(shards), tmp_path, rank=0, size=2) == 2
+        with pytest.raises(UserError, match=r"is being written by another program \(process \d+ on"):
+            embed(release, str(shards), tmp_path, rank=1, size=2)
+    assert embed(release, str(shards), tmp_path, rank=1, size=2) == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".lock")]
+
+
+def _rank(model: Path, shards: Path, out: Path, rank: int) -> None:
+    main([str(model), str(shards), str(out), "--rank", str(rank), "--size", "3"])
+
+
+def test_ranks_that_begin_at_once_write_one_store(model_folder: Path, shards: Path, tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=_rank, args=(model_folder, shards, tmp_path / "s", r)) for r in range(3)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0, 0]
+    assert sum(len(EmbeddingStore.open(tmp_path / "s").rows(p)) for p in "012") == 24
+
+
+@pytest.mark.parametrize("kind", ["img_emb", "text_emb", "metadata"])
+def test_a_flipped_byte_is_noticed(release: Release, shards: Path, tmp_path: Path, kind: str) -> None:
+    embed(release, str(shards), tmp_path)
+    path = next((tmp_path / kind).glob("*_1.*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    store = EmbeddingStore.open(tmp_path)
+    read = {"img_emb": store.images, "text_emb": store.texts, "metadata": store.rows}[kind]
+    read("0")
+    with pytest.raises(
+        UserError, match=rf"{path.name} was altered .*; remove .*sha256_1.json and run `vlp embed` again"
+    ):
+        read("1")
+    (tmp_path / "sha256" / "sha256_1.json").unlink()  # as the sentence says
+    assert embed(release, str(shards), tmp_path) == 1
+    assert len(read("1")) == 9
+
+
+def test_a_store_goes_on_from_another_folder_and_by_another_name(
+    release: Release, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shards.parent)
+    embed(release, shards.name, tmp_path / "s", rank=0, size=2)
+    monkeypatch.chdir(tmp_path)
+    assert embed(replace(release, name="moved"), str(shards), Path("s")) == 1
+    shards_named = {row for part in "012" for row in EmbeddingStore.open(Path("s")).rows(part)["shard"].to_pylist()}
+    assert shards_named == {str(path) for path in shards.glob("*.tar")}
+
+
+def cut_shards(shards: Path, folder: Path) -> str:
+    """A copy of a shard set whose second tar is cut in half."""
+    shutil.copytree(shards, folder)
+    os.truncate(folder / "00001.tar", (folder / "00001.tar").stat().st_size // 2)
+    return str(folder)
+
+
+def test_a_damaged_shard_is_skipped_where_that_is_asked_for(
+    release: Release, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, skip = cut_shards(shards, tmp_path / "cut"), Ledger()
+    with pytest.raises(UserError, match="--skip-damaged"):
+        embed(release, spec, tmp_path / "store")
+    embed(release, spec, tmp_path / "store", skip_damaged=True, skip=skip)
+    store = EmbeddingStore.open(tmp_path / "store")
+    kept = sum(len(store.rows(part)) for part in store.parts)
+    assert kept + skip.lost == 24
+    assert 0 < skip.lost < 9
+    assert "00001.tar" in caplog.text
+
+
+def test_a_shard_that_is_gone_leaves_an_empty_part(release: Release, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards, tmp_path / "gone")
+    (tmp_path / "gone" / "00001.tar").unlink()
+    skip = Ledger()
+    embed(release, str(tmp_path / "gone"), tmp_path / "store", skip_damaged=True, skip=skip)
+    store = EmbeddingStore.open(tmp_path / "store")
+    assert [store.images(part).shape for part in store.parts] == [(9, 32), (0, 32), (6, 32)]
+    assert skip.by_reason() == {"unreadable shard": 9}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from eval.index.hnsw import Hnsw
 from eval.search.build import build_gallery, main
 from eval.search.gallery import Gallery
 from vlp.errors import UserError
+from vlp.lock import locked
 from vlp.models import release as releases
 from vlp.models.release import Release
 
@@ -114,3 +116,51 @@ def test_the_command_takes_settings_of_the_kind(
         main([str(model_folder), str(shards), str(out), "--kind", "ivf", "--option", "cell=3"])
     with pytest.raises(UserError, match="no index is called"):
         main([str(model_folder), str(shards), str(out), "--kind", "ivff"])
+
+
+def test_an_index_has_one_writer(release: Release, shards: Path, tmp_path: Path) -> None:
+    with locked(tmp_path, ".index.lock"), pytest.raises(UserError, match=r"index is being written by another program"):
+        build_gallery(release, str(shards), tmp_path / "index", kind=Flat())
+    (tmp_path / ".index.part").mkdir()  # of a build that was killed
+    build_gallery(release, str(shards), tmp_path / "index", kind=Flat())
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_thumbnails_of_embeddings_are_read_from_their_shards(release: Release, shards: Path, tmp_path: Path) -> None:
+    embed(release, str(shards), tmp_path / "store")
+    query = np.asarray(release.embed_texts(["gold square"]))
+    want = build_gallery(release, str(shards), tmp_path / "a", kind=Flat(), thumbnail=20).search(release, query, 24)
+    made = build_gallery(release, str(tmp_path / "store"), tmp_path / "b", kind=Flat(), thumbnail=20)
+    assert [hit.thumbnail for hit in made.search(release, query, 24)[0]] == [hit.thumbnail for hit in want[0]]
+
+
+def test_thumbnails_without_pictures_are_refused(release: Release, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards, tmp_path / "own")
+    embed(release, str(tmp_path / "own"), tmp_path / "store")
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(UserError, match="is gone or no longer holds"):
+        build_gallery(release, str(tmp_path / "store"), tmp_path / "i", kind=Flat(), thumbnail=20)
+    assert len(build_gallery(release, str(tmp_path / "store"), tmp_path / "i", kind=Flat()).vectors) == 24
+
+
+def test_pictures_are_found_again_from_another_folder(
+    release: Release, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shards.parent)
+    embed(release, shards.name, tmp_path / "store")
+    build_gallery(release, shards.name, tmp_path / "a", kind=Flat(), thumbnail=0)
+    monkeypatch.chdir(tmp_path)
+    build_gallery(release, "store", Path("b"), kind=Flat())
+    monkeypatch.chdir("/")
+    for name in "ab":
+        hit = Gallery.open(tmp_path / name).search(release, np.asarray(release.embed_texts(["gold square"])), 1)[0][0]
+        assert hit.picture().size == (48, 40)
+
+
+def test_an_index_of_damaged_shards_says_what_it_lacks(release: Release, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards, tmp_path / "cut")
+    (tmp_path / "cut" / "00001.tar").unlink()
+    with pytest.raises(UserError, match="--skip-damaged"):
+        build_gallery(release, str(tmp_path / "cut"), tmp_path / "i", kind=Flat())
+    made = build_gallery(release, str(tmp_path / "cut"), tmp_path / "i", kind=Flat(), skip_damaged=True)
+    assert (len(made.vectors), made.about["data"]["left_out"]) == (15, {"unreadable shard": 9})

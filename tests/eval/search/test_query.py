@@ -22,7 +22,8 @@ from eval.search.build import build_gallery
 from eval.search.page import search_page
 from eval.search.query import main, sheet
 from vlp.errors import UserError
-from vlp.models.release import Release, sha256
+from vlp.files import sha256
+from vlp.models.release import Release
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def own(release: Release, shards: Path, tmp_path: Path) -> Path:
 
 def test_a_thumbnail_that_is_a_program_is_not_run(own: Path, tmp_path: Path) -> None:
     forge(own, thumbnail=EPS)
-    with pytest.raises(UserError, match="the thumbnail of .* cannot be shown: undecodable picture"):
+    with pytest.raises(UserError, match=r"the thumbnail of .* cannot be shown: undecodable picture"):
         main([str(own), "red circle", "--grid", str(tmp_path / "f.png")])
     assert main([str(own), "red circle", "--html", str(tmp_path / "f.html")]) == 0
     assert "PS-Adobe" not in (tmp_path / "f.html").read_text()

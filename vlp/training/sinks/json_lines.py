@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from vlp.files import full_disk
 from vlp.training.sinks import Row
 
 
@@ -14,7 +15,8 @@ class JsonLines:
 
     def __init__(self, path: Path, position: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("ab")
+        self.path = path
+        self.file = path.open("ab", buffering=0)  # what a full disk refused must not be tried again at the end
         # rows after the checkpoint that a run resumes from will come again
         self.file.truncate(min(position, self.file.tell()))
         self.file.seek(0, 2)
@@ -28,10 +30,12 @@ class JsonLines:
         """Only rows are kept here."""
 
     def record(self, row: Row) -> None:
-        """One more line. NaN and infinity, which JSON lacks, become null."""
+        """One more line. NaN and infinity, which JSON lacks, become null. Raises UserError when the disk is full."""
         clean = {k: (v if math.isfinite(v) else None) for k, v in row.items()}
-        self.file.write(json.dumps(clean).encode() + b"\n")
-        self.file.flush()
+        line = json.dumps(clean).encode() + b"\n"
+        with full_disk(self.path, lambda: "the checkpoints are still there"):
+            while line:
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
         """Close the file."""

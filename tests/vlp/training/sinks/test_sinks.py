@@ -84,3 +84,11 @@ def test_texts() -> None:
     assert clock(12_000) == "3 h 20 min"
     assert evaluation_text({"step": 1, "samples": 2000, "val/r1": 0.5}) == "at 2,000 pairs: val/r1 0.5000"
     assert evaluation_text({"step": 1, "samples": 2000, "loss": 0.5}) == ""
+
+
+def test_no_room_for_a_row_is_the_sentence_of_a_full_disk_and_nothing_after_it(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path / "metrics.jsonl")
+    with Path("/dev/full").open("wb", buffering=0) as sink.file:  # a device that is always full
+        with pytest.raises(UserError, match=r"the disk is full .*metrics.jsonl could .*; the checkpoints are"):
+            with Sinks([sink]) as sinks:
+                sinks.record({"step": 1, "loss": 2.0})

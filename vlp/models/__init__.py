@@ -24,6 +24,10 @@ class ImageTower:
         """A module from normalised pictures [B, 3, size, size] to features [B, width], not normalised."""
         raise NotImplementedError
 
+    def resolved(self) -> ImageTower:
+        """The same tower with nothing to look up elsewhere, as a model folder has it."""
+        return self
+
 
 @dataclass(frozen=True)
 class TextTower:

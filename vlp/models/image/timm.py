@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from vlp.config import COMMON
 from vlp.config.bounds import Decay
 from vlp.errors import UserError
 from vlp.models import ImageTower
+from vlp.models.hub import fetching
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,46 @@ class Timm(ImageTower):
     """keep pictures and weights channels last: faster for convolutions on CPUs and tensor cores"""
 
     def build(self, width: int, size: int) -> nn.Module:
-        """A module [B, 3, size, size] -> [B, width]. Raises UserError for a name timm does not know."""
+        """A module [B, 3, size, size] -> [B, width].
+
+        Raises UserError for a name timm does not know, and if the weights cannot be had.
+        """
         import timm
 
         options = dict(self.options)
         if self.drop_path:
             options["drop_path_rate"] = self.drop_path
         create = partial(timm.create_model, self.architecture, pretrained=self.pretrained, num_classes=width)
-        try:
+        with fetching(f'the weights of timm\'s "{self.architecture}"', self._repository()):
             try:
-                model = create(**{"img_size": size, **options})
-            except TypeError as error:  # a tower that takes pictures of any size
-                if "'img_size'" not in str(error) or "img_size" in options:
+                try:
+                    model = create(**{"img_size": size, **options})
+                except TypeError as error:  # a tower that takes pictures of any size
+                    if "'img_size'" not in str(error) or "img_size" in options:
+                        raise
+                    model = create(**options)
+            except RuntimeError as error:
+                if "Unknown model" not in str(error):
                     raise
-                model = create(**options)
-        except RuntimeError as error:
-            if "Unknown model" not in str(error):
-                raise
-            near = timm.list_models(f"*{self.architecture[:6]}*")[:5]
-            raise UserError(
-                f'timm has no model "{self.architecture}"; near names: {", ".join(near) or "none"}'
-            ) from None
+                near = timm.list_models(f"*{self.architecture[:6]}*")[:5]
+                raise UserError(
+                    f'timm has no model "{self.architecture}"; near names: {", ".join(near) or "none"}'
+                ) from None
         return _ChannelsLast(model) if self.channels_last else model
+
+    def resolved(self) -> Timm:
+        """The same tower without weights to fetch: those of a model folder are its own."""
+        return replace(self, pretrained=False)
+
+    def _repository(self) -> str:
+        """OWNER/NAME of the weights on the hub; "" where none are wanted."""
+        import timm
+
+        where, _, rest = self.architecture.partition(":")
+        if rest:
+            return rest if where.replace("_", "-") == "hf-hub" else ""
+        known = timm.get_pretrained_cfg(self.architecture) if self.pretrained else None
+        return str(known.hf_hub_id or "") if known else ""
 
 
 class _ChannelsLast(nn.Module):

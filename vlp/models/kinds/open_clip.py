@@ -16,6 +16,7 @@ from vlp.config.bounds import Whole
 from vlp.errors import UserError
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
+from vlp.models.hub import fetching
 from vlp.models.image_transform import ImageTransform
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
@@ -46,8 +47,7 @@ class OpenClip(Model):
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
         """open_clip's tokenizer of the architecture; `captions` are not read. Raises UserError if loading fails."""
-        self._vision()
-        with _asked_of(f'the tokenizer of "{self.architecture}"'):
+        with fetching(f'the tokenizer of "{self.architecture}"', self._tokenizer_repository()):
             return OpenClipTokenizer(self.architecture)
 
     def transform(self) -> ImageTransform:
@@ -86,14 +86,35 @@ class OpenClip(Model):
 
     def _vision(self) -> dict[str, Any]:
         """The configuration of the image tower, without building it."""
+        return dict(self._model_config()["vision_cfg"])
+
+    def _repository(self, *, weights: bool) -> str:
+        """OWNER/NAME of what building fetches from the hub: the weights, or a text encoder; "" if nothing."""
+        import open_clip
+
+        where, _, rest = self.architecture.partition(":")
+        if weights and self.pretrained:
+            known = open_clip.get_pretrained_cfg(self.architecture, self.pretrained)
+            return str(known.get("hf_hub", "")).rpartition("/")[0]  # the file comes after the last stroke
+        if weights and where == "hf-hub":
+            return rest
+        return str(self._model_config().get("text_cfg", {}).get("hf_model_name") or "")
+
+    def _tokenizer_repository(self) -> str:
+        """OWNER/NAME of the tokenizer on the hub; "" where it comes with open_clip or lies in a folder."""
+        where, _, rest = self.architecture.partition(":")
+        named = self._model_config().get("text_cfg", {}).get("hf_tokenizer_name") or ""
+        return str(named) if where != "hf-hub" else str(named or rest)
+
+    def _model_config(self) -> dict[str, Any]:
+        """The configuration of the whole model, without building it. Raises UserError for an unknown architecture."""
         import open_clip
 
         known = open_clip.list_models()
         if self.architecture not in known and not self.architecture.startswith(PLACES):
             raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
         elsewhere = self._config_elsewhere()
-        config: dict[str, Any] = elsewhere["model_cfg"] if elsewhere else open_clip.get_model_config(self.architecture)
-        return dict(config["vision_cfg"])
+        return dict(elsewhere["model_cfg"] if elsewhere else open_clip.get_model_config(self.architecture))
 
     def _preprocessing(self) -> dict[str, Any]:
         """What the weights' own configuration says of pictures."""
@@ -111,7 +132,7 @@ class OpenClip(Model):
             return dict(json.loads(self.config or "{}"))
         from open_clip.factory import download_pretrained_from_hf
 
-        with _asked_of(f'the configuration of "{self.architecture}"'):
+        with fetching(f'the configuration of "{self.architecture}"', rest if where == "hf-hub" else ""):
             path = Path(rest) / CONFIG if where == "local-dir" else download_pretrained_from_hf(rest, CONFIG)
             tree = json.loads(Path(path).read_text(encoding="utf-8"))
             return {"model_cfg": tree["model_cfg"], "preprocess_cfg": tree.get("preprocess_cfg", {})}
@@ -150,7 +171,7 @@ class OpenClip(Model):
             self._check_weights()
         part = f'the weights "{self.pretrained}"' if wanted and self.pretrained else "a part"
         with (
-            _asked_of(f'{part} of open_clip\'s "{self.architecture}"'),
+            fetching(f'{part} of open_clip\'s "{self.architecture}"', self._repository(weights=wanted)),
             _silenced(),
             _folder_of(self.config) as folder,
         ):
@@ -180,16 +201,6 @@ def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
     """One value for each colour."""
     red, green, blue = [values] * 3 if isinstance(values, float | int) else values
     return float(red), float(green), float(blue)
-
-
-@contextmanager
-def _asked_of(what: str) -> Iterator[None]:
-    """A context in which open_clip's failure to load `what` is a UserError."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{what} cannot be loaded: {lines[0]}") from error
 
 
 @contextmanager

@@ -56,8 +56,8 @@ class TwoTowers(Model):
         return ImageTransform(self.image_size, self.resize, self.interpolation, self.fill, self.mean, self.std)
 
     def resolved(self) -> TwoTowers:
-        """The same model, its text tower without names to look up."""
-        return replace(self, text=self.text.resolved())
+        """The same model, its towers without names to look up."""
+        return replace(self, image=self.image.resolved(), text=self.text.resolved())
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective, where `temperature` and `bias` are not set."""

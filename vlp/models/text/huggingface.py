@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +14,7 @@ from vlp.config import COMMON
 from vlp.config.bounds import Count
 from vlp.errors import UserError
 from vlp.models import TextTower
+from vlp.models.hub import fetching
 from vlp.models.tokenizer import FastTokenizer
 
 
@@ -42,7 +41,7 @@ class HuggingFace(TextTower):
             return None
         from transformers import AutoTokenizer
 
-        with _asked_of(f'the tokenizer of "{self.model}"'):
+        with fetching(f'the tokenizer of "{self.model}"', self._repository()):
             fast = AutoTokenizer.from_pretrained(self.model)
         if not fast.is_fast:
             raise UserError(
@@ -70,7 +69,7 @@ class HuggingFace(TextTower):
         if longest > limit:
             raise UserError(f'"{self.model}" takes texts of {limit} tokens, but the context is {longest}: set it lower')
         if self.pretrained and not self.config:
-            with _asked_of(f'the weights of "{self.model}"'):
+            with fetching(f'the weights of "{self.model}"', self._repository()):
                 encoder = auto.from_pretrained(self.model, config=configuration, dtype=torch.float32)
         else:
             encoder = auto.from_config(configuration, dtype=torch.float32)
@@ -82,6 +81,10 @@ class HuggingFace(TextTower):
             encoder.pooler = None  # its output is not used, and DDP wants a gradient for every parameter
         encoder.config.use_cache = False
         return HuggingFaceText(encoder, self.pool, width)
+
+    def _repository(self) -> str:
+        """OWNER/NAME of the model on the hub; "" where it is a folder."""
+        return "" if Path(self.model).is_dir() else self.model
 
     def _is_type(self) -> bool:
         """Whether `model` is a type of transformers', not a model."""
@@ -97,7 +100,7 @@ class HuggingFace(TextTower):
             return AutoConfig.for_model(tree.pop("model_type"), **tree)
         if self._is_type():
             return AutoConfig.for_model(self.model, **self.options)
-        with _asked_of(f'the configuration of "{self.model}"'):
+        with fetching(f'the configuration of "{self.model}"', self._repository()):
             return AutoConfig.from_pretrained(self.model, **self.options)
 
 
@@ -125,15 +128,3 @@ class HuggingFaceText(nn.Module):
             place = seen.sum(1) - 1 if self.pool == "last" else torch.zeros_like(text[:, 0])
             x = x[torch.arange(len(x), device=x.device), place]
         return self.head(x)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _asked_of(what: str) -> Iterator[None]:
-    """A context in which transformers' failure to load `what` is a UserError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"transformers cannot load {what}: {first} Give a folder that holds it, or a name that the hub has"
-        ) from error

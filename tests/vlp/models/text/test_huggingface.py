@@ -141,7 +141,7 @@ def test_a_type_alone_takes_the_models_bpe() -> None:
 def test_what_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
     for call in (HuggingFace(str(tmp_path)).tokenizer, lambda: HuggingFace(str(tmp_path)).build(8, 50, 8)):
-        with pytest.raises(UserError, match="transformers cannot load the"):
+        with pytest.raises(UserError, match=r"the (tokenizer|configuration) of .* cannot be loaded: "):
             call()
     with pytest.raises(UserError, match="takes texts of 512 tokens, but the context is 600"):
         HuggingFace("bert", options=SMALL).build(8, 50, 600)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vlp.legible import plain
+
+
+class Pace:
+    """How fast things are done, from the beginning to the last of them."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+        self.done = 0
+
+    def advance(self, done: int) -> None:
+        """So many things were done since the last call."""
+        self.done += done
+        self.last = time.monotonic()
+
+    def words(self, total: int | None, unit: str) -> str:
+        """Rate and time to go: "7 pictures/s · 0:12 to go"; "" before anything is done."""
+        if not self.done:
+            return ""
+        rate = self.done / max(self.last - self.began, 1e-9)
+        words = f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
+        left = int(((total or self.done) - self.done) / rate)
+        return f"{words} · {left // 60}:{left % 60:02d} to go" if left else words
 
 
 @contextmanager
@@ -17,17 +40,17 @@ def progress_bar(
     show: False where another bar is on the screen already, such as that of training.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Task as Row
-    from rich.text import Text
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    class Rate(ProgressColumn):
-        def render(self, task: Row) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan", no_wrap=True)
-
+    pace = Pace()
     label = TextColumn("{task.description}", markup=False)
-    columns = (label, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(elapsed_when_finished=True))
+    rate = TextColumn("{task.fields[pace]}", style="cyan", markup=False)
+    columns = (label, BarColumn(), MofNCompleteColumn(), rate)
     with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
-        row = progress.add_task(plain(what, 60), total=total)
-        yield lambda done: progress.advance(row, done)
+        row = progress.add_task(plain(what, 60), total=total, pace="")
+
+        def advance(done: int) -> None:
+            pace.advance(done)
+            progress.update(row, advance=done, pace=pace.words(total, unit))
+
+        yield advance

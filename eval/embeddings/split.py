@@ -129,10 +129,11 @@ class KeptSplit:
         what = f"embedding {Path(self.split.spec).name}"
         with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
             for part in self.parts:
-                advance(len(part.samples))
+                count = len(part.samples)
                 pixels = part.pixels if part.pixels is not None else self._decoded(part)
                 if len(pixels):
                     vectors.append(np.asarray(release.embed_pixels(pixels), np.float32))
+                advance(count)
         samples = [sample for part in self.parts for sample in part.samples]
         return EmbeddedSplit.of(replace(self.split, samples=samples), release, vectors)
 

@@ -28,7 +28,7 @@ from vlp.config.flags_help import short_help
 from vlp.config.marks import COMMON as COMMON
 from vlp.config.marks import MAY_CHANGE as MAY_CHANGE
 from vlp.config.marks import Mark
-from vlp.errors import UserError
+from vlp.errors import UserError, tell_launcher
 from vlp.legible import printable
 
 T = TypeVar("T")
@@ -273,7 +273,9 @@ def run_main(main: Any, argv: Sequence[str] | None = None) -> int:
     try:
         return int(main(list(sys.argv[1:] if argv is None else argv)) or 0)
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sentence = f"error: {printable(str(error))}"
+        print(sentence, file=sys.stderr)
+        tell_launcher(sentence)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

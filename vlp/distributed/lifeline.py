@@ -15,6 +15,7 @@ import threading
 from types import TracebackType
 
 from vlp.distributed.hub import ECHO_S, Hub, parsed, send
+from vlp.errors import tell_launcher
 
 PATIENCE_S = 5.0
 """How long a rank with a broken collective waits to hear which rank caused it."""
@@ -78,7 +79,9 @@ class Lifeline:
         """Ends this process, whatever its main thread hangs in; rank 0 after it has informed the others."""
         if self.hub is not None:
             self.hub.join(PATIENCE_S)
-        print(f"vlp: rank {self.rank} ends because {reason}", file=sys.stderr, flush=True)
+        sentence = f"vlp: rank {self.rank} ends because {reason}"
+        print(sentence, file=sys.stderr, flush=True)
+        tell_launcher(sentence)
         sys.stdout.flush()
         os._exit(1)
 

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from vlp.config import build, component_name, only_ours, to_tree
 from vlp.errors import UserError
 from vlp.files import sha256, write_whole
+from vlp.legible import plain
 from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vlp.models")
 FORMAT = "vlp-model-1"
+FILES = ("model.safetensors", "tokenizer.json")
+MOST_TOKENS = 10_000_000  # of a vocabulary or a text; the largest in use have a few hundred thousand
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
     config = config.resolved()
     write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
     write_whole(folder / "tokenizer.json", tokenizer.save)
-    files = {name: sha256(folder / name) for name in ("model.safetensors", "tokenizer.json")}
+    files = {name: sha256(folder / name) for name in FILES}
     tree = {
         "format": FORMAT,
         "sha256": files,
@@ -172,15 +175,34 @@ def _accept_random(config: OpenClip, wanted: bool) -> None:
     log.warning("%s has random weights: what it gives means nothing", config.architecture)
 
 
+def _about(path: Path) -> dict[str, Any]:
+    """What model.toml says. Raises UserError if it is not what `save` writes."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML: {plain(error)}; copy the folder again") from None
+    if tree.get("format") != FORMAT:
+        raise UserError(f"{path} has format {plain(tree.get('format'))!r}; this version reads {FORMAT!r}")
+    wanted: dict[str, dict[str, type]] = {
+        "sha256": dict.fromkeys(FILES, str),
+        "tokenizer": {"vocab": int, "context": int},
+        "model": {"name": str},
+    }
+    for name, keys in wanted.items():
+        table = tree.get(name)
+        wrong = [key for key, kind in keys.items() if not isinstance(table, dict) or type(table.get(key)) is not kind]
+        if wrong:
+            raise UserError(f'{path} lacks "{name}.{wrong[0]}"; copy the folder again')
+    if not all(0 < tree["tokenizer"][key] <= MOST_TOKENS for key in ("vocab", "context")):
+        raise UserError(f"{path} has a tokenizer of a size that none has; copy the folder again")
+    return tree
+
+
 def _load_folder(folder: Path, device: str) -> Release:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        tree = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{folder / 'model.toml'} is not valid TOML: {error}; copy the folder again") from None
-    if tree.get("format") != FORMAT:
-        raise UserError(f"{folder / 'model.toml'} has format {tree.get('format')!r}; this version reads {FORMAT!r}")
+    tree = _about(folder / "model.toml")
     for file, digest in tree["sha256"].items():
         if not (folder / file).is_file():
             raise UserError(f"the model folder {folder} misses {file}; copy the folder again or train again")
@@ -194,7 +216,13 @@ def _load_folder(folder: Path, device: str) -> Release:
     transform = build(ImageTransform, saved, "preprocessing") if saved else config.transform()
     vocab, context = tree["tokenizer"]["vocab"], tree["tokenizer"]["context"]
     encoder = config.build(vocab, weights=False)
-    encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / 'model.safetensors'} does not hold the weights of the model in model.toml "
+            f"({plain(error)}); copy the folder again"
+        ) from None
     encoder.normalise_by(transform.mean, transform.std)
     tokenizer = load_tokenizer(folder / "tokenizer.json", context)
     encoder = encoder.to(device).eval()

@@ -13,6 +13,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from vlp.errors import UserError
+from vlp.legible import plain
+
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
 
@@ -120,6 +123,8 @@ class OpenClipTokenizer:
         self.architecture, self._files = architecture, dict(files or {})
         with TemporaryDirectory() as folder:
             for name, text in self._files.items():
+                if Path(name).name != name:
+                    raise UserError(f'a tokenizer\'s file is called "{plain(name)}", which is no name inside a folder')
                 (Path(folder) / name).write_text(text, encoding="utf-8")
             place = f"local-dir:{folder}" if self._files else architecture
             self._encode: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(place)
@@ -177,11 +182,16 @@ class OpenClipTokenizer:
 
 
 def load_tokenizer(path: Path, context: int) -> Tokenizer:
-    """The tokenizer that `save` wrote to `path`."""
-    text = path.read_text(encoding="utf-8")
-    tree = json.loads(text)
-    if "open_clip" in tree:
-        return OpenClipTokenizer(tree["open_clip"], tree.get("files"))
-    if "shift" in tree:
-        return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
-    return FastTokenizer(text, context)
+    """The tokenizer that `save` wrote to `path`. Raises UserError if it is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text)
+        if "open_clip" in tree:
+            return OpenClipTokenizer(tree["open_clip"], tree.get("files"))
+        if "shift" in tree:
+            return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
+        return FastTokenizer(text, context)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(f"{path} holds no tokenizer ({plain(error)}); copy the folder again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 import vlp
 from vlp.config import to_tree
 from vlp.errors import UserError
+from vlp.files import sha256
 from vlp.models import release
 from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
@@ -216,3 +218,56 @@ def test_a_folder_from_elsewhere_runs_no_code_of_its_own(
         release.load(theirs)
     assert not (tmp_path / "ran").exists()
     assert release.load(theirs, trust=True).embed_texts(["a"]).shape[0] == 1
+
+
+def forge(folder: Path, **tables: object) -> None:
+    """Write these tables of model.toml, with checksums that agree."""
+    tree = tomllib.loads((folder / "model.toml").read_text())
+    sums = {name: sha256(folder / name) for name in ("model.safetensors", "tokenizer.json")}
+    (folder / "model.toml").write_text(tomli_w.dumps({**tree, "sha256": sums, **tables}))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"sha256": {}},
+        {"sha256": 3},
+        {"sha256": {"model.safetensors": 1}},
+        {"tokenizer": {"vocab": "many", "context": 8}},
+        {"tokenizer": {"vocab": 10**18, "context": 8}},
+        {"tokenizer": {"vocab": -1, "context": 8}},
+        {"model": {}},
+        {"model": {"name": "two_towers", "width": 10**12}},
+        {"model": {"name": "two_towers", "image": {"name": "\x1b[2J"}}},
+        {"format": ["vlp-model-1"]},
+    ],
+)
+def test_a_forged_model_toml_is_one_sentence(folder: Path, tables: dict[str, object]) -> None:
+    forge(folder, **tables)
+    with pytest.raises(UserError):
+        release.load(folder)
+
+
+@pytest.mark.parametrize("weights", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{}"])
+def test_weights_that_are_none_are_one_sentence(folder: Path, weights: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(weights)
+    forge(folder)
+    with pytest.raises(UserError, match="does not hold the weights"):
+        release.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "3", "{}", '{"shift": 1}', '{"open_clip": "x", "files": 3}'])
+def test_a_tokenizer_that_is_none_is_one_sentence(folder: Path, text: str) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    forge(folder)
+    with pytest.raises(UserError, match="tokenizer"):
+        release.load(folder)
+
+
+def test_a_tokenizer_writes_nothing_outside_its_folder(folder: Path, tmp_path: Path) -> None:
+    files = {"open_clip_config.json": "{}", str(tmp_path / "evil.json"): "x", "../evil.json": "x"}
+    (folder / "tokenizer.json").write_text(json.dumps({"open_clip": "ViT-B-32", "files": files}))
+    forge(folder)
+    with pytest.raises(UserError, match="no name inside a folder"):
+        release.load(folder)
+    assert not (tmp_path / "evil.json").exists()

@@ -34,7 +34,7 @@ def test_the_first_sentence_is_the_one_that_torchrun_reads(tmp_path: Path, monke
     tell_launcher("this came first")
     tell_launcher("and this is an echo")
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
-    assert failure.message == "this came first"
+    assert failure.message["message"] == "this came first"
 
 
 def test_without_a_launcher_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,7 @@ def test_without_a_launcher_there_is_one_line(capsys: pytest.CaptureFixture[str]
 @pytest.mark.slow
 def test_torchrun_ends_with_the_sentence(tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*command, tmp_path / "ranks.py"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     *_, sentence, _ = done.stderr.rstrip().splitlines()  # a double line comes after it

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from vlp.distributed.hub import ECHO_S, Hub, parsed, send
 from vlp.errors import tell_launcher
+from vlp.legible import printable
 
 PATIENCE_S = 5.0
 """How long a rank with a broken collective waits to hear which rank caused it."""
@@ -79,7 +80,7 @@ class Lifeline:
         """Ends this process, whatever its main thread hangs in; rank 0 after it has informed the others."""
         if self.hub is not None:
             self.hub.join(PATIENCE_S)
-        sentence = f"vlp: rank {self.rank} ends because {reason}"
+        sentence = printable(f"vlp: rank {self.rank} ends because {reason}")
         print(sentence, file=sys.stderr, flush=True)
         tell_launcher(sentence)
         sys.stdout.flush()

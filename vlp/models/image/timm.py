@@ -34,7 +34,7 @@ class Timm(ImageTower):
     def build(self, width: int, size: int) -> nn.Module:
         """A module [B, 3, size, size] -> [B, width].
 
-        Raises UserError for a name timm does not know, and if the weights cannot be had.
+        Raises UserError for a name timm does not know, and if loading its weights fails.
         """
         import timm
 

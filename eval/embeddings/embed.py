@@ -100,12 +100,14 @@ def _write_part(
     import pyarrow.parquet as pq
 
     samples: list[Sample] = []
-    vectors = [np.asarray(release.embed_images([]))]
+    vectors: list[NDArray[np.float32]] = []
     for _, some, embedded in embedded_pictures(release, shards, skip, skip_damaged=damaged, what=f"part {part}"):
         samples += some
         vectors.append(embedded)
     if not samples and not damaged:
         raise UserError(f"{shards.urls[0]} has no readable picture; check it with `vlp shards verify`")
+    if not samples:
+        vectors.append(np.asarray(release.embed_images([]), np.float32))  # [0, D]
     captions = [first_caption(s.captions) for s in samples]
     texts = np.asarray(release.embed_texts(captions), np.float32)
     rows = {

@@ -193,7 +193,7 @@ def _about(path: Path) -> dict[str, Any]:
         wrong = [key for key, kind in keys.items() if not isinstance(table, dict) or type(table.get(key)) is not kind]
         if wrong:
             raise UserError(f'{path} lacks "{name}.{wrong[0]}"; copy the folder again')
-    if not all(0 < tree["tokenizer"][key] <= MOST_TOKENS for key in ("vocab", "context")):
+    if not all(0 <= tree["tokenizer"][key] <= MOST_TOKENS for key in ("vocab", "context")):
         raise UserError(f"{path} has a tokenizer of a size that none has; copy the folder again")
     return tree
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,14 @@ from vlp.errors import UserError
 from vlp.files import write_whole
 
 FILTERED = "filtered"
+LEAST_SAMPLES = 50  # of fewer no share is taken
+WHOLE_SHARDS = ("unreadable shard", "changed shard", "truncated tail")  # reasons that go for many samples of a shard
 REASONS = (
     "unreadable shard",
     "changed shard",
     "corrupt tar",
     "truncated tail",
+    "cut, unknown loss",
     "duplicate key",
     "unsafe name",
     "missing picture",
@@ -35,9 +39,14 @@ class DropBudgetExceeded(UserError):
 
 @dataclass
 class Ledger:
-    """Counts of what was delivered and of what was not, by reason and shard."""
+    """Counts of what was delivered and of what was not, by reason and shard.
+
+    A sample that is lost counts once an epoch, however often it is asked for.
+    """
 
     delivered: int = 0
+    again: int = 0
+    """samples among `delivered` that had come in their epoch before, in place of lost ones or in its last batch"""
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
     restarts: int = 0
     """worker processes that died and were started again"""
@@ -54,6 +63,11 @@ class Ledger:
         return sum(self.drops.values())
 
     @property
+    def tried(self) -> int:
+        """Samples that were delivered or not, each of them once an epoch."""
+        return self.delivered - self.again + self.dropped
+
+    @property
     def lost(self) -> int:
         """Samples not delivered although nobody asked for that: what the budget is about."""
         return sum(n for (reason, _), n in self.drops.items() if reason != FILTERED)
@@ -68,19 +82,20 @@ class Ledger:
     def merge(self, other: Ledger) -> None:
         """Add the counts of `other`."""
         self.delivered += other.delivered
+        self.again += other.again
         self.restarts += other.restarts
         self.drops.update(other.drops)
 
     def state(self) -> dict[str, Any]:
         """The ledger as plain JSON values."""
         rows = [[reason, shard, n] for (reason, shard), n in sorted(self.drops.items())]
-        return {"delivered": self.delivered, "restarts": self.restarts, "drops": rows}
+        return {"delivered": self.delivered, "again": self.again, "restarts": self.restarts, "drops": rows}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Ledger:
         """The ledger whose `state()` is given."""
         drops = Counter({(reason, shard): n for reason, shard, n in state["drops"]})
-        return cls(state["delivered"], drops, state.get("restarts", 0))
+        return cls(state["delivered"], state.get("again", 0), drops, state.get("restarts", 0))
 
     def save(self, path: Path) -> None:
         """Write everything that is counted to `path` as JSON, all or nothing."""
@@ -110,8 +125,7 @@ class Ledger:
 
     def table(self, shards: int = 10) -> str:
         """A table for the screen: losses by reason, and the `shards` worst shards."""
-        tried = self.delivered + self.dropped
-        lines = [f"{self.dropped:,} of {tried:,} samples were not delivered"]
+        lines = [f"{self.dropped:,} of {self.tried:,} samples were not delivered"]
         lines += [f"  {n:>10,}  {reason}" for reason, n in self.by_reason().items()]
         worst: Counter[str] = Counter()
         for (_, shard), n in self.drops.items():
@@ -123,16 +137,37 @@ class Ledger:
             lines.append(f"              and in {len(worst) - shards} more shards")
         return "\n".join(lines)
 
-    def check(self, budget: float, *, patience: int) -> None:
-        """Raise DropBudgetExceeded, with the table, if too many of at least `patience` samples are missing."""
-        tried = self.delivered + self.dropped
-        if self.delivered == 0 and tried >= min(patience, 100) and self.drops:
+    def check(self, budget: float, *, patience: int, promised: int = 0, ahead: int = 0) -> None:
+        """Raise DropBudgetExceeded, with the table, if more than a share `budget` of the samples is lost.
+
+        Nothing is said before `patience` samples were tried. `promised`: samples of the epochs that have begun, in all
+        processes; losses beyond its budget are too many for certain. Before that they are too many if chance does not
+        explain them: beyond 6 standard deviations, where losses come in as large groups as the worst shard's. `ahead`
+        of them were known before anything was read: they are no part of that sample, and need no patience.
+        Without `promised`, where an epoch has no known length, the share is that of the samples that were tried.
+        """
+        tried, lost = self.tried - ahead, self.lost - ahead
+        if self.delivered == 0 and tried >= min(patience, 100) and not promised and self.drops:
+            raise DropBudgetExceeded(self.nothing(tried))
+        if 0 < promised < LEAST_SAMPLES:
+            return
+        if promised:
+            worst = max((n for (reason, _), n in self.drops.items() if reason != FILTERED), default=0)
+            likely = budget * tried + 6 * math.sqrt(max(0.0, budget * tried) * worst)
+            certain = self.lost > budget * promised and (tried >= patience or ahead > budget * promised)
+            over = certain or (tried >= patience and lost > likely)
+        else:
+            over = tried >= patience and lost > budget * tried
+        if over:
             raise DropBudgetExceeded(
-                f"nothing at all was delivered out of the first {tried:,} samples "
-                f"(look at the filters, the captions asked for, and the shards)\n{self.table()}"
+                f"{self.lost / (promised if self.lost > budget * promised > 0 else self.tried):.2%} of the samples "
+                f"were lost, but drop_budget allows {budget:.2%}: repair the shards, or raise drop_budget if the loss "
+                f"is meant\n{self.table()}"
             )
-        if tried >= patience and self.lost > budget * tried:
-            raise DropBudgetExceeded(
-                f"{self.lost / tried:.2%} of the samples were lost, but drop_budget allows {budget:.2%}: "
-                f"repair the shards, or raise drop_budget if the loss is meant\n{self.table()}"
-            )
+
+    def nothing(self, tried: int) -> str:
+        """The sentence for a stream of which nothing is delivered, with the table."""
+        return (
+            f"nothing at all was delivered out of the first {tried:,} samples "
+            f"(look at the filters, the captions asked for, and the shards)\n{self.table()}"
+        )

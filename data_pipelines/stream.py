@@ -15,13 +15,15 @@ from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
-from data_pipelines.loading.position import merge_states, order_facts
+from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
+from data_pipelines.remote.patience import Replaced
 from data_pipelines.remote.shard_cache import ShardCache
 from data_pipelines.sample import Sample
 from data_pipelines.settings import Captions, Decoding, Remote, Workers
+from data_pipelines.shards.losses import estimated
 from data_pipelines.shards.open_shards import Access, OpenShards
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
@@ -58,6 +60,8 @@ class Stream:
     """the last, incomplete batch: wrap fills it with samples of the same epoch again, drop leaves it out"""
     drop_budget: Annotated[Share, COMMON, MAY_CHANGE] = 0.01
     """largest share of samples that may be lost (filtered ones apart) before the run is stopped with a table"""
+    verify: Annotated[Literal["none", "size", "sha256"], COMMON, MAY_CHANGE] = "size"
+    """what of a shard is compared with its manifest when it is opened; sha256 reads it through, once"""
     decoding: Decoding = field(default_factory=Decoding)
     """which pictures are decoded"""
     remote: Annotated[Remote, MAY_CHANGE] = field(default_factory=Remote)
@@ -132,23 +136,21 @@ class Stream:
             loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
         else:
             own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
-            loader = self._loader(
-                opened, recipe, own, Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
-            )
-            if rank == 0:
-                loader.ledger.merge(opened.lost)
-                loader.ledger.check(self.drop_budget, patience=1000)
+            order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
         if state is not None:
+            if isinstance(opened, OpenSources):
+                opened.refuse_replaced()
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
 
-    def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order) -> Loader:
+    def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order, lost: Ledger) -> Loader:
         """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""
         for shards, source in zip(opened.shards, opened.order, strict=True):
             inside = min(self.window * order.lanes, source.draws)  # samples in all windows; a process has its part
             shards.check_read_ahead(inside * len(own) / order.global_batch / max(1, self.workers.count))
         reader = RowReader(order, opened.shards, own, recipe)
-        return Loader(reader, order_facts(order, opened.shards), self.workers)
+        return Loader(reader, order_facts(order, opened.shards), self.workers, lost)
 
     def _access(self) -> Access:
         remote = self.remote
@@ -157,6 +159,7 @@ class Stream:
             shard_cache=ShardCache(Path(remote.shard_cache), remote.shard_cache_bytes) if remote.shard_cache else None,
             patience=Patience(attempts=remote.request_attempts, deadline=remote.request_seconds),
             blocks=BlockStore(remote.read_ahead_bytes),
+            verify=self.verify,
         )
 
 
@@ -178,6 +181,14 @@ class OpenSources:
             finally:
                 shards.access.blocks.clear()  # what was read in passing is not what the batches need first
 
+    def refuse_replaced(self) -> None:
+        """Raise UserError for a local shard that is not the one any more that its manifest lists, and name it."""
+        try:
+            for shards in self.shards:
+                shards.look_at_sizes()
+        except Replaced as error:
+            raise UserError(cannot_resume(str(error))) from None
+
     @property
     def sha256(self) -> tuple[str, ...]:
         """The checksums of all tars; "" for one that no manifest lists."""
@@ -186,15 +197,17 @@ class OpenSources:
 
 def _counted(opened: OpenShards, lost: Ledger) -> list[int]:
     """Samples of each shard, from the manifest or from the shard's index; what the index lost goes to the ledger."""
-    counts = []
-    for i, (url, count) in enumerate(zip(opened.urls, opened.shards.counts, strict=True)):
+    counts, facts = list(opened.shards.counts), {}
+    for row, count in enumerate(counts):
         if count == UNKNOWN:
             try:
-                index = opened[i].index
+                facts[row] = opened.facts(row)
             except Unreadable as error:
-                raise UserError(f"{url} cannot be read, and no manifest tells its size: {error}") from None
-            count = len(index)
-            for reason, n in index.lost.items():
-                lost.drop(reason, url, n)
-        counts.append(count)
+                raise UserError(f"{opened.urls[row]} cannot be read, and no manifest tells its size: {error}") from None
+            counts[row] = facts[row].samples
+    for row, losses in zip(facts, estimated(list(facts.values())), strict=True):
+        for reason, n in losses.items():
+            lost.drop(reason, opened.urls[row], n)
+    if not sum(counts):
+        raise UserError(f"none of the shards has a sample: {opened.urls[0]} {opened[0].nothing}")
     return counts

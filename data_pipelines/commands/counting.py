@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from data_pipelines.captions import by_language, normalised
 from data_pipelines.commands.tallies import Distinct, Frequent, Histogram
 from data_pipelines.remote.patience import Unreadable
+from data_pipelines.shards.losses import estimated
 from data_pipelines.shards.open_shards import OpenShards, RawSample
-from data_pipelines.shards.read_samples import losses
 from data_pipelines.shards.shard_set import ShardSet
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -70,11 +70,11 @@ def count(spec: str) -> Counted:
     """What the shards of `spec` have; what cannot be read is counted in `lost`. Raises UserError if it names none."""
     shards = ShardSet.open(spec)
     opened = OpenShards(shards)
-    counted = Counted(shards=len(shards))
+    counted, facts = Counted(shards=len(shards)), []
     for row, url in enumerate(shards.urls):
         try:
             shard = opened[row]
-            counted.lost.update(losses(shard, shards.counts[row]))
+            facts.append(opened.facts(row))
             counted.shard_samples.add(len(shard))
             counted.tar_bytes += shard.index.tar_bytes
             for position in range(len(shard)):
@@ -84,6 +84,8 @@ def count(spec: str) -> Counted:
             print(plain(f"{url} cannot be read: {error}", 1000), file=sys.stderr)
         if sys.stderr.isatty():
             print(f"\r{row + 1} of {len(shards)} shards", end="", file=sys.stderr, flush=True)
+    for lost in estimated(facts):
+        counted.lost.update(lost)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if not counted.samples:

@@ -18,6 +18,7 @@ from tyro.conf import Positional
 from data_pipelines.commands.permutation import Shuffled
 from data_pipelines.remote.fetch import Blocks, LocalFile
 from data_pipelines.remote.patience import Unreadable
+from data_pipelines.shards.losses import Facts, estimated
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import ShardSet, is_remote
@@ -78,21 +79,23 @@ class _Old:
         self.shards = ShardSet.open(spec)
         self.opened = OpenShards(self.shards)
         self.losses: list[Outcome] = []
-        counts, facts = [], hashlib.sha256()
+        counts, digest, facts = [], hashlib.sha256(), dict[int, Facts]()
         for row, url in enumerate(self.shards.urls):
             try:
-                index = self.opened[row].index
+                facts[row] = self.opened.facts(row)
             except Unreadable as error:
                 unread = Outcome(f"{url}: {error}", None, "unreadable shard")
                 self.losses += [unread] * max(1, self.shards.counts[row])
                 counts.append(0)
                 continue
-            for reason, lost in sorted(index.lost.items()):
-                self.losses += [Outcome(url, None, reason)] * lost
-            counts.append(len(index))
-            facts.update(f"{url} {index.tar_bytes} {len(index)} {self.shards.sha256[row]}\n".encode())
+            samples = facts[row].samples
+            counts.append(samples)
+            digest.update(f"{url} {facts[row].tar_bytes} {samples} {self.shards.sha256[row]}\n".encode())
+        for row, losses in zip(facts, estimated(list(facts.values())), strict=True):
+            for reason, lost in sorted(losses.items()):
+                self.losses += [Outcome(self.shards.urls[row], None, reason)] * lost
         self.starts = [0, *itertools.accumulate(counts)]
-        self.digest = facts.hexdigest()
+        self.digest = digest.hexdigest()
         self._open: OrderedDict[int, LocalFile | Blocks] = OrderedDict()
 
     @property

@@ -155,6 +155,12 @@ class Order:
             source, nth = int(mixed[0][slot]), int(mixed[1][slot])
         return self._draw(epoch, lane, source, nth)
 
+    def again(self, row: int, turn: int) -> bool:
+        """Whether the sample of `row` in its `turn`-th turn has its place in the epoch elsewhere, for each has one."""
+        per_lane = self.global_batch // self.lanes
+        lane, column = divmod(row, per_lane)
+        return turn * per_lane + column >= self._lengths[lane]
+
     def _draw(self, epoch: int, lane: int, source: int, nth: int) -> Place:
         """The `nth` sample that `lane` gives out of `source`: windows permuted, then looked up in the pass's shards."""
         share = int(self.shares[source, lane])

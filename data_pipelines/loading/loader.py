@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from data_pipelines.ledger import Ledger
-from data_pipelines.loading.position import STATE_FORMAT
+from data_pipelines.loading.position import STATE_FORMAT, cannot_resume, difference
 from data_pipelines.loading.rows import RowReader, Rows
 from data_pipelines.loading.workers import Pool
 from data_pipelines.settings import Workers
@@ -18,9 +18,11 @@ from vlp.errors import UserError
 class Loader:
     """The batches of one rank, for ever; epoch follows epoch."""
 
-    def __init__(self, reader: RowReader, order_facts: Mapping[str, Any], workers: Workers) -> None:
-        self._reader, self._settings = reader, workers
+    def __init__(self, reader: RowReader, order_facts: Mapping[str, Any], workers: Workers, lost: Ledger) -> None:
+        """`lost` is what every epoch lacks before anything is read; it is counted here, once an epoch."""
+        self._reader, self._settings, self._lost = reader, workers, lost
         self._order_facts = dict(order_facts)
+        self._prints = "".join(one for source in reader.sources for one in source.fingerprints())
         self._pool: Pool | None = None
         self._shifts: dict[int, int] = {}  # of the last batch handed out
         self.epoch, self.batch = 0, 0  # of the next batch
@@ -28,6 +30,8 @@ class Loader:
         self.batches_per_epoch = reader.order.batches
         self.ledger = Ledger()
         """what this rank delivered and what it could not"""
+        self.ledger.merge(lost)
+        self._check()
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present position on; [B / ranks] rows each. Raises DropBudgetExceeded."""
@@ -35,16 +39,29 @@ class Loader:
             yield self._next()
 
     def _next(self) -> Batch:
+        if self.epoch and not self.batch:
+            self.ledger.merge(self._lost)
         rows = self._rows()
         self._shifts = rows.shifts
+        self.ledger.again += rows.again
         self.ledger.delivered += len(rows.pairs)
         for _, reason, shard in rows.dropped:
             self.ledger.drop(reason, shard)
-        self.ledger.check(self._reader.recipe.drop_budget, patience=self._reader.patience)
+        self._check()
         self.batch += 1
         if self.batch == self.batches_per_epoch:
             self.epoch, self.batch, self._shifts = self.epoch + 1, 0, {}
         return rows.pairs.pin_memory() if self._settings.pin else rows.pairs
+
+    def _check(self) -> None:
+        """Raise DropBudgetExceeded if more is lost than the budget allows of the epochs that have begun."""
+        epochs, recipe = self.epoch + 1, self._reader.recipe
+        self.ledger.check(
+            recipe.drop_budget,
+            patience=self._reader.patience,
+            promised=epochs * (self.samples_per_epoch + self._lost.dropped),
+            ahead=epochs * self._lost.dropped,
+        )
 
     def _rows(self) -> Rows:
         """The rows of the next batch, made here or by the workers."""
@@ -81,6 +98,7 @@ class Loader:
             "epoch": self.epoch,
             "batch": self.batch,
             "shifts": [list(s) for s in sorted(self._shifts.items())],
+            "prints": "" if self._reader.rows.start else self._prints,
             "rows": [[self._reader.rows.start, self._reader.rows.stop]],
             "ledger": self.ledger.state(),
         }
@@ -94,20 +112,30 @@ class Loader:
             raise UserError(f"the stream state has format {state.get('format')!r}, expected {STATE_FORMAT!r}")
         for name, now in self._order_facts.items():
             then = state["order"].get(name)
+            if then != now and name == "shards":
+                self._refuse_shards(state)
             if then != now:
                 raise UserError(
                     f"the stream cannot resume: its {name} was {then} and is {now}, which changes the order; "
                     "restore it, or start without the stream's state"
                 )
+        if state.get("prints") and state["prints"] != self._prints:
+            self._refuse_shards(state)
         covered = {row for start, stop in state["rows"] for row in range(start, stop)}
         if not covered.issuperset(self._reader.rows):
             raise UserError(
                 "the stream state lacks rows of this rank: collect state_dict() of every rank when saving, "
                 "and give the list (or merge_states of it) when opening"
             )
+        self._reader.resumed = True
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self._shifts = {row: n for row, n in state["shifts"] if row in self._reader.rows}
         self._reader.epoch, self._reader.shifts = self.epoch, dict(self._shifts)
         own = [[self._reader.rows.start, self._reader.rows.stop]]
         if first or [list(r) for r in state["rows"]] == own:
             self.ledger = Ledger.of(state["ledger"])
+
+    def _refuse_shards(self, state: Mapping[str, Any]) -> None:
+        """Raise UserError, which names the shard that is not what it was."""
+        names = [url for source in self._reader.sources for url in source.urls]
+        raise UserError(cannot_resume(difference(state.get("prints", ""), self._prints, names)))

@@ -31,6 +31,33 @@ def order_facts(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
     }
 
 
+def cannot_resume(why: str) -> str:
+    """The sentence for shards that are not those of the earlier part of the run."""
+    return f"the stream cannot resume: {why}; restore it, or start without the stream's state"
+
+
+def difference(then: str, now: str, names: Sequence[str]) -> str:
+    """What became of the shards, in words: their fingerprints (8 characters each) then and now, and their names now."""
+    before, after = ([text[at : at + 8] for at in range(0, len(text), 8)] for text in (then, now))
+    others = [name for name, one in zip(names, after, strict=True) if one not in set(before)]
+    gone = [place for place, one in enumerate(before) if one not in set(after)]
+    if not then:
+        return "the shards, or how many samples they have, are others than they were"
+    if len(before) == len(after) and others:
+        return f"the shard {others[0]} was replaced or damaged{_more(others)}"
+    said = [f"the shard {others[0]} was not there{_more(others)}"] if others else []
+    if gone:
+        after_which = (
+            f", after {names[after.index(before[gone[0] - 1])]}" if gone[0] and gone[0] - 1 not in gone else ""
+        )
+        said.append(f"shard number {gone[0] + 1} of {len(before)}{after_which}, is missing{_more(gone)}")
+    return " and ".join(said) or "the shards stand in another order"
+
+
+def _more(some: Sequence[object]) -> str:
+    return f" (and {len(some) - 1} more)" if len(some) > 1 else ""
+
+
 def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One state out of the `state_dict` of every rank; raises UserError if they are not of the same step."""
     every = list(states)
@@ -45,5 +72,6 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ledger.merge(Ledger.of(s["ledger"]))
         shifts.update(dict(s["shifts"]))
         rows += s["rows"]
-    counted = {"epoch": max(s["epoch"] for s in every), "ledger": ledger.state()}
+    prints = next((s["prints"] for s in every if s.get("prints")), "")
+    counted = {"prints": prints, "epoch": max(s["epoch"] for s in every), "ledger": ledger.state()}
     return {**base, **counted, "shifts": sorted(shifts.items()), "rows": sorted(rows)}

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
-from data_pipelines.ledger import Ledger
+from data_pipelines.ledger import WHOLE_SHARDS, DropBudgetExceeded, Ledger
 from data_pipelines.loading.epoch_order import Order, Place, mix
+from data_pipelines.loading.position import cannot_resume
 from data_pipelines.loading.recipe import Drop, Pair, Recipe
-from data_pipelines.remote.fetch import Changed, Unreadable
+from data_pipelines.remote.patience import Changed, Replaced, Unreadable
+from data_pipelines.shards.losses import known
 from data_pipelines.shards.open_shards import OpenShards, RawSample
 from data_pipelines.shards.shard_set import is_remote
 from vlp.batch import Batch
+from vlp.errors import UserError
 from vlp.pictures import Refused
 
 RECORD_BYTES = 2048  # about what a cached record and its keys take beside the pixels
@@ -29,14 +32,15 @@ class Rows:
     """What a process made of its rows of one batch."""
 
     pairs: Batch
-    dropped: list[tuple[int, str, str]] = field(default_factory=list)  # row, reason, shard of each skipped sample
+    dropped: list[tuple[int, str, str]] = field(default_factory=list)  # row, reason, shard of each that is lost
     shifts: dict[int, int] = field(default_factory=dict)  # row -> samples it has skipped so far in its epoch
+    again: int = 0  # pairs that came in this epoch before
 
     def packed(self) -> PackedRows:
         """The rows as they pass through a pipe: without the pictures, which lie in memory that both sides have."""
         columns = {f.name: getattr(self.pairs, f.name) for f in fields(Batch) if f.name != "image"}
         arrays = {name: c.numpy() if isinstance(c, Tensor) else c for name, c in columns.items()}
-        return PackedRows(arrays, self.dropped, self.shifts)
+        return PackedRows(arrays, self.dropped, self.shifts, self.again)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class PackedRows:
     columns: dict[str, Any]  # every field of Batch but the image, tensors as arrays
     dropped: list[tuple[int, str, str]]
     shifts: dict[int, int]
+    again: int
 
 
 def joined(parts: Sequence[PackedRows], image: Tensor) -> Rows:
@@ -55,7 +60,8 @@ def joined(parts: Sequence[PackedRows], image: Tensor) -> Rows:
     """
     columns = {name: _column([part.columns[name] for part in parts]) for name in parts[0].columns}
     dropped = [one for part in parts for one in part.dropped]
-    return Rows(Batch(image=image, **columns), dropped, {row: n for part in parts for row, n in part.shifts.items()})
+    shifts = {row: n for part in parts for row, n in part.shifts.items()}
+    return Rows(Batch(image=image, **columns), dropped, shifts, sum(part.again for part in parts))
 
 
 def _column(parts: Sequence[Any]) -> Any:
@@ -88,6 +94,10 @@ class RowReader:
         self.order, self.sources, self.rows, self.recipe = order, sources, rows, recipe
         self.ledger = Ledger()
         self.epoch = 0
+        self.resumed = False  # a part of the run was before, so that a shard that was replaced since is an error
+        self._epochs = 1  # that this reader has begun
+        self._vain = 0  # samples that could not be delivered since one last was
+        self._vainly: set[tuple[str, str]] = set()  # reason and shard of them
         self.shifts: dict[int, int] = {}  # row -> samples it skipped in this epoch
         self._rng = random.Random()
         self._cache: dict[tuple[int, int, int], _Cached] = {}
@@ -100,6 +110,7 @@ class RowReader:
     def part(self, rows: range) -> RowReader:
         """A reader of some of these rows, at the same position."""
         part = RowReader(self.order, self.sources, rows, self.recipe)
+        part.resumed = self.resumed
         part.epoch, part.shifts = self.epoch, {row: n for row, n in self.shifts.items() if row in rows}
         return part
 
@@ -110,15 +121,20 @@ class RowReader:
         """
         if epoch != self.epoch:
             self.epoch = epoch
+            self._epochs += 1
             self.shifts.clear()
         if image is None:
             image = self.recipe.memory(len(self.rows))
         dropped: list[tuple[int, str, str]] = []
+        again = self.ledger.again
         pairs = [self._deliver(row, batch, dropped, image[i]) for i, row in enumerate(self.rows)]
-        return Rows(self.recipe.batch(image, pairs), dropped, dict(self.shifts))
+        return Rows(self.recipe.batch(image, pairs), dropped, dict(self.shifts), self.ledger.again - again)
 
     def _deliver(self, row: int, batch: int, dropped: list[tuple[int, str, str]], out: Tensor) -> Pair:
-        """The next sample of `row` that can be delivered; those that cannot are counted and skipped for good."""
+        """The next sample of `row` that can be delivered; those that cannot are skipped for good.
+
+        A lost sample is counted where it has its own place in the epoch, not where it was to take another one's.
+        """
         while True:
             turn = batch + self.shifts.get(row, 0)
             place = self.order.place(self.epoch, row, turn)
@@ -127,13 +143,30 @@ class RowReader:
             try:
                 pair = self._sample(place, mix(self.recipe.seed, 4, self.epoch, row, turn), out)
                 self.ledger.delivered += 1
+                self.ledger.again += self.order.again(row, turn)
+                self._vain = 0
                 return pair
             except Drop as drop:
                 shard = self.sources[place.source].urls[place.shard]
                 self.shifts[row] = self.shifts.get(row, 0) + 1
-                self.ledger.drop(str(drop), shard)
-                dropped.append((row, str(drop), shard))
-                self.ledger.check(self.recipe.drop_budget, patience=self.patience)
+                if not self.order.again(row, turn):
+                    self.ledger.drop(str(drop), shard)
+                    dropped.append((row, str(drop), shard))
+                self._vainly = {*(self._vainly if self._vain else ()), (str(drop), shard)}
+                self._vain += 1
+                self._check()
+
+    def _check(self) -> None:
+        """Raise DropBudgetExceeded if too much is lost, or if this goes on without end."""
+        self.ledger.check(self.recipe.drop_budget, patience=self.patience, promised=self.order.samples * self._epochs)
+        if self.ledger.delivered == 0 and self._vain >= min(self.patience, 100):
+            few = min(3, sum(len(one.urls) for one in self.sources))  # a shard that is lost as a whole is no sign
+            if any(why not in WHOLE_SHARDS for why, _ in self._vainly) or len({s for _, s in self._vainly}) >= few:
+                raise DropBudgetExceeded(self.ledger.nothing(self._vain))
+        if self._vain > 2 * self.order.samples:
+            last = f"none of the last {self._vain:,} samples could be delivered, and there are no others"
+            every = self.ledger.nothing(self._vain)
+            raise DropBudgetExceeded(f"{last}\n{self.ledger.table()}" if self.ledger.delivered else every)
 
     def _look_ahead(self, place: Place) -> None:
         """Begin to fetch the window after this one when a lane enters a window."""
@@ -161,10 +194,14 @@ class RowReader:
     def _raw(self, place: Place) -> RawSample:
         try:
             source = self.sources[place.source]
-            lost = source[place.shard].index.lost
             if place.sample >= len(source[place.shard]):  # the manifest promises more than the tar holds
+                lost = known(source[place.shard].index, source.shards.counts[place.shard])
                 raise Drop(max(lost, key=lost.__getitem__, default="truncated tail"))
             return source.sample(place.shard, place.sample)
+        except Replaced as error:
+            if self.resumed:
+                raise UserError(cannot_resume(str(error))) from None
+            raise Drop("changed shard") from None
         except Changed:
             raise Drop("changed shard") from None
         except Unreadable:

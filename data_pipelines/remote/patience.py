@@ -29,6 +29,10 @@ class Changed(Unreadable):
     """An object that is not the one any more that was opened: its parts do not belong together."""
 
 
+class Replaced(Changed):
+    """A shard that is not the one that its manifest lists."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a remote store is waited for."""

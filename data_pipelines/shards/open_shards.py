@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,14 @@ from data_pipelines.remote.fetch import (
     Unreadable,
     cache_home,
 )
+from data_pipelines.remote.patience import Replaced
 from data_pipelines.remote.shard_cache import ShardCache
-from data_pipelines.shards import tar_index
-from data_pipelines.shards.shard_set import ShardSet, is_remote
-from data_pipelines.shards.tar_index import FORMATS, TarIndex
+from data_pipelines.shards.checks import Verify, check_headers, verify
+from data_pipelines.shards.load_index import load_index, load_remote_index
+from data_pipelines.shards.losses import Facts, expected
+from data_pipelines.shards.manifest import ShardRecord
+from data_pipelines.shards.shard_set import UNKNOWN, ShardSet, is_remote
+from data_pipelines.shards.tar_index import FORMATS
 from vlp.errors import UserError
 
 MOST_OPEN = 256
@@ -43,6 +48,7 @@ class Access:
     shard_cache: ShardCache | None = None
     patience: Patience = field(default_factory=Patience)
     blocks: BlockStore = field(default_factory=lambda: BlockStore(1 << 30))
+    verify: Verify = "size"
 
 
 @dataclass(frozen=True)
@@ -57,24 +63,35 @@ class RawSample:
 
 
 class OpenShard:
-    """One tar and its index. Raises Unreadable where bytes cannot be had."""
+    """One tar and its index. Raises Unreadable where bytes cannot be had, Changed where they are not the manifest's."""
 
-    def __init__(self, url: str, access: Access, sha256: str = "") -> None:
+    def __init__(self, url: str, access: Access, record: ShardRecord | None = None) -> None:
         self.url = url
         folder = access.index_cache or cache_home() / "index"
         self.source: LocalFile | Blocks
         self.version = ""  # of a remote object
-        if not is_remote(url):
+        self._beside = False  # whether the index was given, and files are compared with the tar's headers
+        if is_remote(url):
+            remote = RemoteFile(url, access.patience)
+            self.version = remote.version
+            if access.shard_cache is not None:
+                self.source = LocalFile(str(access.shard_cache.path(remote, record.sha256 if record else "")))
+            else:
+                self.source = Blocks(remote, access.blocks)
+            self.index, self._beside = load_remote_index(url, self.source, remote, folder, record)
+        else:
             self.source = LocalFile(url)
             self.index = load_index(url, self.source, folder)
-            return
-        remote = RemoteFile(url, access.patience)
-        self.version = remote.version
-        if access.shard_cache is not None:
-            self.source = LocalFile(str(access.shard_cache.path(remote, sha256)))
-        else:
-            self.source = Blocks(remote, access.blocks)
-        self.index = load_remote_index(url, self.source, remote, folder)
+        if record is not None and access.verify != "none":
+            verify(url, self.source, self.index, record, folder, sums=access.verify == "sha256")
+
+    @property
+    def nothing(self) -> str:
+        """Why a shard without samples has none, to be said after its name."""
+        if not self.source.size:
+            return "is empty (0 bytes): copy it again"
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in self.index.lost.items())
+        return f"has {reasons}" if reasons else "has no picture with a caption of the same name"
 
     def __len__(self) -> int:
         return len(self.index)
@@ -83,6 +100,8 @@ class OpenShard:
         """Sample `i` of the index, in one read where its files lie together."""
         spans: list[list[int]] = self.index.spans[i].tolist()
         present = [s for s in spans if s[1] >= 0]
+        if self._beside:
+            check_headers(self.url, self.source, self.index.keys[i], present)
         start, stop = min(s[0] for s in present), max(s[0] + s[1] for s in present)
         if stop - start <= 2 * sum(s[1] for s in present) + 8192:
             block = self.source.read(start, stop - start)
@@ -123,47 +142,6 @@ def _record(txt: bytes | None, js: bytes | None, label: bytes | None) -> tuple[d
     return record, garbled
 
 
-def load_index(url: str, source: LocalFile, folder: Path) -> TarIndex:
-    """The index beside the tar, else from the cache, else built now and kept in the cache."""
-    cached = tar_index.cached_path(url, source.version, folder)
-    for path in (Path(tar_index.beside(url)), cached):
-        index = _stored(path, source.size)
-        if index is not None:
-            return index
-    return _built(source, cached)
-
-
-def load_remote_index(url: str, source: LocalFile | Blocks, remote: RemoteFile, folder: Path) -> TarIndex:
-    """The index from the cache, else the one beside the object, else built by reading the object through once."""
-    cached = tar_index.cached_path(url, remote.version, folder)
-    index = _stored(cached, remote.size)
-    if index is not None:
-        return index
-    with contextlib.suppress(Unreadable, ValueError, KeyError, OSError):
-        beside = RemoteFile(tar_index.beside(url), remote.patience)
-        index = TarIndex.load(beside.read(0, beside.size))
-        if index.tar_bytes == remote.size:
-            with contextlib.suppress(OSError):
-                index.save(cached)
-            return index
-    return _built(source, cached)
-
-
-def _stored(path: Path, size: int) -> TarIndex | None:
-    try:
-        index = TarIndex.load(path.read_bytes())
-    except (OSError, ValueError, KeyError):
-        return None
-    return index if index.tar_bytes == size else None
-
-
-def _built(source: LocalFile | Blocks, cached: Path) -> TarIndex:
-    index = tar_index.build(source, block=1 << 20 if isinstance(source, Blocks) else 4096)
-    with contextlib.suppress(OSError):  # a read-only or full cache costs time at the next start, nothing else
-        index.save(cached)
-    return index
-
-
 class OpenShards:
     """The shards of a source, opened when first read and closed when many others were read since."""
 
@@ -173,6 +151,7 @@ class OpenShards:
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._failed: dict[int, tuple[float, Unreadable]] = {}
         self._versions: dict[int, str] = {}  # of each shard when it was first opened
+        self._identities: dict[int, str] = {}  # of its index then
         self._expecting: Background | None = None
 
     def __getitem__(self, shard: int) -> OpenShard:
@@ -184,7 +163,9 @@ class OpenShards:
         if opened is None:
             self._refuse_failed(shard)
             try:
-                opened = OpenShard(self.urls[shard], self.access, self.shards.sha256[shard])
+                opened = OpenShard(self.urls[shard], self.access, self.shards.record(shard))
+                if opened.index.identity != self._identities.setdefault(shard, opened.index.identity):
+                    raise Changed(f"{opened.url} was replaced since it was first read")
                 if opened.version != self._versions.setdefault(shard, opened.version):
                     raise Changed(f"{opened.url} was replaced since it was first read")
             except Unreadable as error:
@@ -208,6 +189,41 @@ class OpenShards:
         except Unreadable as error:
             self._failed[shard] = (time.monotonic() + FORGET_SECONDS, error)
             raise
+
+    def facts(self, shard: int) -> Facts:
+        """What is known of a shard and its losses, for `losses.estimated`. Raises Unreadable."""
+        index, count = self[shard].index, self.shards.counts[shard]
+        if count == UNKNOWN and index.lost:
+            count = expected(self.urls[shard], index, self.access.index_cache or cache_home() / "index")
+        return Facts.of(index, count)
+
+    def fingerprints(self) -> list[str]:
+        """Of each shard a short digest of its name and of what it is: what its manifest says, else its index."""
+        prints = []
+        for row, url in enumerate(self.urls):
+            record = self.shards.record(row)
+            listed = f"{record.sha256 or record.bytes} {record.samples}"
+            if record.samples == UNKNOWN and row not in self._identities:
+                self[row]
+            what = self._identities[row] if record.samples == UNKNOWN else listed
+            prints.append(hashlib.sha256(f"{url.rsplit('/', 1)[-1]} {what}".encode()).hexdigest()[:8])
+        return prints
+
+    def look_at_sizes(self) -> None:
+        """Raise Replaced for a local shard that is not the one that its manifest lists: of those of another size.
+
+        With verify = "sha256" all local shards are looked into.
+        """
+        for row, (url, size) in enumerate(zip(self.urls, self.shards.bytes, strict=True)):
+            if is_remote(url) or size == UNKNOWN or not os.path.exists(url):
+                continue
+            if os.path.getsize(url) != size or self.access.verify == "sha256":
+                try:
+                    self[row]
+                except Replaced:
+                    raise
+                except Unreadable:
+                    continue  # whoever reads it will count it
 
     def _refuse_failed(self, shard: int) -> None:
         until, error = self._failed.get(shard, (0.0, None))
@@ -240,7 +256,7 @@ class OpenShards:
     def _expect(self, wanted: list[tuple[int, int]]) -> None:
         for s in sorted({s for s, _ in wanted}):
             try:
-                shard = OpenShard(self.urls[s], self.access, self.shards.sha256[s])
+                shard = self._open.get(s) or OpenShard(self.urls[s], self.access, self.shards.record(s))
             except Unreadable:
                 continue  # whoever reads it will find out, and count
             if isinstance(shard.source, Blocks):

@@ -40,6 +40,10 @@ class ShardSet:
         """What the manifest of each folder says of its data."""
         return tuple(one.about for one in self.manifests)
 
+    def record(self, row: int) -> ShardRecord:
+        """What the manifest says of one tar, as far as one does."""
+        return ShardRecord(self.urls[row], self.counts[row], self.bytes[row], self.sha256[row])
+
     @classmethod
     def open(cls, spec: str) -> ShardSet:
         """The shards that `spec` names; every manifest is read once.

@@ -13,7 +13,8 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,8 @@ FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tif")
 IMAGE = {"jpeg": "jpg", "jpg": "jpg", "jpe": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp"}
 IMAGE |= {"tif": "tif", "tiff": "tif"}
 MEMBERS = ("image", "txt", "json", "cls")
+CUT = "cut, unknown loss"  # in an index: 1 where the tar does not end as tars do
+FORMAT = 2  # of a saved index; another one is built anew
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)  # webdataset's base_plus_ext
 _META = re.compile(r"__[^/]*__($|/)")  # names webdataset skips
 
@@ -55,6 +58,14 @@ class TarIndex:
     spans: NDArray[np.int64]  # [n, 4, 2] offset and size of each of MEMBERS; size -1 where there is none
     tar_bytes: int  # size of the tar that was read
     lost: dict[str, int] = field(default_factory=dict)  # reason -> samples that cannot be delivered
+    gap: int = 0  # bytes of damage between whole files; "corrupt tar" counts each stretch of it once
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of the names, places and sizes of all files: another one means another tar."""
+        facts = hashlib.blake2b(f"{self.tar_bytes} {self.keys}".encode("utf-8", "surrogatepass"), digest_size=16)
+        facts.update(np.ascontiguousarray(self.spans).tobytes())
+        return facts.hexdigest()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -62,7 +73,7 @@ class TarIndex:
     def save(self, path: Path) -> None:
         """Write the index to `path`, all or nothing."""
         buffer = io.BytesIO()
-        head = json.dumps({"bytes": self.tar_bytes, "lost": self.lost}).encode()
+        head = json.dumps({"format": FORMAT, "bytes": self.tar_bytes, "lost": self.lost, "gap": self.gap}).encode()
         np.savez(
             buffer,
             keys=np.frombuffer("\n".join(self.keys).encode(), np.uint8),
@@ -74,23 +85,56 @@ class TarIndex:
 
     @classmethod
     def load(cls, data: bytes) -> TarIndex:
-        """The index that `save` wrote; ValueError if it is damaged."""
+        """The index that `save` wrote.
+
+        Raises ValueError if it is damaged, of another format, or says what no index of a tar can say.
+        """
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+                if sum(one.file_size for one in packed.infolist()) > 2 * len(data):  # `save` does not compress
+                    raise ValueError("the index unpacks to more than it is")
             with np.load(io.BytesIO(data)) as z:
                 head = json.loads(z["head"].tobytes())
                 text = z["keys"].tobytes().decode()
                 formats, spans = z["formats"], z["spans"]
-        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+            if head.get("format") != FORMAT:
+                raise ValueError(f"the index has format {head.get('format')}, expected {FORMAT}")
+            size, gap = int(head["bytes"]), int(head["gap"])
+            lost = {str(reason): int(n) for reason, n in head["lost"].items()}
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError, TypeError, AttributeError, MemoryError) as error:
             raise ValueError(f"the index is damaged: {error}") from None
         keys = tuple(text.split("\n")) if len(formats) else ()
-        if len(keys) != len(formats) or spans.shape != (len(keys), len(MEMBERS), 2):
+        index = cls(keys, formats, spans, size, lost, gap)
+        index._check()
+        return index
+
+    def _check(self) -> None:
+        """Raise ValueError if this cannot be the index of a tar of its size: names, places and sizes."""
+        spans, n = self.spans, len(self.keys)
+        if spans.shape != (n, len(MEMBERS), 2) or self.formats.shape != (n,) or len(set(self.keys)) != n:
             raise ValueError("the index contradicts itself")
-        return cls(keys, formats, spans, head["bytes"], head["lost"])
+        if spans.dtype != np.int64 or self.formats.dtype != np.uint8 or (n and self.formats.max() >= len(FORMATS)):
+            raise ValueError("the index has numbers of another kind")
+        if min(self.lost.values(), default=0) < 0 or self.gap < 0 or not all(map(safe, self.keys)):
+            raise ValueError("the index has names or counts that no tar can have")
+        there = spans[spans[..., 1] >= 0]
+        inside = (there[:, 0] >= BLOCK) & (there[:, 0] % BLOCK == 0) & (there[:, 1] <= self.tar_bytes - there[:, 0])
+        if not inside.all() or (spans[..., 1] < -1).any() or (n and (spans[:, 0, 1] < 0).any()):
+            raise ValueError("the index has files outside of its tar")
 
 
 def cached_path(url: str, version: str, folder: Path) -> Path:
     """Where the index of `url` is kept when it cannot lie beside the tar; `version` changes when the tar does."""
-    return folder / f"{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()[:32]}.index"
+    return folder / f"{_short(url)}-{_short(version)}.index"
+
+
+def cached_earlier(url: str, folder: Path) -> list[Path]:
+    """Where indexes of `url` are kept, of whatever version."""
+    return sorted(folder.glob(f"{_short(url)}-*.index"))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
 def beside(url: str) -> str:
@@ -124,7 +168,9 @@ def build(source: Readable, *, block: int = 4096) -> TarIndex:
             broken.setdefault(key, "truncated tail")
         group[member] = (offset, size, extension)
     lost.update(scan.lost)
-    return _assemble(groups, broken, lost, source.size)
+    if not groups and not lost:  # no shard is meant to be empty
+        lost[CUT] = 1
+    return replace(_assemble(groups, broken, lost, source.size), gap=scan.gap)
 
 
 def sample_files(source: Readable, index: TarIndex, *, block: int = 4096) -> list[list[tuple[str, int, int]]]:
@@ -178,6 +224,7 @@ class _Scan:
     def __init__(self, source: Readable, block: int) -> None:
         self.source, self.block = source, block
         self.lost: Counter[str] = Counter()
+        self.gap = 0
         self._start, self._kept = 0, b""
 
     def _at(self, start: int, length: int) -> bytes:
@@ -214,7 +261,7 @@ class _Scan:
                 long_name, long_size = "", -1
             position = following
         if not ended:  # a whole tar ends in zeros
-            self.lost["truncated tail"] += 1
+            self.lost[CUT] = 1
 
     def _resync(self, position: int, *, blank: bool) -> int:
         """The next valid header after `position`, or the end; damage is counted, the end of a tar is not."""
@@ -230,11 +277,14 @@ class _Scan:
                     joined = header % END_OF_TAR_BYTES == 0 and header - start < 2 * END_OF_TAR_BYTES  # cat a.tar b.tar
                     if not (joined and blank):
                         self.lost["corrupt tar"] += 1
+                        self.gap += header - start
                     return header
                 at = part.find(b"ustar", at + 1)
             position += chunk
         if not blank or self.source.size - start > (1 << 20):
             self.lost["corrupt tar"] += 1
+        elif self.source.size - start > 2 * END_OF_TAR_BYTES:  # the end was never written, only its room was made
+            self.lost[CUT] = 1
         return self.source.size
 
 

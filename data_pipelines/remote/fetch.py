@@ -11,11 +11,13 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.remote import http
 from data_pipelines.remote.background import Background
 from data_pipelines.remote.patience import Absent as Absent
 from data_pipelines.remote.patience import Changed as Changed
@@ -97,9 +99,12 @@ class RemoteFile:
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url, self.patience = url, patience or Patience()
         info = self.patience.insist(url, lambda _: self._info())
+        if info.get("size") == 0:
+            raise Unreadable(f"{url} is empty (0 bytes): copy it again")
         if not info.get("size"):
-            raise Unreadable(f"{url}: the store does not tell its size, or it is empty")
+            raise Unreadable(f"{url}: the store does not tell its size")
         self.size, self.version = int(info["size"]), _version(info)
+        self._web = url.startswith(("http://", "https://"))
         tag = str(info.get("ETag") or "")
         self._tag = "" if tag.startswith("W/") else tag  # a weak one never counts as equal
 
@@ -122,11 +127,13 @@ class RemoteFile:
         """Bytes of the very object that was opened. Raises Changed, or an error whose status says so."""
         fs, path = _open(self.url)
         if self._tag and hasattr(fs, "_call_s3"):
-            return bytes(self._limited(fs, _s3_range, fs, path, start, stop, self._tag))
-        if self._tag and self.url.startswith(("http://", "https://")):
-            condition = {"If-Match": self._tag}
-            return bytes(self._limited(fs, fs._cat_file, path, start=start, end=stop, headers=condition))
-        if hasattr(fs, "_cat_file") and fs.async_impl:
+            return bytes(self._limited(fs, _s3_range, fs, path, start, stop, tag=self._tag, size=self.size))
+        if self._web:
+            condition = {"If-Match": self._tag} if self._tag else {}
+            got = bytes(self._limited(fs, http.ranged, fs, path, start, stop, size=self.size, headers=condition))
+            if self._tag:
+                return got
+        elif hasattr(fs, "_cat_file") and fs.async_impl:
             got = bytes(self._limited(fs, fs._cat_file, path, start=start, end=stop))
         else:
             got = bytes(fs.cat_file(path, start=start, end=stop))
@@ -153,9 +160,25 @@ class RemoteFile:
         got = self._range(start, stop)
         if not got:
             raise OSError("an empty answer")
-        if len(got) > stop - start and start > 0:
-            raise UserError(f"{self.url}: the server ignores byte ranges; set shard_cache, or copy the shards")
-        return got[: stop - start]
+        if len(got) > stop - start:
+            raise OSError(f"{stop - start} bytes were asked for, and {len(got)} came")
+        return got
+
+    def whole(self, begin: Callable[[], Callable[[bytes], object]]) -> None:
+        """Hand over the whole object, of a server that has no ranges, piece by piece; `begin` gives who takes them.
+
+        It is called anew for each attempt. Raises Unreadable.
+        """
+        from fsspec.asyn import sync
+
+        fs, path = _open(self.url)
+
+        def ask(_: int) -> None:
+            sync(fs.loop, http.whole, fs, path, begin(), size=self.size, deadline=self.patience.deadline)
+
+        self.patience.insist(self.url, ask)
+        if _version(self._info()) != self.version:
+            raise Changed(f"{self.url} was changed while it was read")
 
 
 def _version(info: Any) -> str:
@@ -164,15 +187,17 @@ def _version(info: Any) -> str:
     return f"{info.get('size')} {next((info[name] for name in names if info.get(name)), '')}"
 
 
-async def _s3_range(fs: Any, path: str, start: int, stop: int, tag: str) -> bytes:
+async def _s3_range(fs: Any, path: str, start: int, stop: int, *, tag: str, size: int) -> bytes:
     """Bytes of an S3 object, if it still has this ETag."""
     bucket, key, _ = fs.split_path(path)
     span = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": tag}
     got = await fs._call_s3("get_object", Bucket=bucket, Key=key, **span, **fs.req_kw)
     try:
-        return bytes(await got["Body"].read())
+        data = bytes(await got["Body"].read())
     finally:
         got["Body"].close()
+    http.check_range(path, str(got.get("ContentRange", "")), (start, stop), size=size, length=len(data))
+    return data
 
 
 class Blocks:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.remote.fetch import RemoteFile, Unreadable
+from data_pipelines.remote.fetch import LocalFile, RemoteFile, Unreadable
+from data_pipelines.remote.http import NoRanges
+from data_pipelines.shards.checks import refuse_strange
 
 CHUNK = 1 << 22
 
@@ -40,20 +42,21 @@ class ShardCache:
         partial = done.with_suffix(".part")
         self._make_room(file.size)
         for _ in range(2):
-            digest = hashlib.sha256()
-            with open(partial, "a+b") as out:
-                out.seek(0)
-                while block := out.read(CHUNK):
-                    digest.update(block)
-                while out.tell() < file.size:
-                    block = file.read(out.tell(), CHUNK)
-                    digest.update(block)
-                    out.write(block)
-            if not sha256 or digest.hexdigest() == sha256:
-                os.replace(partial, done)
-                return
-            partial.unlink()
-        raise Unreadable(f"{file.url} has the sha256 {digest.hexdigest()}, but its manifest says {sha256}")
+            try:
+                digest = _in_ranges(file, partial)
+            except NoRanges:
+                digest = _at_once(file, partial)
+            if sha256 and digest != sha256:
+                partial.unlink()
+                continue
+            try:
+                refuse_strange(file.url, LocalFile(str(partial)))
+            except Unreadable:
+                partial.unlink()
+                raise
+            os.replace(partial, done)
+            return
+        raise Unreadable(f"{file.url} has the sha256 {digest}, but its manifest says {sha256}")
 
     def _make_room(self, size: int) -> None:
         """Delete the copies that were not opened for longest, until `size` more bytes fit the limit."""
@@ -68,6 +71,34 @@ class ShardCache:
                 break
             path.unlink(missing_ok=True)  # a process that has it open keeps its bytes
             total -= n
+
+
+def _in_ranges(file: RemoteFile, partial: Path) -> str:
+    """Download what `partial` lacks of `file`; the checksum of all of it."""
+    digest = hashlib.sha256()
+    with open(partial, "a+b") as out:
+        out.seek(0)
+        while block := out.read(CHUNK):
+            digest.update(block)
+        while out.tell() < file.size:
+            block = file.read(out.tell(), CHUNK)
+            digest.update(block)
+            out.write(block)
+    return digest.hexdigest()
+
+
+def _at_once(file: RemoteFile, partial: Path) -> str:
+    """Download `file` from its beginning to its end, of a server that has no ranges; its checksum."""
+    with open(partial, "wb") as out:
+
+        def begin() -> Callable[[bytes], object]:
+            out.seek(0)
+            out.truncate()
+            return out.write
+
+        file.whole(begin)
+    with open(partial, "rb") as copy:
+        return hashlib.file_digest(copy, "sha256").hexdigest()
 
 
 def _touched(path: Path, size: int) -> bool:

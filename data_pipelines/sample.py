@@ -49,6 +49,21 @@ class Sample:
         """The first caption, which is the one that readers of .txt files see; "" if there is none."""
         return next(iter(self.captions.values()), "")
 
+    @property
+    def sayable(self) -> bool:
+        """Whether its captions are text (no NUL), and all that is known of it can be written as UTF-8."""
+        every = self.metadata.get("all_captions")
+        texts = (
+            [*self.captions.values(), *(text for some in every.values() for text in some)]
+            if every
+            else (self.captions.values())
+        )
+        try:
+            json.dumps([self.captions, self.metadata], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return False
+        return not any("\0" in text for text in texts)
+
     def said(self, path: str) -> list[str]:
         """Every text at `path`, as training draws from: a language, "txt", or a field such as tags.en, first one first.
 

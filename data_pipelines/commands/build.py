@@ -6,17 +6,20 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
+from glob import has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data_pipelines.filters import Filters, kinds
 from data_pipelines.sample import Sample
 from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.shard_set import PACKED_TARS, is_remote
 from data_pipelines.sources import Source, Unusable
 from data_pipelines.sources.datasets import SAVED
 from data_pipelines.writing.resumable_folder import Outcome, fill
+from data_pipelines.writing.tar_writer import Packed
 from vlp.config import component, component_name, to_tree
 from vlp.config.bounds import Count, Whole, check
 from vlp.config.components import component_names
@@ -68,7 +71,14 @@ def _build_part(
         about=lambda: source.about(part),
         cut=cut,
         repeats=filters.looks_for_repeats,
+        rename=_numbered if source.keys_repeat else None,
+        given=source.inputs(part),
     )
+
+
+def _numbered(packed: Packed, n: int) -> Packed:
+    """The sample under another key: `a_2` for the second of its shard whose key is `a`."""
+    return replace(cast(Sample, packed), key=f"{packed.key}_{n}")
 
 
 def _outcomes(items: Iterator[Sample | Unusable], filters: Filters, threads: int) -> Iterator[Outcome]:
@@ -78,6 +88,8 @@ def _outcomes(items: Iterator[Sample | Unusable], filters: Filters, threads: int
     def outcome(item: Sample | Unusable) -> Outcome:
         if isinstance(item, Unusable):
             return Outcome(item.where, None, item.reason)
+        if not item.sayable:
+            return Outcome(item.key, None, "undecodable caption")
         fate, traits = filters.judge(item)
         return Outcome(item.key, None, fate) if isinstance(fate, str) else Outcome(item.key, fate, traits=traits)
 
@@ -100,6 +112,7 @@ that `datasets` saved.
   vlp shards build ~/pictures shards/mine                          pictures with a .txt of the same name beside each
   vlp shards build table.parquet shards/mine --image image --captions en caption zh caption_zh
   vlp shards build datasets shards/mine --path NAME --split train  a dataset by its name at the hub
+  vlp shards build folder ~/pictures shards/mine                   the kind of the source said
   vlp shards build ~/laion shards/mine --min-side 200 --scripts latin --drop-duplicate-pictures
 
 The same command goes on where an interrupted one was. `vlp shards build SOURCE --help` lists the flags of a source and
@@ -116,6 +129,8 @@ def main(argv: list[str]) -> int:
     name, rest = _kind_of(argv[0]), argv[1:]
     if name != argv[0]:
         rest = ["--path", argv[0], *rest]
+    elif len(rest) > 1 and not rest[0].startswith("-") and not rest[1].startswith("-"):  # KIND PATH OUT
+        rest = ["--path", *rest]
     cls = component(Source, name)
     flat = tyro.conf.OmitArgPrefixes
     fields: list[Any] = [
@@ -132,6 +147,8 @@ def main(argv: list[str]) -> int:
     for done in build(args.source, args.out, filters=filters, shards=args.shards):
         size = sum(shard.bytes for shard in done.shards) / 1e6
         print(f"{done.name}: {done.samples} samples in {len(done.shards)} shards, {size:.1f} MB")
+        if renamed := done.about.get("renamed_keys"):
+            print(f"  {renamed:,} keys got a number, because their shard had the key already")
         for reason, count in sorted(done.counts.items()):
             named = ", ".join(plain(where) for where in done.examples.get(reason, [])[:3])
             print(f"  left out, {reason}: {count} ({named}{', ...' if count > 3 else ''})")
@@ -141,7 +158,13 @@ def main(argv: list[str]) -> int:
 def _kind_of(word: str) -> str:
     """The name of the source that `word` names or that reads the path `word`."""
     path = Path(word).expanduser()
-    if word in component_names(Source) or not path.exists():
+    if word in component_names(Source):
+        return word
+    if not path.exists():
+        if is_remote(word) or (word.endswith(".tar") and has_magic(word.replace("{", "["))):
+            return "img2dataset"
+        if path.suffix or len(path.parts) > 1 or word.startswith("~"):
+            raise UserError(f'there is nothing at "{word}"; expected a folder, .parquet, .json or .tar')
         return word
     if any((path / name).is_file() for name in SAVED):
         return "datasets"
@@ -149,7 +172,8 @@ def _kind_of(word: str) -> str:
         return "parquet"
     if path.suffix == ".json":
         return "coco_captions"
-    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+    tars = (".tar", *PACKED_TARS)
+    if path.name.endswith(tars) or (path.is_dir() and any(any(path.glob(f"*{ending}")) for ending in tars)):
         return "img2dataset"
     if path.is_dir():
         return "folder"

@@ -59,6 +59,8 @@ class Recipe:
         texts = choose_several(record, self.captions.weights, self.captions.texts, rng)
         if not texts:
             raise Drop("undecodable caption" if garbled else "missing caption")
+        if any("\0" in text for text in texts):
+            raise Drop("undecodable caption")
         if min(map(len, texts)) < self.captions.min_chars:
             raise Drop(FILTERED)
         return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0)

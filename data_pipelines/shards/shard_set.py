@@ -15,6 +15,7 @@ from vlp.errors import UserError
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 UNKNOWN = -1
+PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")  # which cannot be read sample by sample
 
 
 def is_remote(url: str) -> bool:
@@ -128,6 +129,12 @@ def _folder(path: Path, manifests: _Manifests) -> Listed:
     if listed is not None:
         return _in_folder(str(path), listed)
     urls = sorted(str(p) for p in path.glob("*.tar"))
+    packed = [p for ending in PACKED_TARS for p in path.glob(f"*{ending}")]
+    if not urls and packed:
+        raise UserError(
+            f'the tars in the folder "{path}", such as {packed[0].name}, are compressed, and samples of a compressed tar '
+            "cannot be read one by one: unpack them to .tar"
+        )
     if not urls:
         raise UserError(f'no shards in the folder "{path}": it has neither a {manifest.FILE} nor .tar files')
     return _recorded(urls, manifests)

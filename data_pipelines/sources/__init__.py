@@ -6,8 +6,9 @@ import hashlib
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from data_pipelines.captions import named_captions, plain_field
@@ -33,6 +34,9 @@ class Source(ABC):
     component_package: ClassVar[str] = "data_pipelines.sources"
     incidental: ClassVar[tuple[str, ...]] = ()  # fields that change how fast samples come, not which
 
+    keys_repeat: ClassVar[bool] = False
+    """whether different samples may have one key; a shard then has the second one under another"""
+
     def parts(self) -> tuple[str, ...]:
         """The folders the source is split into, such as ("train", "val"); one nameless part if it is not."""
         return ("",)
@@ -41,9 +45,33 @@ class Source(ABC):
     def items(self, part: str) -> Iterator[Sample | Unusable]:
         """Everything in `part`, in an order that is the same at every call. Raises UserError if there is nothing."""
 
+    def inputs(self, part: str) -> str:
+        """The inputs of `part` in words that change when they do, such as `described` gives; empty: unknown."""
+        return ""
+
     def about(self, part: str) -> dict[str, Any]:
         """What the manifest should say of `part` besides the counts; JSON values."""
         return {}
+
+
+def described(root: Path, paths: Iterable[Path]) -> str:
+    """Files by their number, bytes, and a digest of their names under `root` and sizes, in words."""
+    digest, count, size = hashlib.sha256(), 0, 0
+    for path in sorted(paths):
+        length = path.stat().st_size
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        digest.update(f"{name} {length}\n".encode("utf-8", "surrogateescape"))
+        count, size = count + 1, size + length
+    return f"{count:,} {'file' if count == 1 else 'files'} of {size:,} bytes ({digest.hexdigest()[:8]})"
+
+
+def not_read(path: Path, root: Path) -> str:
+    """Why a file under `root` is not read: it is a link to nothing, or lies outside; "" if it is."""
+    if not path.exists():
+        return "a link to nothing" if path.is_symlink() else "no such file"
+    if not path.resolve().is_relative_to(root.resolve()):
+        return f"it lies outside of {root}, and links are not followed out of it"
+    return ""
 
 
 def safe_key(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unusable, as_stored, safe_key
+from data_pipelines.sources import Source, Unusable, as_stored, described, not_read, safe_key
 from vlp.errors import UserError
 
 
@@ -20,7 +20,7 @@ class CocoCaptions(Source):
     path: Path
     """the annotation file, such as captions_val2017.json"""
     images: Path | None = None
-    """folder of the pictures; none: the folder that the annotation file lies in"""
+    """folder of the pictures; none: where the file lies, or val2017 there for ..._val2017.json"""
     language: str = "en"
     """language of the captions"""
 
@@ -28,7 +28,7 @@ class CocoCaptions(Source):
         """A sample for each picture, in the order of their ids. Raises UserError if the file is no such JSON."""
         path = self.path.expanduser()
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
             pictures = sorted((int(row["id"]), str(row["file_name"])) for row in tree["images"])
             captions: dict[int, list[str]] = defaultdict(list)
             for row in sorted(tree["annotations"], key=lambda row: int(row["id"])):
@@ -38,13 +38,34 @@ class CocoCaptions(Source):
             raise UserError(
                 f'"{path}" is not a COCO captions file ({error!r}); expected JSON with "images" and "annotations"'
             ) from None
-        folder = (self.images or path.parent).expanduser()
+        folder = self._folder(path, [name for _, name in pictures])
         for number, name in pictures:
-            yield self._item(folder / name, name, captions[number])
+            yield self._item(folder, name, captions[number])
 
-    def _item(self, path: Path, name: str, captions: list[str]) -> Sample | Unusable:
+    def inputs(self, part: str) -> str:
+        """The annotation file."""
+        path = self.path.expanduser()
+        return described(path.parent, [path] if path.is_file() else [])
+
+    def _folder(self, path: Path, names: list[str]) -> Path:
+        """The folder that has the pictures. Raises UserError if none of the usual ones has any."""
+        split = path.stem.rsplit("_", 1)[-1]
+        usual = [one / below for one in (path.parent, path.parent.parent) for below in ("", split, "images")]
+        folders = [self.images.expanduser()] if self.images else [*usual[:3], *usual[4:]]
+        for folder in folders:
+            if not names or any((folder / name).is_file() for name in names[:1000]):
+                return folder
+        looked = ", ".join(f'"{one}"' for one in folders)
+        raise UserError(
+            f'none of the pictures of "{path}", such as "{names[0]}", is in {looked}; name their folder with --images'
+        )
+
+    def _item(self, folder: Path, name: str, captions: list[str]) -> Sample | Unusable:
         if not captions:
             return Unusable("missing caption", name)
+        path = folder / name
+        if path.exists() and (reason := not_read(path, folder)):
+            return Unusable("unreadable file", f"{name}: {reason}")
         try:
             stored = as_stored(path.read_bytes())
         except OSError as error:

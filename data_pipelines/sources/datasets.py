@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unusable
-from data_pipelines.sources.parquet import PLAIN, row_sample
+from data_pipelines.sources import Source, Unusable, described
+from data_pipelines.sources.parquet import caption_columns, named, row_sample
 from vlp.errors import UserError
 
 SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
@@ -18,6 +18,8 @@ SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 @dataclass(frozen=True)
 class Datasets(Source):
     """Rows of a Hugging Face dataset. Pictures stay as they are; other columns go into the sample's .json."""
+
+    keys_repeat: ClassVar[bool] = True
 
     path: str
     """a folder written by save_to_disk, or what load_dataset takes, such as nlphuji/flickr30k"""
@@ -30,19 +32,20 @@ class Datasets(Source):
     image: str = "image"
     """column of the pictures"""
     captions: dict[str, str] = field(default_factory=dict)
-    """languages, each with the column of its captions (one text in each row, or a list); none named: en text"""
+    """languages, each with the column of its captions (one text in each row, or a list); none named: text or caption"""
     key: str = ""
     """column that names the samples; empty: the split and the number of the row"""
 
     def items(self, part: str) -> Iterator[Sample | Unusable]:
         """A sample for each row, in order. Raises UserError if the dataset, the split or a column is missing."""
-        rows = self._undecoded(self._opened())
+        rows, captions = self._undecoded(self._opened())
+        labels = _labels(rows.features or {})
         for number, record in enumerate(rows):
             yield row_sample(
-                dict(record),
+                named(dict(record), labels),
                 place=f"{self.split}-{number:08d}",
                 image=self.image,
-                captions=self.captions or PLAIN,
+                captions=captions,
                 key=self.key,
                 folder=Path(self.path).expanduser(),
             )
@@ -64,19 +67,31 @@ class Datasets(Source):
             problem = " ".join(str(error).split())[:300]
             raise UserError(f'the dataset "{self.path}" cannot be read ({type(error).__name__}: {problem})') from None
 
-    def _undecoded(self, rows: Any) -> Any:
-        """The rows with pictures and other media as files. Raises UserError if a column is missing."""
+    def inputs(self, part: str) -> str:
+        """The files of a folder; what is at the hub is named by its revision."""
+        folder = Path(self.path).expanduser()
+        return described(folder, [path for path in folder.rglob("*") if path.is_file()]) if folder.is_dir() else ""
+
+    def _undecoded(self, rows: Any) -> tuple[Any, Mapping[str, str]]:
+        """The rows with pictures and other media as files, and the columns of captions.
+
+        Raises UserError if a column is missing.
+        """
         import datasets
 
         features = rows.features or {}
         names = list(features) or list(next(iter(rows), {}))
-        for wanted in (self.image, *(self.captions or PLAIN).values(), *filter(None, (self.key,))):
-            if wanted not in names:
-                raise UserError(f'the dataset "{self.path}" has no column "{wanted}"; it has: {", ".join(names)}')
+        captions = caption_columns(f'the dataset "{self.path}"', names, (self.image, self.key), self.captions)
         for name, kind in features.items():
             if isinstance(kind, datasets.Image | datasets.Audio | datasets.Video):
                 rows = rows.cast_column(name, type(kind)(decode=False))
-        return rows
+        return rows, captions
+
+
+def _labels(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """column -> names of its classes, of columns of class labels, or of lists of them."""
+    kinds = {column: getattr(kind, "feature", kind) for column, kind in features.items()}
+    return {column: list(kind.names) for column, kind in kinds.items() if type(kind).__name__ == "ClassLabel"}
 
 
 def _part(saved: Any, split: str, where: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unusable, as_stored, sample_of
+from data_pipelines.sources import Source, Unusable, as_stored, described, not_read, sample_of
 from vlp.errors import UserError
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
@@ -33,15 +33,29 @@ class Folder(Source):
             raise UserError(f'"{root}" is not a folder; expected a folder of pictures with captions beside them')
         listed = _listed(root)
         any_picture = False
-        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
-            any_picture = True
-            yield self._item(path, path.relative_to(root), listed)
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink() and path.is_dir():
+                yield Unusable("unreadable file", f"{path.relative_to(root)}: links to folders are not followed")
+            elif path.suffix.lower() in PICTURES and (path.is_file() or path.is_symlink()):
+                any_picture = True
+                yield self._item(path, path.relative_to(root), listed)
         if not any_picture:
             raise UserError(f'there is no picture in "{root}"; known endings: {" ".join(sorted(PICTURES))}')
 
+    def inputs(self, part: str) -> str:
+        """The pictures, the files beside them and the lists of captions."""
+        root = self.path.expanduser()
+        files = {path for path in root.rglob("*") if path.is_file()}
+        pictures = {path for path in files if path.suffix.lower() in PICTURES}
+        beside = {path.with_suffix(ending) for path in pictures for ending in (".txt", ".json")}
+        return described(root, pictures | (beside | {root / name for name in LISTS}) & files)
+
     def _item(self, path: Path, relative: Path, listed: dict[str, dict[str, Any]]) -> Sample | Unusable:
+        root = self.path.expanduser()
+        if reason := not_read(path, root):
+            return Unusable("unreadable file", f"{relative}: {reason}")
         try:
-            record = _record(path) | listed.get(relative.as_posix(), {})
+            record = _record(path, root) | listed.get(relative.as_posix(), {})
             stored = as_stored(path.read_bytes())
         except (OSError, ValueError) as error:
             return Unusable("unreadable file", f"{relative}: {error}")
@@ -51,17 +65,22 @@ class Folder(Source):
         return sample or Unusable("missing caption", str(relative))
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What lies beside a picture: its .json, and its .txt as the caption. Raises ValueError if the .json is none."""
+def _record(path: Path, root: Path) -> dict[str, Any]:
+    """What lies beside a picture under `root`: its .json, and its .txt as the caption.
+
+    Raises ValueError if the .json is none, or if one of them is not read.
+    """
     record: dict[str, Any] = {}
-    beside = path.with_suffix(".json")
+    beside, text = path.with_suffix(".json"), path.with_suffix(".txt")
+    for one in (beside, text):
+        if one.is_symlink() and (reason := not_read(one, root)):
+            raise ValueError(f"{one.name}: {reason}")
     if beside.is_file():
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        record = json.loads(beside.read_text(encoding="utf-8", errors="surrogateescape"))
         if not isinstance(record, dict):
             raise ValueError(f"{beside.name} is not a JSON object")
-    text = path.with_suffix(".txt")
     if text.is_file() and "captions" not in record:
-        record["caption"] = text.read_text(encoding="utf-8", errors="replace").strip()
+        record["caption"] = text.read_text(encoding="utf-8", errors="surrogateescape").strip()
     return record
 
 
@@ -72,7 +91,7 @@ def _listed(root: Path) -> dict[str, dict[str, Any]]:
         path = root / name
         if not path.is_file():
             continue
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             try:
                 rows += (
                     csv.DictReader(file)

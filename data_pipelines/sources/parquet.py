@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data_pipelines.sample import Sample
-from data_pipelines.sources import Source, Unusable, as_stored, safe_key
+from data_pipelines.sources import Source, Unusable, as_stored, described, not_read, safe_key
 from vlp.errors import UserError
 
-PLAIN = {"en": "text"}  # language -> column, where nobody says
+PLAIN = ("text", "caption", "captions")  # columns of captions, where nobody names one; the first that there is
 ROWS = 64  # read at a time; pictures make rows large
 
 
@@ -19,12 +20,14 @@ ROWS = 64  # read at a time; pictures make rows large
 class Parquet(Source):
     """Rows of Parquet files, read a few at a time. Other columns go into the sample's .json."""
 
+    keys_repeat: ClassVar[bool] = True
+
     path: Path
     """a .parquet file, or a folder of them"""
     image: str = "image"
     """column of the pictures: bytes, a path, or the struct of bytes and path that `datasets` writes"""
     captions: dict[str, str] = field(default_factory=dict)
-    """languages, each with the column of its captions (one text in each row, or a list); none named: en text"""
+    """languages, each with the column of its captions (one text in each row, or a list); none named: text or caption"""
     key: str = ""
     """column that names the samples; empty: the file's name and the number of the row"""
 
@@ -33,33 +36,94 @@ class Parquet(Source):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        for path in self._files():
+            try:
+                table = pq.ParquetFile(path)
+                schema = table.schema_arrow
+                captions = caption_columns(f'"{path}"', schema.names, (self.image, self.key), self.captions)
+                labels = _labels(schema.metadata)
+                row = 0
+                for batch in table.iter_batches(ROWS):
+                    for record in _records(batch):
+                        place = f"{path.stem}-{row:08d}"
+                        row += 1
+                        if record is None:
+                            yield Unusable("undecodable caption", place)
+                            continue
+                        yield row_sample(
+                            named(record, labels),
+                            place=place,
+                            image=self.image,
+                            captions=captions,
+                            key=self.key,
+                            folder=path.parent,
+                        )
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+
+    def inputs(self, part: str) -> str:
+        """The Parquet files."""
+        return described(self.path.expanduser(), self._files())
+
+    def _files(self) -> list[Path]:
+        """The files, in order. Raises UserError if there are none."""
         root = self.path.expanduser()
         files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
         if not files or not files[0].is_file():
             raise UserError(f'there is no .parquet file at "{root}"')
-        for path in files:
-            try:
-                table = pq.ParquetFile(path)
-                self._check(path, table.schema_arrow.names)
-                row = 0
-                for batch in table.iter_batches(ROWS):
-                    for record in batch.to_pylist():
-                        yield row_sample(
-                            record,
-                            place=f"{path.stem}-{row:08d}",
-                            image=self.image,
-                            captions=self.captions or PLAIN,
-                            key=self.key,
-                            folder=path.parent,
-                        )
-                        row += 1
-            except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        return files
 
-    def _check(self, path: Path, columns: list[str]) -> None:
-        for wanted in (self.image, *(self.captions or PLAIN).values(), *filter(None, (self.key,))):
-            if wanted not in columns:
-                raise UserError(f'{path} has no column "{wanted}"; it has: {", ".join(columns)}')
+
+def caption_columns(
+    where: str, columns: Sequence[str], others: Sequence[str], captions: Mapping[str, str]
+) -> Mapping[str, str]:
+    """language -> column of captions: those that are named, else the first of PLAIN that a table has.
+
+    Raises UserError if one of them, or one of the `others` (empty ones apart), is not there.
+    """
+    it_has = f"it has: {', '.join(columns)}"
+    for wanted in (*captions.values(), *filter(None, others)):
+        if wanted not in columns:
+            raise UserError(
+                f'{where} has no column "{wanted}"; {it_has} (--image, --key and --captions en name others)'
+            )
+    plain = next((name for name in PLAIN if name in columns), "")
+    if not captions and not plain:
+        raise UserError(f'{where} has no column "text" or "caption"; {it_has}: name it with --captions en COLUMN')
+    return captions or {"en": plain}
+
+
+def named(record: dict[str, Any], labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The row with names instead of numbers in columns of class labels."""
+
+    def name(names: Sequence[str], value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(names, one) for one in value]
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+    return {column: name(labels[column], value) if column in labels else value for column, value in record.items()}
+
+
+def _labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """column -> names of its classes, of tables that `datasets` wrote."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        kinds = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+        return {column: list(kind["names"]) for column, kind in kinds.items() if kind.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch; None for one whose text is not UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(batch.num_rows):
+            try:
+                yield batch.slice(row, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
 
 
 def row_sample(
@@ -81,6 +145,8 @@ def row_sample(
         data = _bytes(picture, folder)
     except OSError as error:
         return Unusable("missing picture", f"{place}: {error}")
+    except ValueError as error:
+        return Unusable("unreadable file", f"{place}: {error}")
     stored = as_stored(data) if data else None
     if stored is None:
         return Unusable("undecodable picture" if data else "missing picture", place)
@@ -96,9 +162,15 @@ def _texts(value: Any) -> list[str]:
 
 
 def _bytes(picture: Any, folder: Path) -> bytes:
-    """The file of the picture, whichever way it is in the column; b"" if there is none. Raises OSError."""
+    """The file of the picture, whichever way it is in the column; b"" if there is none.
+
+    Raises OSError, and ValueError for a path that leads out of `folder`.
+    """
     if isinstance(picture, dict):
         picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, str):
+        path = folder / picture
+        if not Path(picture).is_absolute() and path.exists() and (reason := not_read(path, folder)):
+            raise ValueError(f"{picture}: {reason}")
         return (folder / picture).read_bytes()
     return bytes(picture) if picture else b""

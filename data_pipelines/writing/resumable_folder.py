@@ -5,6 +5,7 @@ building.json beside the tars is the journal: it is written anew after each tar,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -21,6 +22,7 @@ from data_pipelines.writing.repeats import Repeats, Traits
 from data_pipelines.writing.tar_writer import Packed, TarWriter
 from vlp.errors import UserError
 from vlp.files import full_disk, write_whole
+from vlp.lock import LOCK, locked
 
 JOURNAL = "building.json"
 SCRATCH = ".scratch"  # folder of what is needed until the manifest is there
@@ -56,6 +58,7 @@ class BuildProgress:
     """What is finished, so that the same command can go on after it."""
 
     recipe: str
+    given: str = ""  # the inputs, in words; empty: unknown
     taken: int = 0  # items of the source that were dealt with
     shards: list[ShardRecord] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -88,34 +91,78 @@ def fill(
     cut: Cut,
     rename: Callable[[Packed, int], Packed] | None = None,
     repeats: bool = False,
+    given: str = "",
 ) -> Manifest:
     """The manifest of `folder`, filled with the shards of `outcomes(n)`, the outcomes after the first n inputs.
 
     A key that a shard has already makes its sample a loss; with `rename`, the sample under another key (the n-th try).
     With `repeats`, an outcome whose traits are those of one that was written is left out, too.
     A finished folder of the same `recipe` is left as it is; the finished shards of an interrupted one are kept.
-    Raises UserError if something else is in the folder, if nothing is left to write, and if the disk is full.
+    `given` describes the inputs in words ("12 files, ..."; empty: unknown), so that other ones are noticed.
+    Raises UserError if something else is in the folder, if it is being written, if nothing is left to write, if the
+    inputs changed since it was begun, and if the disk is full; of a folder without a finished shard nothing is left.
     """
     record = json.dumps(recipe, sort_keys=True, default=str)
-    progress = _resume(folder, record)
-    if progress is None:
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    left = any((folder / name).exists() for name in (LOCK, JOURNAL, SCRATCH))  # by a program that was killed, or runs
+    if _resume(folder, record, given) is None and not left:
         return manifest.read(folder)
+    new = list(itertools.takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    try:
+        with locked(folder):
+            progress = _resume(folder, record, given)
+            if progress is None:
+                (folder / JOURNAL).unlink(missing_ok=True)
+                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+                return manifest.read(folder)
+            job = _Job(folder, progress, cut, rename, repeats)
+            return _filled(job, outcomes, name=name, about=lambda: {**about(), "recipe": json.loads(record)})
+    except BaseException:
+        with contextlib.suppress(OSError):  # one of them has something in it
+            for one in new:
+                one.rmdir()
+        raise
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A folder that is locked, and how it is filled."""
+
+    folder: Path
+    progress: BuildProgress
+    cut: Cut
+    rename: Callable[[Packed, int], Packed] | None
+    repeats: bool
+
+
+def _filled(
+    job: _Job,
+    outcomes: Callable[[int], Iterable[Outcome]],
+    *,
+    name: str,
+    about: Callable[[], Mapping[str, Any]],
+) -> Manifest:
+    folder, progress = job.folder, job.progress
     seen: Repeats | None = None
     try:
         with full_disk(folder, lambda: _kept(progress)):
             write_whole(folder / JOURNAL, progress.text())
-            seen = Repeats(folder / SCRATCH, taken=progress.taken) if repeats else None
-            _Writing(folder, progress, cut, rename, seen).write(outcomes(progress.taken))
+            seen = Repeats(folder / SCRATCH, taken=progress.taken) if job.repeats else None
+            _Writing(folder, progress, job.cut, job.rename, seen).write(outcomes(progress.taken))
             if not progress.shards:
                 raise UserError(_nothing_left(folder, progress))
             renamed = {"renamed_keys": progress.renamed} if progress.renamed else {}
-            tree = {**about(), **renamed, "recipe": json.loads(record)}
+            tree = {**renamed, **({"input": progress.given} if progress.given else {}), **about()}
             done = Manifest(name, tuple(progress.shards), dict(progress.counts), progress.examples, tree)
             done.write(folder)
+    except BaseException:
+        if not progress.shards:
+            (folder / JOURNAL).unlink(missing_ok=True)
+        raise
     finally:
         if seen is not None:
             seen.close()
+        if not progress.shards:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     (folder / JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     return done
@@ -127,35 +174,51 @@ def _kept(progress: BuildProgress) -> str:
 
 
 def _nothing_left(folder: Path, progress: BuildProgress) -> str:
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in progress.counts.most_common())
+    reasons = "; ".join(
+        f"{reason}: {count}, such as {progress.examples[reason][0]}" for reason, count in progress.counts.most_common()
+    )
     return f'nothing was left to write into "{folder}" ({reasons or "the source is empty"})'
 
 
-def _resume(folder: Path, recipe: str) -> BuildProgress | None:
-    """Where to go on; None if the folder is finished. Raises UserError if the shards of another recipe are in it."""
+def _resume(folder: Path, recipe: str, given: str) -> BuildProgress | None:
+    """Where to go on; None if the folder is finished.
+
+    Raises UserError if the shards of another recipe, or of other inputs, are in it.
+    """
     journal = folder / JOURNAL
     if (folder / manifest.FILE).exists():
-        if json.dumps(manifest.read(folder).about.get("recipe"), sort_keys=True) == recipe:
-            journal.unlink(missing_ok=True)
+        about = manifest.read(folder).about
+        if json.dumps(about.get("recipe"), sort_keys=True) == recipe:
+            _check_input(folder, str(about.get("input", "")), given)
             return None
         raise UserError(f'"{folder}" already holds other shards; choose another folder or remove this one')
     if not journal.exists():
         if folder.is_dir() and any(folder.glob("*.tar")):
             raise UserError(f'"{folder}" already holds .tar files without a manifest; choose another folder')
-        return BuildProgress(recipe)
+        return BuildProgress(recipe, given)
     tree = json.loads(journal.read_text(encoding="utf-8"))
     if tree["recipe"] != recipe:
         if not tree["shards"] and not any(folder.glob("*.tar")):
-            return BuildProgress(recipe)  # nothing was finished, so nothing is lost
+            return BuildProgress(recipe, given)  # nothing was finished, so nothing is lost
         raise UserError(
             f'"{folder}" holds the beginning of another build; run that command again, or remove the folder'
         )
+    _check_input(folder, tree.get("given", ""), given)
     kept = [ShardRecord(**row) for row in tree["shards"]]
     for shard in kept:
         path = folder / shard.file
         if not path.is_file() or path.stat().st_size != shard.bytes:
             raise UserError(f"{path} was changed since this build was interrupted; remove the folder and start anew")
-    return BuildProgress(recipe, tree["taken"], kept, Counter(tree["counts"]), tree["examples"], tree["renamed"])
+    return BuildProgress(recipe, given, tree["taken"], kept, Counter(tree["counts"]), tree["examples"], tree["renamed"])
+
+
+def _check_input(folder: Path, then: str, now: str) -> None:
+    """Raise UserError if the inputs are known, then and now, and differ."""
+    if then and now and then != now:
+        raise UserError(
+            f'the input of "{folder}" changed since it was begun: it was {then} and is {now}; build into another '
+            "folder, or remove this one"
+        )
 
 
 @dataclass

@@ -132,7 +132,7 @@ def _folder(path: Path, manifests: _Manifests) -> Listed:
     packed = [p for ending in PACKED_TARS for p in path.glob(f"*{ending}")]
     if not urls and packed:
         raise UserError(
-            f'the tars in the folder "{path}", such as {packed[0].name}, are compressed, and samples of a compressed tar '
+            f'the tars in the folder "{path}", such as {packed[0].name}, are compressed, and samples of such a tar '
             "cannot be read one by one: unpack them to .tar"
         )
     if not urls:

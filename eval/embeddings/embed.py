@@ -59,6 +59,8 @@ def embed(
     with locked(out, wait_s=30.0):  # other ranks come to the same line at the same time
         begun = store.about(out)
         begun_as, now = (_identity(tree) for tree in (begun, about))
+        if begun.get("format") == store.WITHOUT_SUMS:
+            raise UserError(f"{out} was begun by an earlier version, without checksums; choose another folder")
         if begun and begun_as != now:
             differs = next(key for key in now if now[key] != begun_as[key])
             raise UserError(
@@ -77,6 +79,18 @@ def embed(
                     _write_part(release, _only(shards, i), out, part=part, dtype=dtype, skip=skip, damaged=skip_damaged)
                     written += 1
     return written
+
+
+def _refuse_other(out: Path, begun: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raise UserError if the store in `out` was begun as another than `about`."""
+    if begun.get("format") == store.WITHOUT_SUMS:
+        raise UserError(f"{out} was begun by an earlier version, without checksums; choose another folder")
+    begun_as, now = (_identity(tree) for tree in (begun, about))
+    if begun_as != now:
+        differs = next(key for key in now if now[key] != begun_as[key])
+        raise UserError(
+            f"{out} was begun with another {differs} ({begun.get(differs)}, now {about[differs]}); choose another folder"
+        )
 
 
 def _identity(about: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vlp.models.release import Release
 
 PICTURES_AT_ONCE = 256
-DAMAGE = ("unreadable shard", "corrupt tar", "truncated tail")
+DAMAGE = ("unreadable shard", "changed shard", "corrupt tar", "truncated tail", "cut, unknown loss")
 log = logging.getLogger("vlp.eval")
 
 

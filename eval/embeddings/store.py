@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "vlp-embeddings-2"
+WITHOUT_SUMS = "vlp-embeddings-1"  # an earlier format, which has no checksums: it is read as clip-retrieval's is
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class EmbeddingStore:
     parts: tuple[str, ...]  # the suffix that a part's three files share, in order
     model: str  # id of the model; "" where the folder does not say (clip-retrieval's does not)
     data: str  # sha256 of the data, or ""
+    sums: bool = False  # whether there are checksums, which are then held against what is read
 
     @classmethod
     def open(cls, folder: Path) -> EmbeddingStore:
@@ -44,7 +46,7 @@ class EmbeddingStore:
         if not names:
             raise UserError(f"{folder} holds no embeddings: there is no img_emb/img_emb_*.npy in it")
         own = about(folder)
-        if own and own.get("format") != FORMAT:
+        if own and own.get("format") not in (FORMAT, WITHOUT_SUMS):
             raise UserError(
                 f"{folder} has format {plain(own.get('format'))!r}; this version reads {FORMAT!r}: embed it again"
             )
@@ -52,7 +54,8 @@ class EmbeddingStore:
             raise UserError(
                 f"{folder} has {len(names)} of {own['parts']} parts; run the same `vlp embed` again to finish it"
             )
-        return cls(folder, tuple(names), own.get("model", {}).get("id", ""), own.get("data", {}).get("sha256", ""))
+        model, data = own.get("model", {}).get("id", ""), own.get("data", {}).get("sha256", "")
+        return cls(folder, tuple(names), model, data, own.get("format") == FORMAT)
 
     def images(self, part: str) -> NDArray[Any]:
         """[n, D] image vectors of one part, mapped from the disk."""
@@ -69,11 +72,11 @@ class EmbeddingStore:
         return pq.read_table(self._checked("metadata", part))
 
     def _checked(self, kind: str, part: str) -> Path:
-        """The path of a file that is the one that was written. Raises UserError; clip-retrieval's are not checked."""
+        """The path of a file that is the one that was written, as far as there are checksums. Raises UserError."""
         path = file_of(self.folder, kind, part)
-        if self.model and not path.is_file():
+        if self.sums and not path.is_file():
             raise UserError(f"{path} is missing; remove {sums_of(self.folder, part)} and run `vlp embed` again")
-        if self.model and sha256(path) != _sums(self.folder, part).get(path.name):
+        if self.sums and sha256(path) != _sums(self.folder, part).get(path.name):
             raise UserError(
                 f"{path} was altered (its sha256 is not the one that was written down); "
                 f"remove {sums_of(self.folder, part)} and run `vlp embed` again"

@@ -58,16 +58,9 @@ def embed(
     }
     with locked(out, wait_s=30.0):  # other ranks come to the same line at the same time
         begun = store.about(out)
-        begun_as, now = (_identity(tree) for tree in (begun, about))
-        if begun.get("format") == store.WITHOUT_SUMS:
-            raise UserError(f"{out} was begun by an earlier version, without checksums; choose another folder")
-        if begun and begun_as != now:
-            differs = next(key for key in now if now[key] != begun_as[key])
-            raise UserError(
-                f"{out} was begun with another {differs} ({begun.get(differs)}, now {about[differs]}); "
-                "choose another folder"
-            )
-        if not begun:
+        if begun:
+            _refuse_other(out, begun, about)
+        else:
             write_whole(out / "store.toml", tomli_w.dumps(about))
     digits = len(str(len(shards.urls) - 1))
     skip, written = Ledger() if skip is None else skip, 0

@@ -81,9 +81,8 @@ def _refuse_other(out: Path, begun: dict[str, Any], about: dict[str, Any]) -> No
     begun_as, now = (_identity(tree) for tree in (begun, about))
     if begun_as != now:
         differs = next(key for key in now if now[key] != begun_as[key])
-        raise UserError(
-            f"{out} was begun with another {differs} ({begun.get(differs)}, now {about[differs]}); choose another folder"
-        )
+        what = f"another {differs} ({begun.get(differs)}, now {about[differs]})"
+        raise UserError(f"{out} was begun with {what}; choose another folder")
 
 
 def _identity(about: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
@@ -32,7 +32,7 @@ def first_line(training: Training, world: World, strategy: Strategy) -> str:
 
 def batch_norms(model: nn.Module) -> int:
     """How many norms of `model` take their statistics from the batch: batch norms that are not locked."""
-    return sum(isinstance(m, _NormBase) and m.training and is_trained(m) for m in model.modules())
+    return sum(isinstance(m, _BatchNorm) and m.training and is_trained(m) for m in model.modules())
 
 
 def is_trained(norm: nn.Module) -> bool:

@@ -55,7 +55,8 @@ def test_chunks_give_the_loss_of_the_whole_batch_without_batch_norms_and_say_so_
 
 
 def test_locked_batch_norms_keep_the_promise() -> None:
-    norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4))
+    each_alone = (nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True))
+    norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), *each_alone)
     assert batch_norms(norm) == 1
     assert batch_norms(norm.requires_grad_(False).eval()) == 0
     assert chunk_warning(norm, Training(chunk=4), World.alone("cpu")) == ""

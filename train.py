@@ -24,7 +24,7 @@ from torch import nn
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
-from data_pipelines.loading.position import merge_states
+from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.stream import OpenSources, Stream
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
@@ -47,7 +47,7 @@ from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
-from vlp.training.trainer import Evaluate, Fitted, Trainer
+from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
@@ -135,7 +135,7 @@ def trainer(
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
-        saving=lambda streams: Ledger.of(merge_states(streams)["ledger"]).save(run.out / LEDGER),
+        saving=lambda streams: record_losses(run, streams),
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
 
@@ -193,6 +193,13 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
         return {}
     record = run.out / VALIDATION if world.rank == 0 else None
     return run.eval.evaluations(as_release, transform=run.model.transform(), record=record)
+
+
+def record_losses(run: RunConfig, streams: Positions) -> None:
+    """Write down what all ranks lost. Raises DropBudgetExceeded if together they lost too much."""
+    merged = merge_states(streams)
+    Ledger.of(merged["ledger"]).save(run.out / LEDGER)
+    check_losses(merged, run.data.drop_budget)
 
 
 def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSources | Pipeline) -> None:

@@ -36,11 +36,13 @@ def conditions(packages: Sequence[str], *, threads: int) -> dict[str, Any]:
     model = next(
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
     )
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == "__main__" else program.stem
     return {
         "machine": f"{platform.machine()} {model}".strip(),
         "threads": threads,
         "versions": versions(packages),
-        "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": "python -m " + " ".join([f"benchmarks.{name}", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
     }
 

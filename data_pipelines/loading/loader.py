@@ -101,6 +101,7 @@ class Loader:
             "prints": "" if self._reader.rows.start else self._prints,
             "rows": [[self._reader.rows.start, self._reader.rows.stop]],
             "ledger": self.ledger.state(),
+            "in_epoch": [self.samples_per_epoch, self._lost.dropped] if not self._reader.rows.start else [],
         }
 
     def restore(self, state: Mapping[str, Any], *, first: bool) -> None:

@@ -12,6 +12,7 @@ from data_pipelines.shards.open_shards import OpenShards
 from vlp.errors import UserError
 
 STATE_FORMAT = "vlp-stream-1"
+PATIENCE = 1000  # samples that are tried before a share of them is compared with a budget
 PIPELINE_FORMAT = "vlp-pipeline-1"  # of a pipeline of the user's own, whose ranks may be in different epochs
 
 
@@ -73,5 +74,19 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         shifts.update(dict(s["shifts"]))
         rows += s["rows"]
     prints = next((s["prints"] for s in every if s.get("prints")), "")
+    in_epoch: list[int] = next((s["in_epoch"] for s in every if s.get("in_epoch")), [])
     counted = {"prints": prints, "epoch": max(s["epoch"] for s in every), "ledger": ledger.state()}
-    return {**base, **counted, "shifts": sorted(shifts.items()), "rows": sorted(rows)}
+    return {**base, **counted, "in_epoch": in_epoch, "shifts": sorted(shifts.items()), "rows": sorted(rows)}
+
+
+def check_losses(merged: Mapping[str, Any], budget: float) -> None:
+    """Raise DropBudgetExceeded if all ranks, whose states are `merged`, have together lost more than the `budget`.
+
+    Each rank compares its own losses as they come, and cannot know of the others'.
+    """
+    ledger = Ledger.of(merged["ledger"])
+    samples, lost = merged.get("in_epoch") or (0, 0)  # of each epoch: what the order has, and what was lost before it
+    epochs = merged["epoch"] + 1
+    ledger.check(
+        budget, patience=min(PATIENCE, samples or PATIENCE), promised=epochs * (samples + lost), ahead=epochs * lost
+    )

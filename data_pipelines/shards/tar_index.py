@@ -274,8 +274,7 @@ class _Scan:
                 head = at - 257
                 if head >= 0 and (position + head) % BLOCK == 0 and checksum_fits(part[head : head + BLOCK]):
                     header = position + head
-                    joined = header % END_OF_TAR_BYTES == 0 and header - start < 2 * END_OF_TAR_BYTES  # cat a.tar b.tar
-                    if not (joined and blank):
+                    if not (blank and header in ends(start)):  # cat a.tar b.tar
                         self.lost["corrupt tar"] += 1
                         self.gap += header - start
                     return header
@@ -283,9 +282,15 @@ class _Scan:
             position += chunk
         if not blank or self.source.size - start > (1 << 20):
             self.lost["corrupt tar"] += 1
-        elif self.source.size - start > 2 * END_OF_TAR_BYTES:  # the end was never written, only its room was made
+        elif self.source.size - start >= 2 * BLOCK + END_OF_TAR_BYTES:  # longer than any end: what was here is gone
             self.lost[CUT] = 1
         return self.source.size
+
+
+def ends(last: int) -> tuple[int, int]:
+    """Where a tar may end whose last file ends at `last`: after two blocks of zeros, or where those fill a record."""
+    shortest = last + 2 * BLOCK
+    return shortest, -(-shortest // END_OF_TAR_BYTES) * END_OF_TAR_BYTES
 
 
 def checksum_fits(head: bytes) -> bool:

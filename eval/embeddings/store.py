@@ -58,18 +58,32 @@ class EmbeddingStore:
         return cls(folder, tuple(names), model, data, own.get("format") == FORMAT)
 
     def images(self, part: str) -> NDArray[Any]:
-        """[n, D] image vectors of one part, mapped from the disk."""
-        return np.asarray(np.load(self._checked("img_emb", part), mmap_mode="r"))
+        """[n, D] image vectors of one part, mapped from the disk. Raises UserError if they are no such thing."""
+        return self._vectors("img_emb", part)
 
     def texts(self, part: str) -> NDArray[Any]:
-        """[n, D] vectors of the first captions of one part, mapped from the disk."""
-        return np.asarray(np.load(self._checked("text_emb", part), mmap_mode="r"))
+        """[n, D] vectors of the first captions of one part, mapped from the disk. Raises UserError."""
+        return self._vectors("text_emb", part)
 
     def rows(self, part: str) -> pa.Table:
-        """One row a picture, at least the columns `image_path` or `key`, and `caption`."""
+        """One row a picture, at least the columns `image_path` or `key`, and `caption`. Raises UserError."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._checked("metadata", part))
+        path = self._checked("metadata", part)
+        try:
+            return pq.read_table(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a parquet file that can be read ({plain(error)}); embed again") from None
+
+    def _vectors(self, kind: str, part: str) -> NDArray[Any]:
+        path = self._checked(kind, part)
+        try:
+            vectors = np.asarray(np.load(path, mmap_mode="r"))  # mapped, so that no size in a header takes memory
+        except Exception as error:  # numpy parses the header as Python, and raises what comes of it
+            raise UserError(f"{path} is not an array that numpy can read ({plain(error)}); embed again") from None
+        if vectors.ndim != 2 or vectors.dtype.kind != "f":
+            raise UserError(f"{path} holds {vectors.dtype} {vectors.shape}, expected floats [n, D]; embed again")
+        return vectors
 
     def _checked(self, kind: str, part: str) -> Path:
         """The path of a file that is the one that was written, as far as there are checksums. Raises UserError."""

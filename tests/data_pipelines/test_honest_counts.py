@@ -14,6 +14,7 @@ import torch
 
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
+from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.remote.fetch import LocalFile
 from data_pipelines.settings import Workers
 from data_pipelines.shards.manifest import Manifest, ShardRecord
@@ -115,6 +116,22 @@ def test_a_stretch_of_damage_counts_as_many_samples_as_it_has_bytes(tmp_path: Pa
     assert opened(folder)[0].ledger.by_reason() == {"corrupt tar": 30}
 
 
+@pytest.mark.parametrize("where", ["middle", "end"])
+def test_zeros_longer_than_a_tar_s_end_are_no_end(tmp_path: Path, make_shards: MakeShards, where: str) -> None:
+    """A stretch of zeros up to a place where a joined tar could begin, and one up to the end of the file."""
+    folder = make_shards(tmp_path, [100] * 4)
+    data = bytearray((folder / "00001.tar").read_bytes())
+    start = data.index(b"00120.png")
+    stop = next(at for at in range(start, len(data), 10240 - start % 10240) if at - start > 11_264)
+    stop = len(data) if where == "end" else -(-stop // 10240) * 10240
+    before = data[stop : stop + 100]
+    data[start:stop] = bytes(stop - start)
+    (folder / "00001.tar").write_bytes(data)
+    ledger = opened(folder)[0].ledger
+    assert before[:1] != b"\0" or where == "end"
+    assert ledger.lost >= (stop - start) // 3072 if where == "middle" else "cut, unknown loss" in ledger.by_reason()
+
+
 @pytest.mark.parametrize("layout", ["alone", "ranks", "workers", "drop"])
 def test_a_deleted_shard_counts_its_samples_once_an_epoch(tmp_path: Path, make_shards: MakeShards, layout: str) -> None:
     folder = listed(make_shards(tmp_path, [50] * 20 + [8]))
@@ -151,6 +168,16 @@ def test_spread_losses_end_the_run_long_before_its_epoch_does(tmp_path: Path, ma
         with pytest.raises(DropBudgetExceeded, match="undecodable picture"):
             epochs([loader], 1)
         assert loader.ledger.tried < 1100
+
+
+def test_what_no_rank_loses_by_itself_all_of_them_may(tmp_path: Path, make_shards: MakeShards) -> None:
+    folder = make_shards(tmp_path, [100] * 12, frozenset(n for n in range(1200) if n % 50 == 0))
+    loaders = opened(folder, drop_budget=0.015, size=4, batch=12)
+    epochs(loaders, 1)  # each lost 6 of the 18 that all may lose
+    merged = merge_states([json.loads(json.dumps(loader.state_dict())) for loader in loaders])
+    with pytest.raises(DropBudgetExceeded, match=r"2\.00% of the samples were lost, but drop_budget allows 1\.50%"):
+        check_losses({**merged, "epoch": 0}, 0.015)
+    check_losses({**merged, "epoch": 0}, 0.021)
 
 
 def test_random_damage_is_counted_to_the_sample(tmp_path: Path, make_shards: MakeShards) -> None:

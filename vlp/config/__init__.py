@@ -29,7 +29,7 @@ from vlp.config.marks import COMMON as COMMON
 from vlp.config.marks import MAY_CHANGE as MAY_CHANGE
 from vlp.config.marks import Mark
 from vlp.errors import UserError, tell_launcher
-from vlp.legible import printable
+from vlp.legible import plain, printable
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -59,8 +59,8 @@ def read_preset(name: str) -> Tree:
         raise UserError(what + did_you_mean(name, known))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {plain(error)}") from None
 
 
 def build(kind: type[T], tree: Mapping[str, Any], where: str = "") -> T:

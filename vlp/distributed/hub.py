@@ -21,6 +21,9 @@ GREETING_S = 10.0
 """How long a connection may take to show the secret."""
 ECHO_S = 2.0
 """How long rank 0 waits for the cause when all it has heard are broken collectives, the echo of another's end."""
+LEAVING_S = 10.0
+"""How long the others may take to leave too, when one rank leaves the program from its middle."""
+EARLY = "left the run before its end (sys.exit?)"
 FAILED, GONE, LEFT, ECHO = range(4)
 """Reasons, the most certain first: the rank's own error, a closed connection, an early end, a broken collective."""
 
@@ -61,7 +64,7 @@ class Hub:
                     else:
                         self._hear(key.data)
                 self._let_slow_strangers_go()
-            self._tell({"end": self.verdict} if self.reasons else {"over": True})
+            self._tell({"over": True} if self._all_done(size) else {"end": self.verdict})
         except Exception as error:  # a run must never fail because of what watches over it
             print(f"vlp: rank 0 no longer watches over the ranks ({error!r}); the run goes on", file=sys.stderr)
             self._tell({"over": True})
@@ -74,7 +77,10 @@ class Hub:
         return min(self.reasons)[2]
 
     def _over(self, size: int) -> bool:
-        return sum(g.done for g in self.guests.values()) >= size or time.monotonic() >= self.deadline
+        return self._all_done(size) or time.monotonic() >= self.deadline
+
+    def _all_done(self, size: int) -> bool:
+        return sum(g.done for g in self.guests.values()) >= size
 
     def _welcome(self, size: int) -> None:
         accepted, _ = self.server.accept()
@@ -117,6 +123,8 @@ class Hub:
             self._reason(weight, f"{guest.name} failed: {message['failed']}")
         if "done" in message:
             guest.done = True
+            if message.get("early"):
+                self._reason(LEFT, f"{guest.name} {EARLY}")
         return True
 
     def _closed(self, guest: Guest) -> None:
@@ -132,8 +140,9 @@ class Hub:
         self.reasons.append((weight, len(self.reasons), text))
         if weight == ECHO:  # another rank's end broke that collective: perhaps one that reported to be done
             left = [g for g in self.guests.values() if g.done]
-            self.reasons += [(LEFT, g.rank, f"{g.name} left the run before its end (sys.exit?)") for g in left]
-        self.deadline = min(self.deadline, time.monotonic() + (ECHO_S if weight == ECHO else 0.0))
+            self.reasons += [(LEFT, g.rank, f"{g.name} {EARLY}") for g in left]
+        patience = {LEFT: LEAVING_S, ECHO: ECHO_S}.get(weight, 0.0)
+        self.deadline = min(self.deadline, time.monotonic() + patience)
 
     def _let_slow_strangers_go(self) -> None:
         late = time.monotonic() - GREETING_S

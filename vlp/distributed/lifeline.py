@@ -86,13 +86,16 @@ class Lifeline:
         sys.stdout.flush()
         os._exit(1)
 
-    def close(self, error: BaseException | None) -> None:
-        """Tells the others that this rank is done, or why it failed; an error that is an echo waits for its cause."""
+    def close(self, error: BaseException | None, *, early: bool = False) -> None:
+        """Tells the others that this rank is done, or why it failed; an error that is an echo waits for its cause.
+
+        `early`: the program leaves from its middle, with success; if the others do not, it is what ends the run.
+        """
         if self.closed:
             return
         self.closed = error is None or not (broken := is_broken(error))
         if error is None:
-            send(self.line, {"done": True})
+            send(self.line, {"done": True, "early": early})
             if self.hub is not None:
                 self.hub.join()  # rank 0 keeps the connections, and torch's store, until everyone is done
             return

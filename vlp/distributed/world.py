@@ -43,10 +43,11 @@ class World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        fault = error is not None and not (isinstance(error, SystemExit) and not error.code)
+        early = isinstance(error, SystemExit) and not error.code
+        fault = error is not None and not early
         together = not fault or (self.lifeline is not None and self.lifeline.closed)  # all ranks were interrupted
         if self.lifeline is not None:
-            self.lifeline.close(error if fault else None)
+            self.lifeline.close(error if fault else None, early=early)
         if dist.is_initialized() and together:
             dist.destroy_process_group()  # else gloo's threads may let go of tensors when Python is gone, and abort
 

@@ -201,3 +201,17 @@ def test_a_shard_that_is_gone_leaves_an_empty_part(release: Release, shards: Pat
     store = EmbeddingStore.open(tmp_path / "store")
     assert [store.images(part).shape for part in store.parts] == [(9, 32), (0, 32), (6, 32)]
     assert skip.by_reason() == {"unreadable shard": 9}
+
+
+@pytest.mark.parametrize("damage", ["noise", "objects", "rows that are not there", "whole numbers"])
+def test_an_array_from_elsewhere_that_is_none_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    """In clip-retrieval's layout, which has no checksums."""
+    path = tmp_path / "img_emb" / "img_emb_0.npy"
+    path.parent.mkdir()
+    np.save(path, np.array([{}], object) if damage == "objects" else np.ones((3, 4), np.int64), allow_pickle=True)
+    if damage == "noise":
+        path.write_bytes(b"noise")
+    if damage == "rows that are not there":
+        path.write_bytes(path.read_bytes().replace(b"(3, 4), }", b"(1 << 40, 4)}"[:9]))
+    with pytest.raises(UserError, match=r"img_emb_0\.npy (is not an array|holds int64)"):
+        EmbeddingStore.open(tmp_path).images("0")

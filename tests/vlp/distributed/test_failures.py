@@ -47,11 +47,13 @@ def test_a_killed_rank_ends_all_and_is_the_one_that_is_named(how, rank, tmp_path
     assert seconds < SECONDS
 
 
-def test_a_rank_that_leaves_early_is_the_one_that_is_named(tmp_path):
-    ended = gloo_ranks.finish(gloo_ranks.start(3, failing_cases.fails, "exit", "grid", folder=tmp_path), timeout=90)
-    for e in (ended[0], ended[2]):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_leaves_early_is_the_one_that_is_named(rank, tmp_path):
+    ranks = gloo_ranks.start(3, failing_cases.fails, "exit", "grid", rank, folder=tmp_path)
+    ended = gloo_ranks.finish(ranks, timeout=90)
+    for e in (ended[1 - rank], ended[2]):
         assert e.code not in (None, 0)
-        assert "ends because rank 1 (" in e.output
+        assert f"ends because rank {rank} (" in e.output
         assert "left the run before its end" in e.output
 
 

@@ -26,12 +26,14 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.stream import OpenSources, Stream
+from eval.embeddings.together import Ranks, SharedRelease
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
 from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Share, Whole
+from vlp.distributed.collectives import gather_objects
 from vlp.distributed.world import World, connect
 from vlp.errors import UserError
 from vlp.files import check_writable, write_whole
@@ -185,14 +187,16 @@ def data_identity(run: RunConfig) -> Mapping[str, Any]:
 def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[str, Evaluate]:
     """What `eval` names, as the trainer calls it; nothing where the run does not evaluate."""
 
+    ranks = Ranks(world.rank, world.size, gather_objects) if world.size > 1 else Ranks()
+
     def as_release(model: nn.Module) -> release.Release:
         assert isinstance(model, DualEncoder)
-        return release.Release(model, tokenizer, run.model.transform(), "", str(run.out))
+        return SharedRelease(model, tokenizer, run.model.transform(), "", str(run.out), ranks)
 
     if not run.training.eval_every:
         return {}
     record = run.out / VALIDATION if world.rank == 0 else None
-    return run.eval.evaluations(as_release, transform=run.model.transform(), record=record)
+    return run.eval.evaluations(as_release, transform=run.model.transform(), record=record, ranks=ranks)
 
 
 def record_losses(run: RunConfig, streams: Positions) -> None:

@@ -12,6 +12,7 @@ from annotated_types import Ge
 
 from eval.configuration import EvalConfig, gather
 from eval.embeddings.split import KeptSplit
+from eval.embeddings.together import Ranks
 from eval.tasks import Measured, Task
 from vlp.errors import UserError
 from vlp.files import write_whole
@@ -34,21 +35,27 @@ class Validation(EvalConfig):
     """memory for the decoded pictures of the validation data, bytes in each process; the rest is decoded each time"""
 
     def evaluations(
-        self, as_release: Callable[[nn.Module], Release], *, transform: ImageTransform, record: Path | None
+        self,
+        as_release: Callable[[nn.Module], Release],
+        *,
+        transform: ImageTransform,
+        record: Path | None,
+        ranks: Ranks | None = None,
     ) -> dict[str, Callable[[nn.Module], Mapping[str, float]]]:
         """For each shard set a function from the model to the numbers of its tasks; its pictures are embedded once.
 
         as_release: makes a Release of the model in training; transform: how it prepares its pictures. `record` is where
-        labels and units of the numbers are written, None on every rank but one. Raises UserError at once for data that
+        labels and units of the numbers are written, None on every rank but one. `ranks`: who embeds; every rank then
+        calls the functions alike, and gets the same numbers. Raises UserError at once for data that
         are missing, or that have nothing for a task.
         """
         return {
-            name: SplitEvaluation(name, self._kept(spec, transform), tasks, as_release, record)
+            name: SplitEvaluation(name, self._kept(spec, transform, ranks), tasks, as_release, record)
             for name, (spec, tasks) in self.by_split().items()
         }
 
-    def _kept(self, spec: str, transform: ImageTransform) -> KeptSplit:
-        return KeptSplit(spec, transform, self.cache_bytes, skip_damaged=self.skip_damaged)
+    def _kept(self, spec: str, transform: ImageTransform, ranks: Ranks | None) -> KeptSplit:
+        return KeptSplit(spec, transform, self.cache_bytes, skip_damaged=self.skip_damaged, ranks=ranks)
 
 
 class SplitEvaluation:

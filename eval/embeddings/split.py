@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import embedded_pictures, pixels_of, samples_of
+from eval.embeddings.together import Ranks
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -106,40 +107,77 @@ class _Part:
     url: str
     samples: list[Sample]
     pixels: Tensor | None = None  # uint8 [n, 3, H, W], kept from then on
-    counted: bool = False  # whether what cannot be decoded is in the ledger
+    counted: bool = False  # whether it is known what cannot be decoded
+
+
+class _Embedded(NamedTuple):
+    """What the rank that embeds a part gives to all."""
+
+    keys: list[str]  # of the samples that could be decoded
+    image: NDArray[np.float32]  # [n, D], unit norm
+    lost: dict[str, Any]  # state of the ledger of the others, where they were not yet counted
 
 
 class KeptSplit:
     """A shard set whose samples are read, and whose pictures are embedded when asked, as often as a model changes.
 
     cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time. skip_damaged: whether a
-    damaged shard is left out and counted. Raises UserError if it is not.
+    damaged shard is left out and counted. ranks: who embeds; each rank keeps its own pictures only. Raises UserError
+    for a damaged shard, unless `skip_damaged`.
     """
 
-    def __init__(self, spec: str, transform: ImageTransform, cache_bytes: int, *, skip_damaged: bool = False) -> None:
+    def __init__(
+        self,
+        spec: str,
+        transform: ImageTransform,
+        cache_bytes: int,
+        *,
+        skip_damaged: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.split = Split(spec, ShardSet.open(spec))
-        self.transform, self.left = transform, cache_bytes
+        self.transform, self.left, self.ranks = transform, cache_bytes, ranks or Ranks()
         read = samples_of(self.split.shards, self.split.skipped, skip_damaged=skip_damaged)
         self.parts = [_Part(url, samples) for url, samples in read]
+        for number, part in enumerate(self.parts):
+            if not self.ranks.reads(number, len(self.parts)):
+                part.samples = [replace(sample, image=b"") for sample in part.samples]
         self.split.samples = [sample for part in self.parts for sample in part.samples]
 
     def embedded(self, release: Release, *, bar: bool = False) -> EmbeddedSplit:
-        """The split as the model of this moment sees it. Raises UserError if no picture can be decoded."""
-        vectors = []
+        """The split as the model of this moment sees it (all ranks participate).
+
+        Raises UserError if no picture can be decoded.
+        """
         what = f"embedding {Path(self.split.spec).name}"
         with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
-            for part in self.parts:
+
+            def embed(part: _Part) -> _Embedded:
                 count = len(part.samples)
-                pixels = part.pixels if part.pixels is not None else self._decoded(part)
-                if len(pixels):
-                    vectors.append(np.asarray(release.embed_pixels(pixels), np.float32))
+                result = self._embedded(part, release)
                 advance(count)
+                return result
+
+            results = self.ranks.share(self.parts, embed)
+        for part, result in zip(self.parts, results, strict=True):
+            self.split.skipped.merge(Ledger.of(result.lost))
+            if len(result.keys) < len(part.samples):
+                kept = set(result.keys)
+                part.samples = [sample for sample in part.samples if sample.key in kept]
         samples = [sample for part in self.parts for sample in part.samples]
+        vectors = [result.image for result in results if result.keys]
         return EmbeddedSplit.of(replace(self.split, samples=samples), release, vectors)
 
-    def _decoded(self, part: _Part) -> Tensor:
+    def _embedded(self, part: _Part, release: Release) -> _Embedded:
+        lost = Ledger()
+        pixels = part.pixels if part.pixels is not None else self._decoded(part, lost)
+        none = np.empty((0, 0), np.float32)
+        image = np.asarray(release.embed_pixels(pixels), np.float32) if len(pixels) else none
+        return _Embedded([sample.key for sample in part.samples], image, lost.state())
+
+    def _decoded(self, part: _Part, lost: Ledger) -> Tensor:
         """uint8 [n, 3, H, W] of a part, kept where there is room; encoded pictures that are kept decoded are let go."""
-        skip = self.split.skipped if not part.counted else Ledger()
+        skip = Ledger() if part.counted else lost
         part.samples, pixels = pixels_of(part.samples, part.url, self.transform, skip)
         part.counted = True
         if pixels.nbytes <= self.left:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -67,3 +69,10 @@ def send_around(sent: Tensor, *, to: int, source: int, tag: int) -> Pending:
         return out
 
     return wait
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """`value` of every rank, in order of rank; anything that can be pickled (all ranks take part)."""
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every

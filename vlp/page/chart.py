@@ -60,6 +60,11 @@ def _frame(y_ticks: Sequence[float], y_at: Callable[[float], float], *, x_label:
     return [*parts, f'<text class="axis" {place}>{escape(x_label)}</text>']
 
 
+def _tick(place: float, label: str) -> str:
+    """A number below the lower axis."""
+    return f'<text class="tick" x="{place:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{label}</text>'
+
+
 def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
     """The SVG of some lines over one pair of axes; "" if no line has two points."""
     lines = [Series(s.name, thinned([p for p in s.points if math.isfinite(p[1])])) for s in series]
@@ -79,7 +84,7 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
     parts = _frame(y_ticks, y_at, x_label=x_label, y_label=y_label)
     for x in x_ticks:
         if x <= x_high:
-            parts.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{short(x)}</text>')
+            parts.append(_tick(x_at(x), short(x)))
     for number, one in enumerate(lines):
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in one.points)
         parts.append(f'<polyline class="line line{number}" points="{path}"/>')
@@ -126,7 +131,7 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str, y_label: str, logarithmic: b
         )
     for x in powers(bars[0].low, bars[-1].high) if logarithmic else ticks(bars[0].low, bars[-1].high):
         if bars[0].low <= x <= bars[-1].high:
-            parts.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{short(x)}</text>')
+            parts.append(_tick(x_at(x), short(x)))
     return "".join(parts) + "</svg>"
 
 

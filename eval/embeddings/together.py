@@ -1,0 +1,61 @@
+"""Ranks that evaluate one model together: each embeds some parts, and all have everything, as one process has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from vlp.models.release import Release
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who takes part in an evaluation; one process, unless said otherwise."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = _alone
+    """a value -> those of all ranks, in order of rank (all ranks participate)"""
+
+    def share(self, parts: Sequence[P], compute: Callable[[P], R]) -> list[R]:
+        """`compute` of every part, in order; each is computed by one rank (all ranks participate, with equal parts).
+
+        All ranks compute equally often, so that a model whose weights are sharded over them can be `compute`'s: where
+        one has no part left, it computes the last one again, for nothing.
+        """
+        if self.size == 1 or not parts:
+            return [compute(part) for part in parts]
+        rounds = range(self.rank, -(-len(parts) // self.size) * self.size, self.size)
+        every = self.gather([compute(parts[min(i, len(parts) - 1)]) for i in rounds])
+        return [every[i % self.size][i // self.size] for i in range(len(parts))]
+
+    def reads(self, number: int, count: int) -> bool:
+        """Whether this rank computes part `number` of `count`."""
+        return number % self.size == self.rank or number == count - 1
+
+
+@dataclass(frozen=True)
+class SharedRelease(Release):
+    """A model whose texts are embedded by all ranks together, in the batches of one process."""
+
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
+        """As Release's (all ranks participate, with equal texts)."""
+        embed = super().embed_texts
+        some = [texts] if isinstance(texts, str) else list(texts)
+        parts = [some[i : i + batch] for i in range(0, len(some), batch)]
+        return torch.cat(self.ranks.share(parts, embed)) if parts else embed([])

@@ -30,6 +30,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
+    "import": (
+        "eval.exchange:import_main",
+        "a model of open_clip or transformers -> a model folder, compared on pictures",
+    ),
+    "export": ("eval.exchange:export_main", "a model folder -> open_clip, transformers or ONNX, compared on pictures"),
     "plan": (
         "vlp.distributed.plan.table:main",
         "what a run will cost per strategy of sharing negatives: bytes, memory, time",

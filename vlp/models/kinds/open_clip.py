@@ -86,7 +86,7 @@ class OpenClip(Model):
 
     def _vision(self) -> dict[str, Any]:
         """The configuration of the image tower, without building it."""
-        return dict(self._model_config()["vision_cfg"])
+        return dict(self.model_config()["vision_cfg"])
 
     def _repository(self, *, weights: bool) -> str:
         """OWNER/NAME of what building fetches from the hub: the weights, or a text encoder; "" if nothing."""
@@ -98,15 +98,15 @@ class OpenClip(Model):
             return str(known.get("hf_hub", "")).rpartition("/")[0]  # the file comes after the last stroke
         if weights and where == "hf-hub":
             return rest
-        return str(self._model_config().get("text_cfg", {}).get("hf_model_name") or "")
+        return str(self.model_config().get("text_cfg", {}).get("hf_model_name") or "")
 
     def _tokenizer_repository(self) -> str:
         """OWNER/NAME of the tokenizer on the hub; "" where it comes with open_clip or lies in a folder."""
         where, _, rest = self.architecture.partition(":")
-        named = self._model_config().get("text_cfg", {}).get("hf_tokenizer_name") or ""
+        named = self.model_config().get("text_cfg", {}).get("hf_tokenizer_name") or ""
         return str(named) if where != "hf-hub" else str(named or rest)
 
-    def _model_config(self) -> dict[str, Any]:
+    def model_config(self) -> dict[str, Any]:
         """The configuration of the whole model, without building it. Raises UserError for an unknown architecture."""
         import open_clip
 
@@ -152,6 +152,15 @@ class OpenClip(Model):
                 f'open_clip has no weights "{self.pretrained}" of "{self.architecture}", and there is no such '
                 f"checkpoint file{did_you_mean(self.pretrained, self.tags())}"
             )
+        if open_clip.is_pretrained_cfg(self.architecture, self.pretrained):
+            quick = bool(open_clip.get_pretrained_cfg(self.architecture, self.pretrained).get("quick_gelu"))
+            if quick != bool(self.model_config().get("quick_gelu")):
+                other = f"{self.architecture}-quickgelu" if quick else self.architecture.removesuffix("-quickgelu")
+                raise UserError(
+                    f'the weights "{self.pretrained}" were trained with {"QuickGELU" if quick else "GELU"}, and '
+                    f'"{self.architecture}" has {"GELU" if quick else "QuickGELU"}: '
+                    f"name them as {other}:{self.pretrained}"
+                )
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective for new weights; pretrained ones keep theirs."""

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a model of open_clip or transformers -> a model folder, compared on pictures",
     ),
     "export": ("eval.exchange:export_main", "a model folder -> open_clip, transformers or ONNX, compared on pictures"),
+    "plan run": ("eval.plan_run:main", "what a whole run will cost on a cluster: hours, storage, cores, failures"),
     "plan": (
         "vlp.distributed.plan.table:main",
         "what a run will cost per strategy of sharing negatives: bytes, memory, time",

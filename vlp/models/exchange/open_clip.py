@@ -273,7 +273,7 @@ def open_clip_form(release: Release, config: Model) -> tuple[dict[str, Tensor], 
     """Weights and model_cfg as open_clip has them. Raises UserError for a model that it cannot build."""
     state = release.encoder.state_dict()
     if isinstance(config, OpenClip):
-        model = config.model_config()
+        model = config.described()
         if config.image_size:
             model["vision_cfg"] = {**model["vision_cfg"], "image_size": config.image_size}
         parts = {"image_tower.": "visual.", "text_tower.": "text."}

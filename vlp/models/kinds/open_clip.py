@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
+
+import torch
+from torch import Tensor
 
 from vlp.config import COMMON, did_you_mean
 from vlp.config.bounds import Whole
@@ -79,6 +83,10 @@ class OpenClip(Model):
         self._vision()
         return list(open_clip.list_pretrained_tags_by_model(self.architecture))
 
+    def described(self) -> dict[str, Any]:
+        """open_clip's configuration of the whole model. Raises UserError for an unknown architecture."""
+        return self._model_config()
+
     @property
     def has_weights(self) -> bool:
         """Whether weights are named: by a tag, by a checkpoint file, or by a place that keeps them with the model."""
@@ -86,7 +94,7 @@ class OpenClip(Model):
 
     def _vision(self) -> dict[str, Any]:
         """The configuration of the image tower, without building it."""
-        return dict(self.model_config()["vision_cfg"])
+        return dict(self._model_config()["vision_cfg"])
 
     def _repository(self, *, weights: bool) -> str:
         """OWNER/NAME of what building fetches from the hub: the weights, or a text encoder; "" if nothing."""
@@ -98,15 +106,15 @@ class OpenClip(Model):
             return str(known.get("hf_hub", "")).rpartition("/")[0]  # the file comes after the last stroke
         if weights and where == "hf-hub":
             return rest
-        return str(self.model_config().get("text_cfg", {}).get("hf_model_name") or "")
+        return str(self._model_config().get("text_cfg", {}).get("hf_model_name") or "")
 
     def _tokenizer_repository(self) -> str:
         """OWNER/NAME of the tokenizer on the hub; "" where it comes with open_clip or lies in a folder."""
         where, _, rest = self.architecture.partition(":")
-        named = self.model_config().get("text_cfg", {}).get("hf_tokenizer_name") or ""
+        named = self._model_config().get("text_cfg", {}).get("hf_tokenizer_name") or ""
         return str(named) if where != "hf-hub" else str(named or rest)
 
-    def model_config(self) -> dict[str, Any]:
+    def _model_config(self) -> dict[str, Any]:
         """The configuration of the whole model, without building it. Raises UserError for an unknown architecture."""
         import open_clip
 
@@ -154,7 +162,7 @@ class OpenClip(Model):
             )
         if open_clip.is_pretrained_cfg(self.architecture, self.pretrained):
             quick = bool(open_clip.get_pretrained_cfg(self.architecture, self.pretrained).get("quick_gelu"))
-            if quick != bool(self.model_config().get("quick_gelu")):
+            if quick != bool(self._model_config().get("quick_gelu")):
                 other = f"{self.architecture}-quickgelu" if quick else self.architecture.removesuffix("-quickgelu")
                 raise UserError(
                     f'the weights "{self.pretrained}" were trained with {"QuickGELU" if quick else "GELU"}, and '
@@ -191,19 +199,24 @@ class OpenClip(Model):
                 force_custom_text=True,
                 force_image_size=self.image_size or None,
                 require_pretrained=wanted,
+                device=torch.get_default_device(),
             )
         for tower in (model.visual, model.text):
             if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
                 tower.output_tokens = False
-        bias = model.logit_bias
         return DualEncoder(
             model.visual,
             model.text,
             mean=transform.mean,
             std=transform.std,
-            scale=float(model.logit_scale.detach().exp()),
-            bias=float(bias.detach()) if bias is not None else 0.0,
+            scale=math.exp(_number(model.logit_scale, math.log(1 / 0.07))),
+            bias=_number(model.logit_bias, 0.0),
         )
+
+
+def _number(scalar: Tensor | None, start: float) -> float:
+    """A scalar's value; `start` where there is none, or where it has no value (on the meta device)."""
+    return start if scalar is None or scalar.is_meta else float(scalar.detach())
 
 
 def _three(values: float | Sequence[float]) -> tuple[float, float, float]:

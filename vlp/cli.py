@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "data_pipelines.commands.build:main",
         "any source of image-text pairs -> tar shards with a manifest",
     ),
+    "shards merge": ("data_pipelines.commands.merge:main", "the parts of a build over many jobs -> one shard set"),
     "shards verify": ("data_pipelines.commands.verify:main", "check sums, counts and every picture of a shard set"),
     "shards show": ("data_pipelines.commands.show:main", "a contact sheet of a shard set, to look at"),
     "shards stats": (
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a model of open_clip or transformers -> a model folder, compared on pictures",
     ),
     "export": ("eval.exchange:export_main", "a model folder -> open_clip, transformers or ONNX, compared on pictures"),
+    "doctor": ("eval.doctor:main", "where the time of a training step goes, what bounds a run, what to change"),
     "plan run": ("eval.plan_run:main", "what a whole run will cost on a cluster: hours, storage, cores, failures"),
     "plan": (
         "vlp.distributed.plan.table:main",

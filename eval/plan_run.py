@@ -84,6 +84,7 @@ def work_of(run: PlannedRun) -> Work:
         pair_bytes=run.pair_bytes or pair_bytes,
         decode=decode_seconds(run, pictures),
         element=2 if training.precision in ("auto", "bf16") else 4,
+        statistics=len(run.loss.powers),
     )
 
 

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipelines.shards.shard_set import ShardSet
 from eval.plan_run import PlannedRun, main, work_of
 from vlp.config import parse
 from vlp.errors import UserError
 
+LOSSES = {"infonce": 1, "siglip": 0, "hn_nce": 3}
 CLUSTERS = Path(__file__).parents[2] / "slurm" / "clusters"
 
 
@@ -36,6 +38,21 @@ def test_what_is_counted_is_what_the_model_has() -> None:
     block = 12 * width * width * tokens + 2 * tokens * tokens * width
     image = 2 * (layers * block + 16 * 3 * patch * patch * width + width * width)
     assert image < work.forward < 3 * image
+
+
+@pytest.mark.parametrize("preset", sorted((CLUSTERS.parent / "examples").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_presets(preset: Path) -> None:
+    run = parse(PlannedRun, [str(preset)], "vlp plan run", "")
+    assert run.training.precision == "bf16"
+    with torch.device("meta"):
+        encoder = run.model.build(49408, weights=False)
+    assert encoder.logit_scale.is_meta
+
+
+def test_the_objective_says_what_travels() -> None:
+    flags = ("--pair-bytes", "1000", "--data.shards", "none")
+    works = [work_of(parse(PlannedRun, ["plain", *flags, "--loss.name", name], "vlp plan run", "")) for name in LOSSES]
+    assert [work.statistics for work in works] == list(LOSSES.values())
 
 
 def test_a_batch_that_the_gpus_cannot_share(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "data_pipelines.commands.build:main",
         "any source of image-text pairs -> tar shards with a manifest",
     ),
+    "shards merge": ("data_pipelines.commands.merge:main", "the parts of a build over many jobs -> one shard set"),
     "shards verify": ("data_pipelines.commands.verify:main", "check sums, counts and every picture of a shard set"),
     "shards show": ("data_pipelines.commands.show:main", "a contact sheet of a shard set, to look at"),
     "shards stats": (
@@ -30,6 +31,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
+    "import": (
+        "eval.exchange:import_main",
+        "a model of open_clip or transformers -> a model folder, compared on pictures",
+    ),
+    "export": ("eval.exchange:export_main", "a model folder -> open_clip, transformers or ONNX, compared on pictures"),
+    "doctor": ("eval.doctor:main", "where the time of a training step goes, what bounds a run, what to change"),
+    "plan run": ("eval.plan_run:main", "what a whole run will cost on a cluster: hours, storage, cores, failures"),
     "plan": (
         "vlp.distributed.plan.table:main",
         "what a run will cost per strategy of sharing negatives: bytes, memory, time",

@@ -63,6 +63,31 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object], *, 
             raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder, which gets its name `path` when the context ends without an error; else nothing is left of it.
+
+    Raises UserError if there is something at `path`, or if the disk is full.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is there already; choose another folder, or remove it")
+    temporary = path.absolute().with_name(f".{path.absolute().name}.{socket.gethostname()}.{os.getpid()}.part")
+    with full_disk(path, lambda: "nothing was written"):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            sync_folder(temporary)
+            temporary.replace(path)  # an empty folder gives way
+            sync_folder(path.absolute().parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
 def sha256(path: Path) -> str:
     """Hex sha256 of a file, read in pieces."""
     with path.open("rb") as file:

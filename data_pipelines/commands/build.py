@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from data_pipelines.commands.merge import Piece
 from data_pipelines.filters import Filters, kinds
 from data_pipelines.sample import Sample
 from data_pipelines.shards.manifest import Manifest
@@ -37,6 +38,8 @@ class Shards:
     """a shard is closed when it has this many bytes, whatever its number of samples"""
     threads: Whole = 0
     """threads that decode pictures to see whether they can be; 0: one for each core"""
+    part: str = ""
+    """i/n: only the i-th of n equal parts, in a folder of its own, for `vlp shards merge`; empty: everything"""
     name: str = ""
     """name of the set in its manifest; empty: the folder's"""
 
@@ -50,21 +53,35 @@ def build(source: Source, out: Path, *, filters: Filters | None = None, shards: 
     shards, filters = shards or Shards(), filters or Filters()
     fields = {key: value for key, value in to_tree(source).items() if key not in source.incidental}
     what = {"source": {"name": component_name(source, Source), **fields}, "filters": filters.recorded}
-    sizes = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
+    sizes: dict[str, Any] = {"shard_size": shards.shard_size, "shard_bytes": shards.shard_bytes}
+    piece = Piece.parse(shards.part) if shards.part else None
+    if piece and filters.looks_for_repeats:
+        raise UserError("--part looks at one part of the source only, and duplicates lie in others too; leave one out")
+    if piece:
+        sizes["part"] = shards.part
     return [
-        _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards)
+        _build_part(source, part, out / part, recipe=what | sizes, filters=filters, cut=shards, piece=piece)
         for part in source.parts()
     ]
 
 
 def _build_part(
-    source: Source, part: str, folder: Path, *, recipe: dict[str, Any], filters: Filters, cut: Shards
+    source: Source,
+    part: str,
+    folder: Path,
+    *,
+    recipe: dict[str, Any],
+    filters: Filters,
+    cut: Shards,
+    piece: Piece | None,
 ) -> Manifest:
+    first, every = (piece.number - 1, piece.of) if piece else (0, 1)
+
     def outcomes(taken: int) -> Iterator[Outcome]:
-        return _outcomes(islice(source.items(part), taken, None), filters, cut.threads)
+        return _outcomes(islice(source.items(part), first + taken * every, None, every), filters, cut.threads)
 
     return fill(
-        folder,
+        folder / piece.folder if piece else folder,
         outcomes,
         recipe=recipe,
         name=cut.name or "/".join(filter(None, (folder.parent.name, folder.name) if part else (folder.name,))),

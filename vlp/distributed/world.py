@@ -78,7 +78,7 @@ def seat(env: dict[str, str]) -> Seat | None:
                 raise UserError(
                     f"WORLD_SIZE is {size} and {name} is not set; start the run with torchrun or accelerate"
                 )
-        node = env.get("GROUP_RANK", socket.gethostname())
+        node = switches(env) + env.get("GROUP_RANK", socket.gethostname())
         address, port = env.get("MASTER_ADDR", "127.0.0.1"), int(env.get("MASTER_PORT", 0))
         return Seat(int(env["RANK"]), size, local, int(env.get("LOCAL_WORLD_SIZE", size)), node, address, port)
     if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun only: a batch script itself is a plain process
@@ -86,8 +86,26 @@ def seat(env: dict[str, str]) -> Seat | None:
         address = env.get("MASTER_ADDR") or first_host(env["SLURM_STEP_NODELIST"])
         port = int(env.get("MASTER_PORT", 20000 + int(env.get("SLURM_JOB_ID", 0)) % 20000))
         rank, size = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])
-        return Seat(rank, size, int(env["SLURM_LOCALID"]), local_size, env["SLURM_NODEID"], address, port)
+        return Seat(
+            rank, size, int(env["SLURM_LOCALID"]), local_size, switches(env) + env["SLURM_NODEID"], address, port
+        )
     return None
+
+
+def switches(env: dict[str, str]) -> str:
+    """The switches above this node, topmost first, as Slurm's topology plugin names them; empty where it says none."""
+    address, pattern = env.get("SLURM_TOPOLOGY_ADDR", ""), env.get("SLURM_TOPOLOGY_ADDR_PATTERN", "")
+    return address.rpartition(".")[0] + "/" if pattern.startswith("switch") else ""
+
+
+def numbered(names: list[str]) -> tuple[int, ...]:
+    """The node of each rank: nodes under one switch have neighbouring numbers, else they count as they come.
+
+    >>> numbered(["s1/a", "s0/b", "s1/c", "s0/b"]), numbered(["b", "a", "b"])
+    ((1, 0, 2, 0), (0, 1, 0))
+    """
+    order = sorted(dict.fromkeys(names), key=lambda name: name.rpartition("/")[0])
+    return tuple(order.index(name) for name in names)
 
 
 def first_host(nodes: str) -> str:
@@ -122,7 +140,7 @@ def connect(*, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) 
     rank, size = dist.get_rank(), dist.get_world_size()
     node, address = (place.node, place.address) if place else (socket.gethostname(), None)
     lifeline, names = tie(rank, size, node=node, address=address)
-    nodes = tuple(list(dict.fromkeys(names)).index(name) for name in names)
+    nodes = numbered(names)
     local_size = place.local_size if place else nodes.count(nodes[rank])
     if place is not None:
         end_with_parent(os.getppid())

@@ -163,6 +163,15 @@ def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False,
     return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name))
 
 
+def configuration(name: str | Path, *, trust: bool = False) -> Model:
+    """The configuration of a model that `load` opens. Raises UserError as `load` does."""
+    folder = Path(name)
+    if (folder / "model.toml").is_file():
+        with only_ours(not trust):
+            return build(Model, _about(folder / "model.toml")["model"], "model")
+    return OpenClip.named(str(name)).resolved()
+
+
 def _accept_random(config: OpenClip, wanted: bool) -> None:
     """Say that the weights are random. Raises UserError unless they are `wanted`."""
     if not wanted:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import torch
 from annotated_types import Ge
@@ -51,7 +51,7 @@ class FastTokenizer:
         self._fast = Fast.from_str(text)
         self._fast.no_padding()
         self._fast.enable_truncation(context)
-        self._shift = shift
+        self.shift = shift
         self._known: dict[str, list[int]] = {}  # short captions come again and again
         self.vocab = max(self._fast.get_vocab().values()) + 1 + shift
         self.context = context
@@ -63,7 +63,7 @@ class FastTokenizer:
             self._known.clear()
             unknown = sorted(set(texts))
         for text, encoded in zip(unknown, self._fast.encode_batch(unknown), strict=True):
-            self._known[text] = [i + self._shift for i in encoded.ids]
+            self._known[text] = [i + self.shift for i in encoded.ids]
         rows = [self._known[t] for t in texts]
         longest = max(map(len, rows), default=0)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
@@ -72,7 +72,7 @@ class FastTokenizer:
     def save(self, path: Path) -> None:
         """Write the tokenizer to `path` in the `tokenizers` JSON format; with a shift, as a part of it."""
         text = self._fast.to_str()
-        path.write_text(f'{{"shift": {self._shift}, "tokenizer": {text}}}' if self._shift else text, encoding="utf-8")
+        path.write_text(f'{{"shift": {self.shift}, "tokenizer": {text}}}' if self.shift else text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,16 @@ class OpenClipTokenizer:
             row[: len(ids) + 2] = [start, *ids, end]
         return rows
 
+    @property
+    def theirs(self) -> Any:
+        """open_clip's own tokenizer."""
+        return self._encode
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files by name of which open_clip makes this tokenizer; none, if it is open_clip's own."""
+        return self._files or self._foreign_files()
+
     def _ids(self, text: str, words: dict[str, list[int]]) -> list[int]:
         """The ids of a text, without those of its start and end."""
         simple = cast("SimpleTokenizer", self._encode)
@@ -163,7 +173,7 @@ class OpenClipTokenizer:
 
     def save(self, path: Path) -> None:
         """Write the name by which open_clip finds the tokenizer again, and the files that open_clip does not have."""
-        tree = {"open_clip": self.architecture, "files": self._files or self._foreign_files()}
+        tree = {"open_clip": self.architecture, "files": self.files}
         path.write_text(json.dumps({key: value for key, value in tree.items() if value}) + "\n", encoding="utf-8")
 
     def _foreign_files(self) -> dict[str, str]:

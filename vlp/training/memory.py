@@ -52,13 +52,13 @@ def estimate(
 
 def saved_bytes(model: nn.Module, batch: Batch) -> int:
     """Bytes that autograd keeps for the backward of one forward pass, the weights apart."""
-    known = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    known = {p.untyped_storage()._cdata for p in [*model.parameters(), *model.buffers()]}
     seen: dict[int, tuple[int, Tensor]] = {}  # the tensor is kept too, lest its address be used again
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            seen[storage.data_ptr()] = (storage.nbytes(), tensor.detach())
+        if storage._cdata not in known:
+            seen[storage._cdata] = (storage.nbytes(), tensor.detach())
         return tensor
 
     buffers = Buffers(model)

@@ -60,6 +60,8 @@ class Training:
     be others than before"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the model (torch.compile): minutes at the start, faster steps after"""
+    profile: Annotated[Whole, COMMON, MAY_CHANGE] = 0
+    """steps of which torch's profiler writes a trace to RUN/trace.json, after the first few; 0: none"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0
     """CPU threads per process; 0: torch's default"""
     seed: Annotated[Whole, COMMON] = 0

@@ -25,6 +25,7 @@ from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.checkpoints.identity import flat
+from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel.ddp import Parallel
 from vlp.training.parallel.precision import resolve
@@ -103,13 +104,14 @@ class Trainer:
         state, stream, sinks, checkpoints = self.start()
         training, batches, clock = self.training, iter(stream), Clock(state)
         metrics: dict[str, float] = {}
-        with sinks, Interruption() as interruption:
+        with sinks, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
                 batch = next(batches).to(self.world.device)
                 loss = state.gradient(batch)  # encode, sharded objective, gradients at the embeddings, replay; one sync
                 norm = state.clip()
                 state.update(loss, norm)  # guard, step, clamp the scale, average
                 sinks.moved(state.samples, clock.tick(loss))
+                trace.step()
                 done = state.step == training.steps
                 if done or state.step % training.log_every == 0:
                     sinks.record(state.row())
@@ -197,6 +199,10 @@ class Trainer:
             places.append(Wandb(training.wandb, self.folder))
         places.append(Bar(total, state.samples) if sys.stdout.isatty() else Lines(total))
         return Sinks(places)
+
+    def trace(self) -> Trace:
+        """Rank 0's trace of some steps, if it is asked for."""
+        return Trace(self.training.profile if self.world.rank == 0 else 0, self.folder)
 
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:

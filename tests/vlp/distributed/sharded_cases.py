@@ -217,3 +217,18 @@ def simulate(pipe, negatives, size, *, pairs, width, dtype):
     with fake_world(size, 8):
         peer = ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
         pipe.send(peak_of(lambda e: peer(e.image, e.text, e.scale.to(dtype)), **shape))
+
+
+def waits_for_a_late_rank(world, late):
+    """Seconds in collectives, where the last rank comes `late` seconds after the others."""
+    import time
+
+    from vlp.distributed.timing import Collectives, all_reduce_seconds, slowest
+
+    assert all_reduce_seconds(world, 4096) > 0
+    assert slowest(world, {"rank": float(world.rank)}) == {"rank": world.size - 1.0}
+    if world.rank == world.size - 1:
+        time.sleep(late)
+    with Collectives() as watch:
+        torch.distributed.all_reduce(torch.ones(4))
+    return watch.seconds

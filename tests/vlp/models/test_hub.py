@@ -40,7 +40,7 @@ def away(silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 MODELS: dict[str, tuple[Callable[[], object], str]] = {
-    "a tag": (lambda: release.load("ViT-B-32:openai"), "timm/vit_base_patch32_clip_224.openai"),
+    "a tag": (lambda: release.load("ViT-B-32-quickgelu:openai"), "timm/vit_base_patch32_clip_224.openai"),
     "another": (lambda: release.load("ViT-B-32:laion2b_s34b_b79k"), "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
     "hf-hub": (lambda: release.load("hf-hub:timm/ViT-B-16-SigLIP"), "timm/ViT-B-16-SigLIP"),
     "a tokenizer": (lambda: OpenClip("ViT-B-16-SigLIP").tokenizer(()), "timm/ViT-B-16-SigLIP"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
+
+import torch
+from torch import Tensor
 
 from vlp.config import COMMON, did_you_mean
 from vlp.config.bounds import Whole
@@ -78,6 +82,10 @@ class OpenClip(Model):
 
         self._vision()
         return list(open_clip.list_pretrained_tags_by_model(self.architecture))
+
+    def described(self) -> dict[str, Any]:
+        """open_clip's configuration of the whole model. Raises UserError for an unknown architecture."""
+        return self._model_config()
 
     @property
     def has_weights(self) -> bool:
@@ -152,6 +160,15 @@ class OpenClip(Model):
                 f'open_clip has no weights "{self.pretrained}" of "{self.architecture}", and there is no such '
                 f"checkpoint file{did_you_mean(self.pretrained, self.tags())}"
             )
+        if open_clip.is_pretrained_cfg(self.architecture, self.pretrained):
+            quick = bool(open_clip.get_pretrained_cfg(self.architecture, self.pretrained).get("quick_gelu"))
+            if quick != bool(self._model_config().get("quick_gelu")):
+                other = f"{self.architecture}-quickgelu" if quick else self.architecture.removesuffix("-quickgelu")
+                raise UserError(
+                    f'the weights "{self.pretrained}" were trained with {"QuickGELU" if quick else "GELU"}, and '
+                    f'"{self.architecture}" has {"GELU" if quick else "QuickGELU"}: '
+                    f"name them as {other}:{self.pretrained}"
+                )
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective for new weights; pretrained ones keep theirs."""
@@ -182,19 +199,24 @@ class OpenClip(Model):
                 force_custom_text=True,
                 force_image_size=self.image_size or None,
                 require_pretrained=wanted,
+                device=torch.get_default_device(),
             )
         for tower in (model.visual, model.text):
             if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
                 tower.output_tokens = False
-        bias = model.logit_bias
         return DualEncoder(
             model.visual,
             model.text,
             mean=transform.mean,
             std=transform.std,
-            scale=float(model.logit_scale.detach().exp()),
-            bias=float(bias.detach()) if bias is not None else 0.0,
+            scale=math.exp(_number(model.logit_scale, math.log(1 / 0.07))),
+            bias=_number(model.logit_bias, 0.0),
         )
+
+
+def _number(scalar: Tensor | None, start: float) -> float:
+    """A scalar's value; `start` where there is none, or where it has no value (on the meta device)."""
+    return start if scalar is None or scalar.is_meta else float(scalar.detach())
 
 
 def _three(values: float | Sequence[float]) -> tuple[float, float, float]:

@@ -39,6 +39,8 @@ from vlp.lock import locked
 from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
+from vlp.models.adapt.lora import merged
+from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
@@ -48,6 +50,7 @@ from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
 from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
+from vlp.training.unlocking import Unlocking
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
@@ -63,6 +66,8 @@ class RunConfig:
     """shards, order, captions: what is read and how"""
     model: Model = field(default_factory=TwoTowers)
     """towers, tokenizer, picture size"""
+    towers: Towers = field(default_factory=Towers)
+    """what of each tower is trained: locks, adapters, patch dropout"""
     picture: Annotated[Whole, COMMON] = 0
     """side at which pictures leave the stream, pixels, where the augmentation resizes; 0: the model's own"""
     crop: Annotated[tuple[Share, Share], COMMON] = (1.0, 1.0)
@@ -110,6 +115,7 @@ def train(run: RunConfig, world: World) -> None:
     tokenizer = run.model.tokenizer(captions(run.data, sources))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
+    run.towers.adapt(encoder)
     if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
         write_whole(run.out / "config.toml", dump(run))
     try:
@@ -122,9 +128,10 @@ def train(run: RunConfig, world: World) -> None:
 
 
 def trainer(
-    run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+    run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
 ) -> Trainer:
     """The parts of the run, put together."""
+    shared = {"augment": to_tree(run.augment), "towers": to_tree(run.towers)}
     return Trainer(
         training=run.training,
         model=encoder,
@@ -134,7 +141,8 @@ def trainer(
         world=world,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
-        identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
+        unlocking=Unlocking(encoder, run.towers),
+        identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
         saving=lambda streams: record_losses(run, streams),
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
@@ -211,8 +219,9 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSo
         "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }
-    assert isinstance(fitted.model, DualEncoder)
-    id = release.save(run.out / "model", config=run.model, encoder=fitted.model, tokenizer=tokenizer, notes=notes)
+    trained = merged(fitted.model)
+    assert isinstance(trained, DualEncoder)
+    id = release.save(run.out / "model", config=run.model, encoder=trained, tokenizer=tokenizer, notes=notes)
     record = {
         "model_id": id,
         "steps": fitted.steps,

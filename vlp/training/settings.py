@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from annotated_types import Ge
@@ -36,7 +37,7 @@ class Training:
     optimizer: Optimizer = field(default_factory=AdamW)
     """adamw, muon or lion, with its learning rate and weight decay"""
     schedule: Schedule = field(default_factory=Cosine)
-    """cosine, linear or constant: how the learning rate falls after its warm-up"""
+    """cosine, wsd, linear, inverse_sqrt or constant: how the learning rate falls after its warm-up"""
     clip: Annotated[AtLeastZero, COMMON] = 1.0
     """largest norm of the whole gradient; 0: any"""
     max_scale: Annotated[float, Ge(1)] = 100.0
@@ -71,8 +72,14 @@ class Training:
 
     def __post_init__(self) -> None:
         check(self, "training")
+        self.schedule.of(self.steps * self.batch)  # a warm-up that is longer than the run is refused
 
     @property
     def steps(self) -> int:
         """Optimizer steps that the budget asks for."""
         return -(-self.samples // self.batch)
+
+    @cached_property
+    def rates(self) -> Schedule:
+        """The schedule of this budget: a function of the share that is done. Raises UserError if it does not fit."""
+        return self.schedule.of(self.steps * self.batch)

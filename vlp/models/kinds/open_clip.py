@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
+
+import torch
+from torch import Tensor
 
 from vlp.config import COMMON, did_you_mean
 from vlp.config.bounds import Whole
@@ -182,19 +186,24 @@ class OpenClip(Model):
                 force_custom_text=True,
                 force_image_size=self.image_size or None,
                 require_pretrained=wanted,
+                device=torch.get_default_device(),
             )
         for tower in (model.visual, model.text):
             if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
                 tower.output_tokens = False
-        bias = model.logit_bias
         return DualEncoder(
             model.visual,
             model.text,
             mean=transform.mean,
             std=transform.std,
-            scale=float(model.logit_scale.detach().exp()),
-            bias=float(bias.detach()) if bias is not None else 0.0,
+            scale=math.exp(_number(model.logit_scale, math.log(1 / 0.07))),
+            bias=_number(model.logit_bias, 0.0),
         )
+
+
+def _number(scalar: Tensor | None, start: float) -> float:
+    """A scalar's value; `start` where there is none, or where it has no value (on the meta device)."""
+    return start if scalar is None or scalar.is_meta else float(scalar.detach())
 
 
 def _three(values: float | Sequence[float]) -> tuple[float, float, float]:

@@ -40,11 +40,12 @@ from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
 from vlp.models.adapt.lora import merged
+from vlp.models.adapt.starting_point import start_from
 from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
-from vlp.models.tokenizer import Tokenizer
+from vlp.models.tokenizer import Tokenizer, load_tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
@@ -52,7 +53,9 @@ from vlp.training.settings import Training
 from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
 from vlp.training.unlocking import Unlocking
 
+MOST_TOKENS = 1_000_000  # of a text, before the model cuts it
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
+TOKENIZER = "tokenizer.json"  # in the run's folder: a resumed run reads no captions for it
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
 
 
@@ -112,12 +115,19 @@ def train(run: RunConfig, world: World) -> None:
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
-    tokenizer = run.model.tokenizer(captions(run.data, sources))
+    source = release.load(run.training.init) if run.training.init and not going_on(run) else None
+    tokenizer = tokenizer_of(run, sources, source)
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
+    started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
     run.towers.adapt(encoder)
-    if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
+    if world.rank == 0 and (not going_on(run) or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))
+    if world.rank == 0 and not going_on(run):
+        write_whole(run.out / TOKENIZER, tokenizer.save)
+        if started:
+            write_whole(run.out / "init.txt", f"{started}\n")
+            print(started)
     try:
         fitted = trainer(run, world, encoder, tokenizer, sources).fit()
     except DropBudgetExceeded as error:
@@ -127,11 +137,27 @@ def train(run: RunConfig, world: World) -> None:
         finish(run, fitted, tokenizer, sources)
 
 
+def going_on(run: RunConfig) -> bool:
+    """Whether there is a part of this run to go on from."""
+    folder = run.out / "checkpoints"
+    return run.training.resume and folder.is_dir() and any(folder.iterdir())
+
+
+def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: release.Release | None) -> Tokenizer:
+    """The tokenizer of the earlier part of the run, of what it starts from, or the model's own."""
+    own = None
+    if going_on(run) and (run.out / TOKENIZER).is_file():
+        own = run.model.adopt(load_tokenizer(run.out / TOKENIZER, MOST_TOKENS))
+    elif source is not None and run.training.init_tokenizer:
+        own = run.model.adopt(source.tokenizer)
+    return own or run.model.tokenizer(captions(run.data, sources))
+
+
 def trainer(
     run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
 ) -> Trainer:
     """The parts of the run, put together."""
-    shared = {"augment": to_tree(run.augment), "towers": to_tree(run.towers)}
+    shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
     return Trainer(
         training=run.training,
         model=encoder,

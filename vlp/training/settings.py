@@ -44,6 +44,10 @@ class Training:
     """the logit scale (1 / temperature) is kept between 1 and this"""
     ema: Annotated[Decay, COMMON] = 0.0
     """weight averaging: decay per step, such as 0.999; the average is what is evaluated and kept; 0: none"""
+    init: Annotated[str, COMMON, MAY_CHANGE] = ""
+    """start from the weights of a model folder or an open_clip name, as far as they fit; a resumed run needs it not"""
+    init_tokenizer: Annotated[bool, MAY_CHANGE] = True
+    """take the tokenizer of `init` too, where the model would train one; false: train it on the captions"""
     guard: Guard = field(default_factory=Guard)
     """when a step is refused"""
     log_every: Annotated[Count, MAY_CHANGE] = 10
@@ -57,8 +61,8 @@ class Training:
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
     """go on from the newest checkpoint in the run folder; false: remove what is there and start over"""
     resume_from: Annotated[From, MAY_CHANGE] = "newest"
-    """newest, or good: the last checkpoint before the guard refused steps; with good, lr, schedule, clip and guard may
-    be others than before"""
+    """newest; good: the last checkpoint before the guard refused steps; extend: the newest, for more samples or another
+    schedule; with good and extend samples, schedule, clip, guard and the optimizer's settings may be others"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the model (torch.compile): minutes at the start, faster steps after"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0

@@ -26,6 +26,7 @@ from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.checkpoints.identity import flat
+from vlp.training.extension import extension
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel.ddp import Parallel
 from vlp.training.parallel.precision import resolve
@@ -162,6 +163,8 @@ class Trainer:
         if world.rank == 0:
             checkpoints.set_aside()
             self.announce(state)
+            if saved and (change := extension(saved["identity"], training, state.step)):
+                print(change, flush=True)
         stream = self.open_stream(position)
         return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
 

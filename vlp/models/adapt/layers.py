@@ -28,20 +28,21 @@ class Layer:
 def layers(tower: nn.Module) -> list[Layer]:
     """[embeddings, block, ..., block, head] of `tower`; a single layer where it has no row of blocks.
 
-    The blocks are those of the first ModuleLists or Sequentials, on the way down its heaviest children, that have half
-    of its weights, embeddings apart. What is registered before them is the bottom, what comes after them the top.
+    The blocks are those of the first ModuleLists or Sequentials, on the way down, that outweigh what has such rows
+    beside them. What is registered before them is the bottom, what comes after them the top.
     """
     bottom, top, at = Layer(), Layer(), tower
     while True:
         for name, parameter in at.named_parameters(recurse=False):
             (top if name.endswith(LAST) else bottom).own.append(parameter)
         children = list(at.children())
-        rows = [c for c in children if isinstance(c, nn.ModuleList | nn.Sequential) and len(c)]
-        if sum(map(weight, rows)) * 2 >= sum(map(weight, children)) > 0:
+        rows = [c for c in children if is_row(c)]
+        deeper = [c for c in children if c not in rows and any(map(is_row, c.modules()))]
+        if rows and sum(map(weight, rows)) >= max(map(weight, deeper), default=0):
             break
-        heaviest = max(children, key=weight, default=at)
-        if heaviest is at or not weight(heaviest):
+        if not deeper:
             return [Layer([tower])]
+        heaviest = max(deeper, key=weight)
         place = children.index(heaviest)
         bottom.modules += children[:place]
         top.modules[:0] = children[place + 1 :]
@@ -49,8 +50,15 @@ def layers(tower: nn.Module) -> list[Layer]:
     first, last = children.index(rows[0]), children.index(rows[-1])
     bottom.modules += children[:first]
     top.modules[:0] = children[last + 1 :]
-    blocks = [block for child in children[first : last + 1] for block in (child if child in rows else [child])]
+    blocks = [
+        block for child in children[first : last + 1] for block in (child.children() if child in rows else [child])
+    ]
     return [layer for layer in (bottom, *steps(blocks), top) if any(True for _ in layer.parameters())]
+
+
+def is_row(module: nn.Module) -> bool:
+    """Whether a module is a row of others."""
+    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
 
 
 def steps(blocks: Sequence[nn.Module]) -> list[Layer]:

@@ -13,7 +13,7 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
 from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, Grey, ImageTransform, Interpolation, Resize
 from vlp.models.text.transformer import Transformer
-from vlp.models.tokenizer import Bpe, Tokenizer
+from vlp.models.tokenizer import Bpe, FastTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class TwoTowers(Model):
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
         """The text tower's own; a BPE trained on `captions`, where it has none."""
         return self.text.tokenizer() or self.bpe.train(captions)
+
+    def adopt(self, tokenizer: Tokenizer) -> Tokenizer | None:
+        """Another model's tokenizer instead of a new BPE, where the text tower has none of its own."""
+        if not isinstance(tokenizer, FastTokenizer) or self.text.tokenizer() is not None:
+            return None
+        return tokenizer.cut_at(self.bpe.context)
 
     def transform(self) -> ImageTransform:
         """What the fields say of pictures."""

@@ -31,7 +31,7 @@ from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
 from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
-from vlp.config.bounds import Share, Whole
+from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.world import World, connect
 from vlp.errors import UserError
 from vlp.files import check_writable, write_whole
@@ -75,8 +75,10 @@ class RunConfig:
     """side at which pictures leave the stream, pixels, where the augmentation resizes; 0: the model's own"""
     crop: Annotated[tuple[Share, Share], COMMON] = (1.0, 1.0)
     """random resized crops: their least and greatest share of the picture; 1, 1: the evaluation's crop"""
+    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    """width / height of random crops: least and greatest"""
     augment: Augment = field(default_factory=Unchanged)
-    """what else happens to pictures, batch by batch"""
+    """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Loss = field(default_factory=InfoNCE)
     """the objective"""
     training: Training = field(default_factory=Training)
@@ -90,6 +92,10 @@ class RunConfig:
             raise UserError(
                 f'"crop" is {self.crop[0]:g}, {self.crop[1]:g}, but it should be the least share of the picture '
                 "and then the greatest, from 0 to 1"
+            )
+        if self.crop_ratio[0] > self.crop_ratio[1]:
+            raise UserError(
+                f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
             )
 
 
@@ -187,10 +193,10 @@ def open_stream(
     own = run.model.transform()
     size = run.picture or own.size
     whole = run.crop == (1.0, 1.0)
-    transform = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop)
+    crop = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop, run.crop_ratio)
     data = replace(run.data, workers=replace(run.data.workers, count=0)) if batch else run.data
     return data.open(
-        transform=transform,
+        transform=run.augment.in_stream(crop),
         tokenizer=tokenizer,
         global_batch=batch or run.training.batch,
         rank=world.rank,
@@ -213,7 +219,8 @@ def captions(data: Stream, sources: OpenSources | Pipeline) -> Iterator[str]:
 
 def data_identity(run: RunConfig) -> Mapping[str, Any]:
     """What a resumed run must share of the data; how fast it is read may differ."""
-    return {"picture": run.picture, "crop": list(run.crop), **identity(run.data)}
+    ratio = {} if run.crop_ratio == RandomCrop.ratio else {"crop_ratio": list(run.crop_ratio)}
+    return {"picture": run.picture, "crop": list(run.crop), **ratio, **identity(run.data)}
 
 
 def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[str, Evaluate]:

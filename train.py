@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
+from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.world import World, connect
 from vlp.errors import UserError
@@ -101,7 +102,10 @@ class RunConfig:
 
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
-    run = parse(RunConfig, argv, "vlp train", __doc__ or "")
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+    run = parse(
+        RunConfig, argv, "vlp train", f"{__doc__}\n{textwrap.fill(f'Presets, or a .toml file: {presets}', 100)}"
+    )
     try:
         with OutsideTheLoop(), connect() as world:
             if world.rank == 0:
@@ -123,7 +127,7 @@ def train(run: RunConfig, world: World) -> None:
         print(sources.note)
     source = release.load(run.training.init) if run.training.init and not going_on(run) else None
     tokenizer = tokenizer_of(run, sources, source)
-    encoder = run.model.build(tokenizer.vocab)
+    encoder = run.model.build(tokenizer.vocab, weights=not going_on(run))
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
     started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
     run.towers.adapt(encoder)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from vlp.config import COMMON
 from vlp.config.bounds import Count, Decay, Whole
 from vlp.errors import UserError
 from vlp.models.adapt.attention import OpenAttention
@@ -21,7 +20,7 @@ from vlp.models.adapt.layers import layers
 class Lora:
     """Low-rank adapters of one tower; its other weights are frozen, `trained_layers` at its top apart."""
 
-    rank: Annotated[Whole, COMMON] = 0
+    rank: Whole = 0
     """rank of the adapters; 0: none"""
     alpha: Count = 16
     """what an adapter adds is scaled by alpha / rank"""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from vlp.config import COMMON
 from vlp.config.bounds import Decay, Whole
 from vlp.errors import UserError
 from vlp.models.adapt.lock import lock
@@ -18,9 +16,9 @@ from vlp.models.dual_encoder import DualEncoder
 class TextSide:
     """What of a tower is trained."""
 
-    lock: Annotated[bool, COMMON] = False
+    lock: bool = False
     """freeze the tower, its `trained_layers` apart"""
-    trained_layers: Annotated[Whole, COMMON] = 0
+    trained_layers: Whole = 0
     """layers at the top that a lock or adapters leave free, the head first (open_clip's unlocked groups)"""
     unlock_after: Whole = 0
     """pairs after which a locked tower is unlocked from its top; 0: it stays locked"""
@@ -34,7 +32,7 @@ class TextSide:
 class ImageSide(TextSide):
     """What of the image tower is trained, on how many patches."""
 
-    patch_dropout: Annotated[Decay, COMMON] = 0.0
+    patch_dropout: Decay = 0.0
     """share of a picture's patches that training leaves out (FLIP: 0.5, 0.75); of ViTs alone"""
 
 

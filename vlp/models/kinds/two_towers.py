@@ -71,9 +71,10 @@ class TwoTowers(Model):
 
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """The dual encoder; `weights` matters to towers with pretrained weights alone."""
+        image, text = (self.image, self.text) if weights else (self.image.resolved(), self.text.resolved())
         model = DualEncoder(
-            self.image.build(self.width, self.image_size),
-            self.text.build(self.width, vocab, self.bpe.context),
+            image.build(self.width, self.image_size),
+            text.build(self.width, vocab, self.bpe.context),
             mean=self.mean,
             std=self.std,
             scale=1 / (self.temperature or 0.07),

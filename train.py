@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -31,8 +32,8 @@ from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, dump, identity, parse, run_main, to_tree
-from vlp.config.bounds import Share, Whole
+from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
+from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.collectives import gather_objects
 from vlp.distributed.world import World, connect
 from vlp.errors import UserError
@@ -41,17 +42,23 @@ from vlp.lock import locked
 from vlp.losses import Loss
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
+from vlp.models.adapt.lora import merged
+from vlp.models.adapt.starting_point import start_from
+from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
-from vlp.models.tokenizer import Tokenizer
+from vlp.models.tokenizer import Tokenizer, load_tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
 from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
+from vlp.training.unlocking import Unlocking
 
+MOST_TOKENS = 1_000_000  # of a text, before the model cuts it
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
+TOKENIZER = "tokenizer.json"  # in the run's folder: a resumed run reads no captions for it
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
 
 
@@ -65,12 +72,16 @@ class RunConfig:
     """shards, order, captions: what is read and how"""
     model: Model = field(default_factory=TwoTowers)
     """towers, tokenizer, picture size"""
+    towers: Towers = field(default_factory=Towers)
+    """what of each tower is trained: locks, adapters, patch dropout"""
     picture: Annotated[Whole, COMMON] = 0
     """side at which pictures leave the stream, pixels, where the augmentation resizes; 0: the model's own"""
     crop: Annotated[tuple[Share, Share], COMMON] = (1.0, 1.0)
     """random resized crops: their least and greatest share of the picture; 1, 1: the evaluation's crop"""
+    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    """width / height of random crops: least and greatest"""
     augment: Augment = field(default_factory=Unchanged)
-    """what else happens to pictures, batch by batch"""
+    """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Loss = field(default_factory=InfoNCE)
     """the objective"""
     training: Training = field(default_factory=Training)
@@ -85,11 +96,18 @@ class RunConfig:
                 f'"crop" is {self.crop[0]:g}, {self.crop[1]:g}, but it should be the least share of the picture '
                 "and then the greatest, from 0 to 1"
             )
+        if self.crop_ratio[0] > self.crop_ratio[1]:
+            raise UserError(
+                f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
+            )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the training that `argv` (presets, then flags) describes; 0 when it is complete."""
-    run = parse(RunConfig, argv, "vlp train", __doc__ or "")
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+    run = parse(
+        RunConfig, argv, "vlp train", f"{__doc__}\n{textwrap.fill(f'Presets, or a .toml file: {presets}', 100)}"
+    )
     try:
         with OutsideTheLoop(), connect() as world:
             if world.rank == 0:
@@ -109,11 +127,19 @@ def train(run: RunConfig, world: World) -> None:
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
-    tokenizer = run.model.tokenizer(captions(run.data, sources))
-    encoder = run.model.build(tokenizer.vocab)
+    source = release.load(run.training.init) if run.training.init and not going_on(run) else None
+    tokenizer = tokenizer_of(run, sources, source)
+    encoder = run.model.build(tokenizer.vocab, weights=not going_on(run))
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
-    if world.rank == 0 and not (run.training.resume and (run.out / "checkpoints").exists()):
+    started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
+    run.towers.adapt(encoder)
+    if world.rank == 0 and (not going_on(run) or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))
+    if world.rank == 0 and not going_on(run):
+        write_whole(run.out / TOKENIZER, tokenizer.save)
+        if started:
+            write_whole(run.out / "init.txt", f"{started}\n")
+            print(started)
     try:
         fitted = trainer(run, world, encoder, tokenizer, sources).fit()
     except DropBudgetExceeded as error:
@@ -123,10 +149,27 @@ def train(run: RunConfig, world: World) -> None:
         finish(run, fitted, tokenizer, sources)
 
 
+def going_on(run: RunConfig) -> bool:
+    """Whether there is a part of this run to go on from."""
+    folder = run.out / "checkpoints"
+    return run.training.resume and folder.is_dir() and any(folder.iterdir())
+
+
+def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: release.Release | None) -> Tokenizer:
+    """The tokenizer of the earlier part of the run, of what it starts from, or the model's own."""
+    own = None
+    if going_on(run) and (run.out / TOKENIZER).is_file():
+        own = run.model.adopt(load_tokenizer(run.out / TOKENIZER, MOST_TOKENS))
+    elif source is not None and run.training.init_tokenizer:
+        own = run.model.adopt(source.tokenizer)
+    return own or run.model.tokenizer(captions(run.data, sources))
+
+
 def trainer(
-    run: RunConfig, world: World, encoder: nn.Module, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+    run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
 ) -> Trainer:
     """The parts of the run, put together."""
+    shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
     return Trainer(
         training=run.training,
         model=encoder,
@@ -136,7 +179,8 @@ def trainer(
         world=world,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
-        identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
+        unlocking=Unlocking(encoder, run.towers),
+        identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
         saving=lambda streams: record_losses(run, streams),
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
@@ -155,10 +199,10 @@ def open_stream(
     own = run.model.transform()
     size = run.picture or own.size
     whole = run.crop == (1.0, 1.0)
-    transform = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop)
+    crop = EvaluationCrop(replace(own, size=size)) if whole else RandomCrop(size, run.crop, run.crop_ratio)
     data = replace(run.data, workers=replace(run.data.workers, count=0)) if batch else run.data
     return data.open(
-        transform=transform,
+        transform=run.augment.in_stream(crop),
         tokenizer=tokenizer,
         global_batch=batch or run.training.batch,
         rank=world.rank,
@@ -181,7 +225,8 @@ def captions(data: Stream, sources: OpenSources | Pipeline) -> Iterator[str]:
 
 def data_identity(run: RunConfig) -> Mapping[str, Any]:
     """What a resumed run must share of the data; how fast it is read may differ."""
-    return {"picture": run.picture, "crop": list(run.crop), **identity(run.data)}
+    ratio = {} if run.crop_ratio == RandomCrop.ratio else {"crop_ratio": list(run.crop_ratio)}
+    return {"picture": run.picture, "crop": list(run.crop), **ratio, **identity(run.data)}
 
 
 def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[str, Evaluate]:
@@ -215,8 +260,9 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSo
         "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }
-    assert isinstance(fitted.model, DualEncoder)
-    id = release.save(run.out / "model", config=run.model, encoder=fitted.model, tokenizer=tokenizer, notes=notes)
+    trained = merged(fitted.model)
+    assert isinstance(trained, DualEncoder)
+    id = release.save(run.out / "model", config=run.model, encoder=trained, tokenizer=tokenizer, notes=notes)
     record = {
         "model_id": id,
         "steps": fitted.steps,

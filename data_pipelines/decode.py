@@ -44,6 +44,21 @@ class Fit(Protocol):
         ...
 
 
+class Changed(Protocol):
+    """A transform with something that is done to its pixels afterwards, which fusing leaves out."""
+
+    crop: Transform
+
+    def change(self, pixels: Tensor, rng: random.Random) -> Tensor:
+        """The pixels uint8 [3, size, size] of `crop`, changed."""
+        ...
+
+
+def is_changed(transform: Transform | Crop | Fit | Changed) -> TypeGuard[Changed]:
+    """Whether a transform changes the pixels of another one."""
+    return hasattr(transform, "change")
+
+
 def is_crop(transform: Transform | Crop | Fit) -> TypeGuard[Crop]:
     """Whether a transform can be fused with decoding (an attribute look-up: this is asked for every picture)."""
     return hasattr(transform, "box")
@@ -64,6 +79,10 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
 
     Raises Refused.
     """
+    if is_changed(transform):
+        fill(out, data, transform.crop, rng, limits)
+        out.copy_(transform.change(out, rng))
+        return
     if not (is_crop(transform) or is_fit(transform)):
         out.copy_(transform(decode(data, limits), rng))
         return
@@ -85,6 +104,10 @@ def fill(out: Tensor, data: bytes, transform: Transform, rng: random.Random, lim
 
 def fill_from(out: Tensor, whole: Pixels, transform: Transform | Crop | Fit, rng: random.Random) -> None:
     """Write `transform` of a decoded picture into `out` [3, H, W]."""
+    if is_changed(transform):
+        fill_from(out, whole, transform.crop, rng)
+        out.copy_(transform.change(out, rng))
+        return
     if is_fit(transform) and max(whole.shape[:2]) <= STRIP * min(whole.shape[:2]):
         _lay(out, whole, transform)
         return

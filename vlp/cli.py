@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
+    "blend": (
+        "eval.blend:main",
+        "the weights between two models (WiSE-FT): a model folder, or how they score along the way",
+    ),
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),

@@ -1,12 +1,20 @@
-"""Changes to a batch of pictures on the device, one kind a file: what a picture may undergo and still mean the same."""
+"""Changes of pictures, one kind a file: what a picture may undergo and still mean the same.
+
+They happen to a whole batch on the device, or to each picture by itself in the stream.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+
+PictureTransform = Callable[[Any, random.Random], Tensor]
+"""A picture and the sample's own source of chance to uint8 [3, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,7 @@ class Augment:
     def __call__(self, image: Tensor, draws: Draws) -> Tensor:
         """The rows [B, 3, H, W], uint8, changed; `draws` is the only source of chance."""
         raise NotImplementedError
+
+    def in_stream(self, crop: PictureTransform) -> PictureTransform:
+        """What the stream does to a picture: the crop of the run, unless the augmentation works there."""
+        return crop

@@ -58,6 +58,10 @@ class Model:
         """The tokenizer, trained on `captions` where the model has none of its own."""
         raise NotImplementedError
 
+    def adopt(self, tokenizer: Tokenizer) -> Tokenizer | None:
+        """The tokenizer of another model, for this one; None where this one has a tokenizer of its own."""
+        return None
+
     def transform(self) -> ImageTransform:
         """What turns a picture into the model's input at evaluation."""
         raise NotImplementedError

@@ -47,6 +47,8 @@ class Release:
     """sha256 of the weights file (hex), or of the weights themselves where there is no file"""
     name: str
     """the folder, or open_clip's name"""
+    config: Model | None = None
+    """what the model was built from; None for one that was put together by hand"""
 
     @torch.inference_mode()
     def embed_images(self, pictures: Picture | Sequence[Picture], batch: int = 256) -> Tensor:
@@ -160,7 +162,7 @@ def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False,
     for key, tensor in sorted(encoder.state_dict().items()):
         digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     encoder = encoder.to(device).eval()
-    return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name))
+    return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name), config)
 
 
 def configuration(name: str | Path, *, trust: bool = False) -> Model:
@@ -235,4 +237,4 @@ def _load_folder(folder: Path, device: str) -> Release:
     encoder.normalise_by(transform.mean, transform.std)
     tokenizer = load_tokenizer(folder / "tokenizer.json", context)
     encoder = encoder.to(device).eval()
-    return Release(encoder, tokenizer, transform, tree["sha256"]["model.safetensors"], str(folder))
+    return Release(encoder, tokenizer, transform, tree["sha256"]["model.safetensors"], str(folder), config)

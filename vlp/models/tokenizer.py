@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
         """Token ids [B, L], int64, padded with 0."""
         ...
 
+    def tokens(self) -> Mapping[str, int]:
+        """Every token of the vocabulary, and its id."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write the tokenizer to `path` (JSON)."""
         ...
@@ -68,6 +72,14 @@ class FastTokenizer:
         longest = max(map(len, rows), default=0)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
+
+    def tokens(self) -> Mapping[str, int]:
+        """Every token of the vocabulary, and its id."""
+        return {token: id + self._shift for token, id in self._fast.get_vocab().items()}
+
+    def cut_at(self, context: int) -> FastTokenizer:
+        """The same tokenizer for texts of at most `context` tokens."""
+        return FastTokenizer(self._fast.to_str(), context, shift=self._shift)
 
     def save(self, path: Path) -> None:
         """Write the tokenizer to `path` in the `tokenizers` JSON format; with a shift, as a part of it."""
@@ -170,6 +182,11 @@ class OpenClipTokenizer:
                 known = words[word] = list(simple.encode(word))
             ids += known
         return ids
+
+    def tokens(self) -> Mapping[str, int]:
+        """Every token of the vocabulary, and its id."""
+        simple = getattr(self._encode, "encoder", None)  # CLIP's own BPE; others are transformers' tokenizers
+        return dict(simple) if simple is not None else dict(self._encode.tokenizer.get_vocab())  # type: ignore[attr-defined]
 
     def save(self, path: Path) -> None:
         """Write the name by which open_clip finds the tokenizer again, and the files that open_clip does not have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from annotated_types import Ge
@@ -36,13 +37,17 @@ class Training:
     optimizer: Optimizer = field(default_factory=AdamW)
     """adamw, muon or lion, with its learning rate and weight decay"""
     schedule: Schedule = field(default_factory=Cosine)
-    """cosine, linear or constant: how the learning rate falls after its warm-up"""
+    """cosine, wsd, linear, inverse_sqrt or constant: how the learning rate falls after its warm-up"""
     clip: Annotated[AtLeastZero, COMMON] = 1.0
     """largest norm of the whole gradient; 0: any"""
     max_scale: Annotated[float, Ge(1)] = 100.0
     """the logit scale (1 / temperature) is kept between 1 and this"""
     ema: Annotated[Decay, COMMON] = 0.0
     """weight averaging: decay per step, such as 0.999; the average is what is evaluated and kept; 0: none"""
+    init: Annotated[str, COMMON, MAY_CHANGE] = ""
+    """start from the weights of a model folder or an open_clip name, as far as they fit; a resumed run needs it not"""
+    init_tokenizer: Annotated[bool, MAY_CHANGE] = True
+    """take the tokenizer of `init` too, where the model would train one; false: train it on the captions"""
     guard: Guard = field(default_factory=Guard)
     """when a step is refused"""
     log_every: Annotated[Count, MAY_CHANGE] = 10
@@ -56,8 +61,8 @@ class Training:
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
     """go on from the newest checkpoint in the run folder; false: remove what is there and start over"""
     resume_from: Annotated[From, MAY_CHANGE] = "newest"
-    """newest, or good: the last checkpoint before the guard refused steps; with good, lr, schedule, clip and guard may
-    be others than before"""
+    """newest; good: the last checkpoint before the guard refused steps; extend: the newest, for more samples or another
+    schedule; with good and extend samples, schedule, clip, guard and the optimizer's settings may be others"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the model (torch.compile): minutes at the start, faster steps after"""
     profile: Annotated[Whole, COMMON, MAY_CHANGE] = 0
@@ -73,8 +78,14 @@ class Training:
 
     def __post_init__(self) -> None:
         check(self, "training")
+        self.schedule.of(self.steps * self.batch)  # a warm-up that is longer than the run is refused
 
     @property
     def steps(self) -> int:
         """Optimizer steps that the budget asks for."""
         return -(-self.samples // self.batch)
+
+    @cached_property
+    def rates(self) -> Schedule:
+        """The schedule of this budget: a function of the share that is done. Raises UserError if it does not fit."""
+        return self.schedule.of(self.steps * self.batch)

@@ -113,7 +113,7 @@ class TrainState:
         if verdict:
             self.buffers.restore()  # what a bad batch did to running statistics
         else:
-            set_progress(self.optimizers, self.settings.schedule((self.step + 0.5) / self.settings.steps))
+            set_progress(self.optimizers, self.settings.rates((self.step + 0.5) / self.settings.steps))
             for optimizer in self.optimizers:
                 optimizer.step()
             if isinstance(scale := getattr(self.module, "logit_scale", None), Tensor):

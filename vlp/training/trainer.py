@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.checkpoints.identity import flat
+from vlp.training.extension import extension
 from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel.ddp import Parallel
@@ -36,6 +38,12 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+
+
+def nothing_locked(samples: int) -> AbstractContextManager[None]:
+    """A context in which every gradient counts."""
+    return nullcontext()
+
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Positions = Sequence[Any]  # what `Stream.state_dict` of every rank gave
@@ -88,6 +96,8 @@ class Trainer:
     """by name; every rank calls each of them with the same weights, and rank 0's numbers are kept"""
     augment: Augment | None = None
     """changes a batch of pictures on the device; its draws are the only source of chance"""
+    unlocking: Callable[[int], AbstractContextManager[None]] = nothing_locked
+    """given the pairs seen so far, a context in which the gradient of layers that are locked till later is left out"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
     saving: Callable[[Positions], None] | None = None
@@ -107,7 +117,8 @@ class Trainer:
         with sinks, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
                 batch = next(batches).to(self.world.device)
-                loss = state.gradient(batch)  # encode, sharded objective, gradients at the embeddings, replay; one sync
+                with self.unlocking(state.samples):
+                    loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
                 norm = state.clip()
                 state.update(loss, norm)  # guard, step, clamp the scale, average
                 sinks.moved(state.samples, clock.tick(loss))
@@ -154,6 +165,8 @@ class Trainer:
         if world.rank == 0:
             checkpoints.set_aside()
             self.announce(state)
+            if saved and (change := extension(saved["identity"], training, state.step)):
+                print(change, flush=True)
         stream = self.open_stream(position)
         return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
 

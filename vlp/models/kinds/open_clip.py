@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from vlp.config import COMMON, did_you_mean
+from vlp.config import COMMON, did_you_mean, merge
 from vlp.config.bounds import Whole
 from vlp.errors import UserError
 from vlp.models import Model
@@ -38,6 +38,8 @@ class OpenClip(Model):
     """open_clip's tag of the weights, or a checkpoint file; empty: random weights, but for hf-hub: and local-dir:"""
     image_size: Annotated[Whole, COMMON] = 0
     """side of the pictures, pixels; 0: the architecture's own"""
+    options: dict[str, Any] = field(default_factory=dict)
+    '''changes to open_clip's configuration by dotted keys, such as "text_cfg.context_length" or "vision_cfg.layers"'''
     config: str = ""
     """open_clip_config.json of a model that is kept elsewhere, as text; only model folders have it"""
 
@@ -51,8 +53,11 @@ class OpenClip(Model):
 
     def tokenizer(self, captions: Iterable[str]) -> Tokenizer:
         """open_clip's tokenizer of the architecture; `captions` are not read. Raises UserError if loading fails."""
+        text = self._model_config()["text_cfg"]
+        own = self.options and not text.get("hf_tokenizer_name") and not text.get("hf_model_name")
+        files = {CONFIG: json.dumps({"model_cfg": {"text_cfg": text}})} if own else None
         with fetching(f'the tokenizer of "{self.architecture}"', self._tokenizer_repository()):
-            return OpenClipTokenizer(self.architecture)
+            return OpenClipTokenizer(self.architecture, files)
 
     def transform(self) -> ImageTransform:
         """open_clip's evaluation preprocessing of the architecture with these weights (its defaults, without).
@@ -122,7 +127,14 @@ class OpenClip(Model):
         if self.architecture not in known and not self.architecture.startswith(PLACES):
             raise UserError(f'open_clip has no model "{self.architecture}"{did_you_mean(self.architecture, known)}')
         elsewhere = self._config_elsewhere()
-        return dict(elsewhere["model_cfg"] if elsewhere else open_clip.get_model_config(self.architecture))
+        tree = dict(elsewhere["model_cfg"] if elsewhere else open_clip.get_model_config(self.architecture))
+        for path, value in self.options.items():
+            *tables, key = path.split(".")
+            at = tree
+            for table in tables:
+                at = at.setdefault(table, {})
+            at[key] = merge(at.get(key) or {}, value) if isinstance(value, dict) else value
+        return tree
 
     def _preprocessing(self) -> dict[str, Any]:
         """What the weights' own configuration says of pictures."""
@@ -151,9 +163,15 @@ class OpenClip(Model):
         return replace(self, config=json.dumps(elsewhere)) if elsewhere else self
 
     def _check_weights(self) -> None:
-        """Raise UserError if `pretrained` is neither a tag of the architecture nor a file."""
+        """Raise UserError for `options`, and if `pretrained` is neither a tag of the architecture nor a file."""
         import open_clip
 
+        if self.options:
+            name = ":".join(filter(None, (self.architecture, self.pretrained)))
+            raise UserError(
+                f'model.options change "{self.architecture}", so its weights may not fit: start from them by '
+                f"--training.init {name} instead"
+            )
         known = self.architecture.startswith(PLACES) or open_clip.is_pretrained_cfg(self.architecture, self.pretrained)
         if not known and not Path(self.pretrained).is_file():
             raise UserError(
@@ -186,11 +204,14 @@ class OpenClip(Model):
         wanted = weights and self.has_weights
         if wanted:
             self._check_weights()
+        config = self.config
+        if self.options:
+            config = json.dumps({"model_cfg": self._model_config(), "preprocess_cfg": self._preprocessing()})
         part = f'the weights "{self.pretrained}"' if wanted and self.pretrained else "a part"
         with (
             fetching(f'{part} of open_clip\'s "{self.architecture}"', self._repository(weights=wanted)),
             _silenced(),
-            _folder_of(self.config) as folder,
+            _folder_of(config) as folder,
         ):
             model = open_clip.create_model(
                 f"local-dir:{folder}" if folder and not wanted else self.architecture,

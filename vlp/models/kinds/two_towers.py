@@ -13,7 +13,7 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.timm import Timm
 from vlp.models.image_transform import CLIP_MEAN, CLIP_STD, Grey, ImageTransform, Interpolation, Resize
 from vlp.models.text.transformer import Transformer
-from vlp.models.tokenizer import Bpe, Tokenizer
+from vlp.models.tokenizer import Bpe, FastTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class TwoTowers(Model):
         """The text tower's own; a BPE trained on `captions`, where it has none."""
         return self.text.tokenizer() or self.bpe.train(captions)
 
+    def adopt(self, tokenizer: Tokenizer) -> Tokenizer | None:
+        """Another model's tokenizer instead of a new BPE, where the text tower has none of its own."""
+        if not isinstance(tokenizer, FastTokenizer) or self.text.tokenizer() is not None:
+            return None
+        return tokenizer.cut_at(self.bpe.context)
+
     def transform(self) -> ImageTransform:
         """What the fields say of pictures."""
         return ImageTransform(self.image_size, self.resize, self.interpolation, self.fill, self.mean, self.std)
@@ -65,9 +71,10 @@ class TwoTowers(Model):
 
     def build(self, vocab: int, *, weights: bool = True) -> DualEncoder:
         """The dual encoder; `weights` matters to towers with pretrained weights alone."""
+        image, text = (self.image, self.text) if weights else (self.image.resolved(), self.text.resolved())
         model = DualEncoder(
-            self.image.build(self.width, self.image_size),
-            self.text.build(self.width, vocab, self.bpe.context),
+            image.build(self.width, self.image_size),
+            text.build(self.width, vocab, self.bpe.context),
             mean=self.mean,
             std=self.std,
             scale=1 / (self.temperature or 0.07),

@@ -107,6 +107,8 @@ class HuggingFace(TextTower):
 class HuggingFaceText(nn.Module):
     """The module of `HuggingFace`."""
 
+    shift = 1  # a token's id less the row of its embedding
+
     def __init__(self, encoder: Any, pool: str, width: int) -> None:
         super().__init__()
         self.pool = pool

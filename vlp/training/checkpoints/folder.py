@@ -17,7 +17,7 @@ from vlp.training.checkpoints.identity import refuse_difference
 FORMAT = "vlp-checkpoint-2"
 REFUSING = ".refusing.pt"
 ASIDE = ".aside"  # ending of what was passed over: it is kept to be looked at, and no checkpoint any more
-From = Literal["newest", "good"]
+From = Literal["newest", "good", "extend"]
 
 
 class Checkpoints:
@@ -65,6 +65,7 @@ class Checkpoints:
 
         newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was not written
         while the guard refused steps, and the settings of the optimizer may differ from those it was written with.
+        extend: the newest, with another budget, schedule or settings of the optimizer.
         Raises UserError if none can be read, or if a run with another `identity` wrote it (the first difference is
         named).
         """

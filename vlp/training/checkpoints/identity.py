@@ -8,8 +8,8 @@ from typing import Any
 
 from vlp.errors import UserError
 
-SETTINGS = ("training.optimizer.", "training.schedule.", "training.guard.", "training.clip")
-"""What a run that is taken up from its last good checkpoint may change: it is what made steps bad."""
+SETTINGS = ("training.optimizer.", "training.schedule.", "training.guard.", "training.clip", "training.samples")
+"""What a run that is taken up from its last good checkpoint, or extended, may change: the step and the budget."""
 
 
 Identity = Mapping[str, Any]

@@ -10,7 +10,7 @@ from torch import nn
 
 from vlp.config import COMMON
 from vlp.config.bounds import AtLeastZero, Decay, Positive
-from vlp.training.optimizers import Optimizer, groups
+from vlp.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class AdamW(Optimizer):
 
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
         """One fused AdamW over all weights."""
-        parameters = groups(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        parameters = self.groups(model, lr=self.lr, weight_decay=self.weight_decay)
         return (torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True),)

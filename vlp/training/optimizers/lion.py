@@ -11,7 +11,7 @@ from torch import nn
 
 from vlp.config import COMMON
 from vlp.config.bounds import AtLeastZero, Decay, Positive
-from vlp.training.optimizers import Optimizer, groups
+from vlp.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Lion(Optimizer):
 
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
         """One Lion over all weights."""
-        parameters = groups(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        parameters = self.groups(model, lr=self.lr, weight_decay=self.weight_decay)
         return (SignMomentum(parameters, beta1=self.beta1, beta2=self.beta2),)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vlp.config import COMMON
 from vlp.config.bounds import AtLeastZero, Count, Decay, Positive
-from vlp.training.optimizers import Optimizer, groups
+from vlp.training.optimizers import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
 FUSED = ("in_proj_weight", "qkv.weight")  # three matrices in one parameter
@@ -51,19 +51,23 @@ class Muon(Optimizer):
     def build(self, model: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
         """Orthogonal momentum for the matrices of `model`, and a fused AdamW for the rest."""
         chosen = dict(matrices(model))
-        rest = [p for p in model.parameters() if id(p) not in {id(q) for q in chosen.values()}]
+        taken = {id(p) for p in chosen.values()}
+        rest = [(name, p) for name, p in model.named_parameters() if id(p) not in taken]
         adamw = torch.optim.AdamW(
-            groups(rest, lr=self.adamw_lr, weight_decay=self.adamw_weight_decay),
+            self.groups(model, rest, lr=self.adamw_lr, weight_decay=self.adamw_weight_decay),
             betas=(self.beta1, self.beta2),
             eps=self.eps,
             fused=True,
         )
         if not chosen:
             return (adamw,)
-        whole = [p for name, p in chosen.items() if not name.endswith(FUSED)]
-        fused = [p for name, p in chosen.items() if name.endswith(FUSED)]
-        shared = {"lr": self.lr, "peak": self.lr, "weight_decay": self.weight_decay}
-        parts = [{"params": p, "parts": n, **shared} for p, n in ((whole, 1), (fused, 3)) if p]
+        fused = {name: p for name, p in chosen.items() if name.endswith(FUSED)}
+        whole = {name: p for name, p in chosen.items() if name not in fused}
+        parts = [
+            {**group, "parts": n}
+            for some, n in ((whole, 1), (fused, 3))
+            for group in self.groups(model, some.items(), lr=self.lr, weight_decay=self.weight_decay)
+        ]
         settings = {"momentum": self.momentum, "iterations": self.iterations, "size": self.size}
         return (OrthogonalMomentum(parts, settings), adamw)
 

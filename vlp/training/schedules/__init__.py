@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from vlp.config import COMMON
-from vlp.config.bounds import Share, check
+from vlp.config.bounds import Share, Whole, check
+from vlp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Schedule:
 
     warmup: Annotated[Share, COMMON] = 0.05
     """share of the run, 0 to 1, in which the learning rate climbs from 0 to its peak"""
+    warmup_samples: Whole = 0
+    """the same in pairs, which a change of the budget leaves as it is; 0: `warmup` counts"""
     decay_from: Share = 0.0
     """share of the run at which the fall begins; before it the rate stays at its peak (0: right after the warm-up)"""
     final: Share = 0.0
@@ -24,6 +27,18 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check(self, "training.schedule")
+
+    def of(self, samples: int) -> Schedule:
+        """The same schedule for a run of `samples` pairs, its warm-up as a share of them.
+
+        Raises UserError if the warm-up is longer than the run.
+        """
+        if self.warmup_samples > samples:
+            raise UserError(
+                f"training.schedule.warmup_samples is {self.warmup_samples:,}, but the run has {samples:,} pairs "
+                "(training.samples): make it less, or 0 to give training.schedule.warmup as a share"
+            )
+        return replace(self, warmup=self.warmup_samples / samples) if self.warmup_samples else self
 
     def decay(self, fallen: float) -> float:
         """The factor, 1 to 0, when `fallen` (0 to 1) of the time for the fall is over."""

@@ -12,7 +12,10 @@ from vlp.errors import UserError
 from vlp.training import schedules
 from vlp.training.schedules import Schedule
 from vlp.training.schedules.cosine import Cosine
+from vlp.training.schedules.inverse_sqrt import InverseSquareRoot
 from vlp.training.schedules.linear import Linear
+from vlp.training.schedules.wsd import WSD
+from vlp.training.settings import Training
 
 NAMES = sorted(m.name for m in pkgutil.iter_modules(schedules.__path__))
 
@@ -66,3 +69,34 @@ def test_halfway_down_the_cosine() -> None:
 def test_a_share_above_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule.warmup"):
         Cosine(warmup=500)
+
+
+@pytest.mark.parametrize("shape, tail", [("linear", 0.5), ("one_minus_sqrt", 1 - 0.5**0.5)])
+def test_wsd_is_a_plateau_and_a_short_fall(shape: str, tail: float) -> None:
+    schedule = WSD(warmup=0.1, shape=shape)  # type: ignore[arg-type]
+    assert schedule(0.1) == schedule(0.8) == 1.0
+    assert schedule(0.9) == pytest.approx(tail)
+
+
+def test_the_inverse_square_root_is_the_transformers_with_its_warm_up_as_timescale() -> None:
+    schedule = InverseSquareRoot(warmup=0.1, timescale=0.1, cooldown=0.0)
+    for progress in (0.1, 0.2, 0.4, 1.0):
+        assert schedule(progress) == pytest.approx((0.1 / progress) ** 0.5)
+    cooled = InverseSquareRoot(warmup=0.1, timescale=0.1, cooldown=0.5, final=0.1)
+    assert cooled(0.5) == schedule(0.5)
+    assert cooled(0.75) == pytest.approx((schedule(0.5) + 0.1) / 2)
+    assert cooled(1.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "schedule", [WSD(warmup_samples=50), InverseSquareRoot(warmup_samples=50, timescale_samples=40)]
+)
+def test_lengths_in_pairs_do_not_follow_the_budget(schedule: Schedule) -> None:
+    """A longer run has the same rate after the same pairs, as far as neither has begun to fall for good."""
+    short, long = schedule.of(1000), schedule.of(4000)
+    assert [short(n / 1000) for n in range(0, 800, 50)] == pytest.approx([long(n / 4000) for n in range(0, 800, 50)])
+
+
+def test_a_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training.schedule.warmup_samples is 2,000, but the run has 1,024 pairs"):
+        Training(samples=1000, schedule=Cosine(warmup_samples=2000))

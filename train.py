@@ -42,7 +42,7 @@ from vlp.models import Model, release
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
-from vlp.models.tokenizer import Tokenizer
+from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
@@ -136,6 +136,7 @@ def trainer(
         augment=run.augment,
         identity={"model": to_tree(run.model), "data": data_identity(run), "augment": to_tree(run.augment)},
         saving=lambda streams: record_losses(run, streams),
+        context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
 

@@ -13,7 +13,8 @@ from vlp.training.checkpoints.folder import From
 from vlp.training.guard import Guard
 from vlp.training.optimizers import Optimizer
 from vlp.training.optimizers.adamw import AdamW
-from vlp.training.parallel.precision import Precision
+from vlp.training.parallel import Kind
+from vlp.training.parallel.precision import Features, Precision
 from vlp.training.schedules import Schedule
 from vlp.training.schedules.cosine import Cosine
 
@@ -29,8 +30,17 @@ class Training:
     chunk: Annotated[Whole, COMMON, MAY_CHANGE] = 0
     """pairs of a rank's batch that are encoded in one graph (gradient caching): less memory, one more forward pass;
     the same gradient unless the model has batch norms that are trained; 0: the whole batch"""
+    recompute: Annotated[bool, MAY_CHANGE] = False
+    """keep the inputs of the towers' blocks alone and encode each block again in the backward (activation
+    checkpointing): less memory, a third more arithmetic, the same gradient"""
     precision: Annotated[Precision, COMMON, MAY_CHANGE] = "auto"
-    """auto: bf16 where the device has units for it, else fp32; fp64 is slow, and for proofs"""
+    """auto: bf16 where the device has units for it, else fp32; fp16 has a loss scale; fp64 is slow, and for proofs"""
+    loss_scale: Annotated[float, Ge(1), MAY_CHANGE] = 65536.0
+    """fp16: what the loss is multiplied by at the start; it is halved where a gradient overflows, doubled in time"""
+    features: Annotated[Features, MAY_CHANGE] = "auto"
+    """what the loss is computed on and what travels between ranks; auto: bf16 where the towers run in bf16 on a GPU"""
+    parallel: Annotated[Kind, COMMON, MAY_CHANGE] = "ddp"
+    """ddp: every rank has all weights; fsdp2: ranks share them; hybrid: those of a node do, and nodes have copies"""
     negatives: Annotated[str, COMMON] = "auto"
     """how ranks share their negatives: auto, grid, grid:RxC, one_sided, ring; grouped:G is an approximation"""
     optimizer: Optimizer = field(default_factory=AdamW)
@@ -59,7 +69,9 @@ class Training:
     """newest, or good: the last checkpoint before the guard refused steps; with good, lr, schedule, clip and guard may
     be others than before"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
-    """compile the model (torch.compile): minutes at the start, faster steps after"""
+    """compile the towers (torch.compile): minutes at the start, faster steps after"""
+    bucket: Annotated[Count, MAY_CHANGE] = 16
+    """with compile, texts are padded to a multiple of this many tokens: a tower is compiled once for each length"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0
     """CPU threads per process; 0: torch's default"""
     seed: Annotated[Whole, COMMON] = 0

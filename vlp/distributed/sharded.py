@@ -20,7 +20,7 @@ from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
 from vlp.losses import Loss
 from vlp.losses._engine.contrast import LossResult, Wanted, differentiable, evaluate
-from vlp.losses._engine.peers import ALONE, Peers, Pending
+from vlp.losses._engine.peers import Peers, Pending
 
 
 def sharded(loss: Loss, world: World, negatives: str = "auto", *, features: torch.dtype | None = None) -> Sharded:
@@ -62,9 +62,9 @@ class Sharded:
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
 
     @property
-    def everyone(self) -> Peers:
+    def everyone(self) -> GroupPeers:
         """All ranks."""
-        return ALONE if self.world.size == 1 else GroupPeers(None, self.world.size, self.world.rank)
+        return GroupPeers(None, self.world.size, self.world.rank)
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The loss [], differentiable once (all ranks take part)."""
@@ -100,8 +100,10 @@ class Sharded:
         """Value and gradients by this run's strategy (all ranks take part)."""
         if self.features is not None:
             wanted, e = replace(wanted, dtype=e.image.dtype), rounded(e, self.features)
+        if self.world.size == 1:
+            return evaluate(self.loss, e, wanted)
         everyone = self.everyone
-        if self.strategy.kind == "ring" and isinstance(everyone, GroupPeers):
+        if self.strategy.kind == "ring":
             return Ring(everyone).evaluate(self.loss, e, wanted)
         columns = self.columns if self.strategy.kind != "grouped" else self.drawn()
         return evaluate(self.loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)

@@ -98,9 +98,11 @@ class TrainState:
             batch = replace(batch, image=self.augment(batch.image, draws))
         objective, send = self.scaler.over(self.objective), self.objective.send_ahead
         if 0 < self.settings.chunk < len(batch):
-            unsynced = partial(self.parallel.unsynced, self.model)
-            rows = self.settings.chunk
-            loss = cached(self.model, objective, batch, seed=seed, rows=rows, unsynced=unsynced, send=send)
+            sync: dict[str, Any] = {
+                "unsynced": partial(self.parallel.unsynced, self.model),
+                "texts_sync": self.parallel.texts_sync,
+            }
+            loss = cached(self.model, objective, batch, seed=seed, rows=self.settings.chunk, send=send, **sync)
         else:
             loss = whole_batch(self.model, objective, batch, seed=seed, send=send)
         self.parallel.settle(self.module)

@@ -22,15 +22,15 @@ from vlp.training.trainer import Trainer
 STEPS, BATCH = 5, 16
 
 
-def model(*, norm="layer", dropout=0.0):
+def model(*, norm="layer", dropout=0.0, lock=False):
     """Two small towers with blocks, whose sizes four ranks cannot share evenly."""
     torch.manual_seed(0)
     image = ResNet(widths=(6, 10), depths=(1, 2), patch=2, norm=norm)
     text = Transformer(hidden=18, layers=2, heads=3, dropout=dropout)
-    return TwoTowers(width=14, image_size=8, image=image, text=text).build(41)
+    return TwoTowers(width=14, image_size=8, image=image, text=text, lock_image=lock).build(41)
 
 
-def curve(world, folder, *, norm="layer", steps=STEPS, stop=None, **changes):
+def curve(world, folder, *, norm="layer", lock=False, steps=STEPS, stop=None, **changes):
     """The loss of each step of a run in `folder`, None where it was skipped; `stop`: of its first steps alone."""
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
@@ -38,7 +38,9 @@ def curve(world, folder, *, norm="layer", steps=STEPS, stop=None, **changes):
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(training, model(norm=norm), InfoNCE(), open_stream=stream, folder=Path(folder), world=world)
+    run = Trainer(
+        training, model(norm=norm, lock=lock), InfoNCE(), open_stream=stream, folder=Path(folder), world=world
+    )
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     with contextlib.suppress(Stopped):

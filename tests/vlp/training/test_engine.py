@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import engine_cases
 import gloo_ranks
 import pytest
+import torch
 
+from vlp.distributed.plan.cost import Setup, grid
+from vlp.distributed.sharding import mesh_of
 from vlp.distributed.world import World
+from vlp.errors import UserError
 from vlp.training.optimizers.lion import Lion
 from vlp.training.optimizers.muon import Muon
 
@@ -27,7 +32,13 @@ QUICK: Cases = {
         "norm": "batch",
         "optimizer": Muon(),
     },
-    "fsdp2, fp16": {"parallel": "fsdp2", "precision": "fp16"},
+    "fsdp2, cached, locked pictures, fp16, bf16 features": {
+        "parallel": "fsdp2",
+        "chunk": 3,
+        "lock": True,
+        "precision": "fp16",
+        "features": "bf16",
+    },
 }
 
 
@@ -46,6 +57,8 @@ def every(kinds: tuple[str, ...]) -> Cases:
         table[f"{kind}, muon"] = {"parallel": kind, "optimizer": Muon()}
         table[f"{kind}, lion, cached"] = {"parallel": kind, "optimizer": Lion(), "chunk": 3}
         table[f"{kind}, batch norms"] = {"parallel": kind, "norm": "batch"}
+        table[f"{kind}, locked pictures"] = {"parallel": kind, "lock": True}
+        table[f"{kind}, locked pictures, cached"] = {"parallel": kind, "lock": True, "chunk": 3}
         table[f"{kind}, ring"] = {"parallel": kind, "negatives": "ring"}
         table[f"{kind}, no average, no clip"] = {"parallel": kind, "ema": 0.0, "clip": 0.0}
     return table
@@ -106,6 +119,21 @@ def test_ranks_share_weights_optimizer_and_average_out(two: Two) -> None:
         assert best_is_whole
 
 
+def test_the_run_reports_the_bytes_of_the_plan(two: Two) -> None:
+    """What each row of metrics.jsonl says is what `vlp plan` counts, by float64 and by bf16 features."""
+    folder, _ = two
+    for name, element in (("ddp, cached, recompute", 8), ("fsdp2, cached, locked pictures, fp16, bf16 features", 2)):
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        setup = Setup(ranks=2, pairs=engine_cases.BATCH // 2, width=14, per_node=2, element=element)
+        assert {row["loss_bytes_received"] for row in rows} == {grid(setup, 1, 2).received}
+
+
+def test_nodes_of_unequal_size_are_no_hybrid() -> None:
+    three = World(0, 3, 0, 2, torch.device("cpu"), (0, 0, 1))
+    with pytest.raises(UserError, match=r"training.parallel is hybrid, but this run's nodes have 1 to 2 ranks"):
+        mesh_of(three, hybrid=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
@@ -117,3 +145,18 @@ def test_every_combination_has_the_curve_of_one_process(tmp_path: Path, ranks: i
     cases = every(kinds)
     run = gloo_ranks.run(ranks, engine_cases.curves, tmp_path, cases, folder=tmp_path, per_node=2, timeout=1000)
     assert not wrong(tmp_path, cases, run[0])
+
+
+COMPILED: Cases = {
+    "ddp, compiled": {"parallel": "ddp", "precision": "fp32", "compile": True},
+    "ddp, compiled, cached": {"parallel": "ddp", "precision": "fp32", "compile": True, "chunk": 4},
+    "fsdp2, compiled, recompute": {"parallel": "fsdp2", "precision": "fp32", "compile": True, "recompute": True},
+    "fsdp2, compiled, batch norms": {"parallel": "fsdp2", "precision": "fp32", "compile": True, "norm": "batch"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_compiled_towers_have_the_curve_of_one_process_that_is_not(tmp_path: Path) -> None:
+    run = gloo_ranks.run(2, engine_cases.curves, tmp_path, COMPILED, folder=tmp_path, timeout=1400)
+    assert not wrong(tmp_path, COMPILED, run[0])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,9 @@ class Parallel:
 
     As it stands it serves one process. `half` is what the towers multiply in, None for the weights' own precision.
     """
+
+    texts_sync: ClassVar[bool] = False
+    """whether the cached step syncs the text tower's gradients apart, before those of the image tower"""
 
     def __init__(self, world: World, half: torch.dtype | None = None, *, chunked: bool = False) -> None:
         self.world, self.half = world, half

@@ -26,6 +26,7 @@ class Chosen(Parallel):
     """
 
     hybrid: ClassVar[bool] = False
+    texts_sync: ClassVar[bool] = True  # only a backward through a tower sends its gradients on
 
     def __init__(self, world: World, half: torch.dtype | None = None, *, chunked: bool = False) -> None:
         super().__init__(world, half, chunked=chunked)

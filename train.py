@@ -48,7 +48,7 @@ from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
-from vlp.models.tokenizer import Tokenizer, load_tokenizer
+from vlp.models.tokenizer import FastTokenizer, Tokenizer, load_tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.interruption import Interrupted, OutsideTheLoop
@@ -182,6 +182,7 @@ def trainer(
         unlocking=Unlocking(encoder, run.towers),
         identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
         saving=lambda streams: record_losses(run, streams),
+        context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
     )
 
@@ -236,7 +237,7 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
 
     def as_release(model: nn.Module) -> release.Release:
         assert isinstance(model, DualEncoder)
-        return SharedRelease(model, tokenizer, run.model.transform(), "", str(run.out), ranks)
+        return SharedRelease(model, tokenizer, run.model.transform(), "", str(run.out), ranks=ranks)
 
     if not run.training.eval_every:
         return {}

@@ -24,14 +24,14 @@ ASPECTS = (
 )
 
 
-def described(e: Embeddings) -> list[int]:
-    """The ASPECTS of a batch, as numbers."""
+def described(e: Embeddings, features: torch.dtype) -> list[int]:
+    """The ASPECTS of a batch whose embeddings travel as `features`, as numbers."""
     grads = torch.is_grad_enabled()
     tensors = (e.image, e.text, e.scale, e.bias, e.negatives)
     return [
         len(e.image),
         e.image.shape[-1],
-        e.image.element_size(),
+        features.itemsize,
         0 if e.negatives is None else e.negatives.shape[1],
         e.ids is not None,
         e.weights is not None,

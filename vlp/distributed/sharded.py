@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.distributed.agreement import ASPECTS, agree, described
+from vlp.distributed.plan.cost import AHEAD, Setup, predicted, small
 from vlp.distributed.process_groups import GroupPeers
 from vlp.distributed.strategies.grid import crossing
 from vlp.distributed.strategies.grouped import drawn
@@ -17,17 +19,17 @@ from vlp.distributed.strategies.ring import Ring
 from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
 from vlp.losses import Loss
-from vlp.losses._engine.contrast import LossResult, Wanted, contrast, differentiable, evaluate
+from vlp.losses._engine.contrast import LossResult, Wanted, differentiable, evaluate
 from vlp.losses._engine.peers import Peers, Pending
 
 
-def sharded(loss: Loss, world: World, negatives: str = "auto") -> Sharded:
+def sharded(loss: Loss, world: World, negatives: str = "auto", *, features: torch.dtype | None = None) -> Sharded:
     """The objective the trainer calls, `negatives` being one of strategies.parse.FORMS (all ranks take part).
 
-    Raises UserError for a strategy that does not fit the world.
+    `features` is the dtype in which embeddings travel and are multiplied; None: as they come. Raises UserError for a
+    strategy that does not fit the world.
     """
-    per_node = max(world.nodes.count(node) for node in set(world.nodes)) if world.size > 1 else 1
-    strategy = read(negatives, size=world.size, per_node=per_node)
+    strategy = read(negatives, size=world.size, per_node=per_node(world))
     if not strategy.exact and strategy.group < world.size and world.rank == 0:
         print(
             f"training.negatives = {strategy} is an APPROXIMATION: a pair meets the negatives of {strategy.group} of "
@@ -36,7 +38,7 @@ def sharded(loss: Loss, world: World, negatives: str = "auto") -> Sharded:
             file=sys.stderr,
             flush=True,
         )
-    return Sharded(loss, world, strategy, *crossing(world, strategy))
+    return Sharded(loss, world, strategy, *crossing(world, strategy), features=features)
 
 
 @dataclass
@@ -53,8 +55,11 @@ class Sharded:
     strategy: Strategy
     rows: Peers
     columns: Peers
+    features: torch.dtype | None = None  # of what travels and is multiplied; gradients stay in the embeddings' own
     step: int = 0  # evaluations with a gradient so far; draws the groups of `grouped`, set it when a run resumes
     ahead: tuple[Tensor, Pending] | None = None  # captions that are travelling already
+
+    received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
 
     @property
     def everyone(self) -> GroupPeers:
@@ -63,10 +68,11 @@ class Sharded:
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The loss [], differentiable once (all ranks take part)."""
-        if self.world.size == 1:
-            return contrast(self.loss, e)
         ahead, self.ahead = self.ahead, None
-        agree([*described(e), ahead is not None], (*ASPECTS, "captions sent ahead"), self.world, e.image.device)
+        if self.world.size > 1:
+            facts = described(e, self.travelling(e.image))
+            agree([*facts, ahead is not None], (*ASPECTS, "captions sent ahead"), self.world, e.image.device)
+            self.received += self.bytes(e, ahead=ahead is not None)
         if ahead is not None and ahead[0].data_ptr() != e.text.data_ptr():
             raise RuntimeError("send_ahead was given other captions than the loss; expected the same tensor")
         value = differentiable(lambda own, wanted: self.evaluate(own, wanted, ahead and ahead[1]), e)
@@ -81,18 +87,55 @@ class Sharded:
         if self.world.size == 1 or self.strategy.kind != "grid":
             return
         text = text if text.ndim == 2 else text[:, 0]
-        facts = [text.shape[0], text.shape[1], text.element_size()]
+        features = self.travelling(text)
+        facts = [text.shape[0], text.shape[1], features.itemsize]
         agree(facts, ASPECTS[:3], self.world, text.device)
-        self.ahead = (text, self.columns.gather(text.detach()))
+        self.ahead = (text, self.columns.gather(text.detach().to(features)))
+
+    def travelling(self, embeddings: Tensor) -> torch.dtype:
+        """The dtype in which embeddings travel."""
+        return self.features or embeddings.dtype
 
     def evaluate(self, e: Embeddings, wanted: Wanted, texts: Pending | None) -> LossResult:
         """Value and gradients by this run's strategy (all ranks take part)."""
+        if self.features is not None:
+            wanted, e = replace(wanted, dtype=e.image.dtype), rounded(e, self.features)
+        if self.world.size == 1:
+            return evaluate(self.loss, e, wanted)
+        everyone = self.everyone
         if self.strategy.kind == "ring":
-            return Ring(self.everyone).evaluate(self.loss, e, wanted)
+            return Ring(everyone).evaluate(self.loss, e, wanted)
         columns = self.columns if self.strategy.kind != "grouped" else self.drawn()
-        return evaluate(self.loss, e, wanted, rows=self.rows, columns=columns, everyone=self.everyone, texts=texts)
+        return evaluate(self.loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)
 
     def drawn(self) -> Peers:
         """This step's group."""
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
+
+    def bytes(self, e: Embeddings, *, ahead: bool) -> float:
+        """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it."""
+        ids = 0 if e.ids is None or not self.loss.uses_ids else e.ids.numel() // len(e.ids)
+        weights = 0 if e.weights is None else torch.promote_types(e.image.dtype, torch.float32).itemsize
+        setup = Setup(
+            ranks=self.world.size,
+            pairs=len(e.image),
+            width=e.image.shape[-1],
+            per_node=per_node(self.world),
+            element=self.travelling(e.image).itemsize,
+            statistics=len(self.loss.powers),
+            beside=8 * ids + weights,
+        )
+        not_asked = small(setup, AHEAD).received if self.strategy.kind == "grid" and not ahead else 0.0
+        return predicted(setup, self.strategy).received - not_asked
+
+
+def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
+    """The embeddings as `features`."""
+    negatives = None if e.negatives is None else e.negatives.to(features)
+    return replace(e, image=e.image.to(features), text=e.text.to(features), negatives=negatives)
+
+
+def per_node(world: World) -> int:
+    """The most ranks that share a node."""
+    return max(world.nodes.count(node) for node in set(world.nodes)) if world.size > 1 else 1

@@ -75,11 +75,11 @@ class FastTokenizer:
 
     def tokens(self) -> Mapping[str, int]:
         """Every token of the vocabulary, and its id."""
-        return {token: id + self._shift for token, id in self._fast.get_vocab().items()}
+        return {token: id + self.shift for token, id in self._fast.get_vocab().items()}
 
     def cut_at(self, context: int) -> FastTokenizer:
         """The same tokenizer for texts of at most `context` tokens."""
-        return FastTokenizer(self._fast.to_str(), context, shift=self._shift)
+        return FastTokenizer(self._fast.to_str(), context, shift=self.shift)
 
     def save(self, path: Path) -> None:
         """Write the tokenizer to `path` in the `tokenizers` JSON format; with a shift, as a part of it."""

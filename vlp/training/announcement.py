@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
-from vlp.training.parallel.precision import resolve
+from vlp.training.parallel.precision import feature_dtype, resolve
 from vlp.training.settings import Training
 
 
@@ -22,6 +23,10 @@ def first_line(training: Training, world: World, strategy: Strategy) -> str:
     where = f"{world.device.type}{'' if nodes == 1 else f', {nodes} nodes'}"
     rows = training.batch // world.size
     parts = [f"{ranks} on {where}", resolve(training.precision, world.device)]
+    if feature_dtype(training.features, training.precision, world.device) is torch.bfloat16:
+        parts.append("bf16 features")
+    if world.size > 1 and training.parallel != "ddp":
+        parts.append(training.parallel)
     if world.size > 1:
         parts.append(f"negatives {strategy}{'' if strategy.exact else ' (approximate)'}")
     batch = f"batch {training.batch:,}" + (f", {rows:,} a rank" if world.size > 1 else "")

@@ -66,12 +66,14 @@ def cached(
     seed: int,
     rows: int,
     unsynced: Unsynced = nullcontext,
+    texts_sync: bool = False,
     send: Send | None = None,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
-    Ranks sync in the last backward only, where DDP must look for unused parameters (find_unused_parameters): those of
-    the text tower have their gradients already. `unsynced()` is the context that keeps the other backwards from it.
+    `unsynced()` is the context that keeps backwards from syncing. DDP syncs in the last backward only, and must look
+    for unused parameters (find_unused_parameters): those of the text tower have their gradients already. `texts_sync`:
+    the last backward of the text tower syncs that tower, as FSDP2 does it.
     """
     chunks = split(batch, rows)
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -80,16 +82,18 @@ def cached(
         out = replace(apart(module, chunks, seed, send), ids=shared_ids(batch), weights=batch.weights)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, out)
+    last = len(chunks) - 1
+
+    def own(i: int, *names: str) -> dict[str, Tensor]:
+        return {n: gradients[n][i * rows : (i + 1) * rows] for n in names if n in gradients}
+
     for i, chunk in enumerate(chunks):
-        own = {n: gradients[n][i * rows : (i + 1) * rows] for n in PER_PAIR if n in gradients}
-        image = {"image": own.pop("image")}
-        with unsynced():
-            backward(text_side(model, chunk, seed + i), own)
-        last = i == len(chunks) - 1
-        if last:  # one scale and one bias serve all chunks, so their gradients pass once
-            image |= {n: gradients[n] for n in SHARED}
-        with nullcontext() if last else unsynced():
-            backward(image_side(model, chunk, seed + i), image)
+        with nullcontext() if texts_sync and i == last else unsynced():
+            backward(text_side(model, chunk, seed + i), own(i, "text", "negatives"))
+    for i, chunk in enumerate(chunks):
+        shared = {n: gradients[n] for n in SHARED} if i == last else {}  # one scale and one bias serve all chunks
+        with nullcontext() if i == last else unsynced():
+            backward(image_side(model, chunk, seed + i), own(i, "image") | shared)
     return loss
 
 

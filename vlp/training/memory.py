@@ -34,14 +34,21 @@ class Memory:
 
 
 def estimate(
-    model: nn.Module, example: Batch, *, rows: int, chunk: int, copies: int, autocast: torch.dtype | None = None
+    model: nn.Module,
+    example: Batch,
+    *,
+    rows: int,
+    chunk: int,
+    copies: int,
+    autocast: torch.dtype | None = None,
+    shards: int = 1,
 ) -> Memory:
     """Memory of a rank that trains on `rows` pairs per step, `chunk` of them in one graph.
 
     `example` is two or more pairs as the stream gives them; `copies` says how many numbers are kept per weight besides
-    the weight. The activations per pair are measured on `example`, on the device where the model is.
+    the weight, which `shards` ranks share. The activations per pair are measured on `example`, on the model's device.
     """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) // shards
     with torch.autocast(example.image.device.type, autocast, enabled=autocast is not None):
         one, all_ = (saved_bytes(model, example[slice(0, n)]) for n in (len(example) // 2, len(example)))
     per_pair = max(all_ - one, 0) / (len(example) - len(example) // 2)

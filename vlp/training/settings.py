@@ -14,7 +14,8 @@ from vlp.training.checkpoints.folder import From
 from vlp.training.guard import Guard
 from vlp.training.optimizers import Optimizer
 from vlp.training.optimizers.adamw import AdamW
-from vlp.training.parallel.precision import Precision
+from vlp.training.parallel import Kind
+from vlp.training.parallel.precision import Features, Precision
 from vlp.training.schedules import Schedule
 from vlp.training.schedules.cosine import Cosine
 
@@ -30,8 +31,17 @@ class Training:
     chunk: Annotated[Whole, COMMON, MAY_CHANGE] = 0
     """pairs of a rank's batch that are encoded in one graph (gradient caching): less memory, one more forward pass;
     the same gradient unless the model has batch norms that are trained; 0: the whole batch"""
+    recompute: Annotated[bool, MAY_CHANGE] = False
+    """keep the inputs of the towers' blocks alone and encode each block again in the backward (activation
+    checkpointing): less memory, a third more arithmetic, the same gradient"""
     precision: Annotated[Precision, COMMON, MAY_CHANGE] = "auto"
-    """auto: bf16 where the device has units for it, else fp32; fp64 is slow, and for proofs"""
+    """auto: bf16 where the device has units for it, else fp32; fp16 has a loss scale; fp64 is slow, and for proofs"""
+    loss_scale: Annotated[float, Ge(1), MAY_CHANGE] = 65536.0
+    """fp16: what the loss is multiplied by at the start; it is halved where a gradient overflows, doubled in time"""
+    features: Annotated[Features, MAY_CHANGE] = "auto"
+    """what the loss is computed on and what travels between ranks; auto: bf16 where the towers run in bf16 on a GPU"""
+    parallel: Annotated[Kind, COMMON, MAY_CHANGE] = "ddp"
+    """ddp: every rank has all weights; fsdp2: ranks share them; hybrid: those of a node do, and nodes have copies"""
     negatives: Annotated[str, COMMON] = "auto"
     """how ranks share their negatives: auto, grid, grid:RxC, one_sided, ring; grouped:G is an approximation"""
     optimizer: Optimizer = field(default_factory=AdamW)
@@ -64,7 +74,9 @@ class Training:
     """newest; good: the last checkpoint before the guard refused steps; extend: the newest, for more samples or another
     schedule; with good and extend samples, schedule, clip, guard and the optimizer's settings may be others"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
-    """compile the model (torch.compile): minutes at the start, faster steps after"""
+    """compile the towers (torch.compile): minutes at the start, faster steps after"""
+    bucket: Annotated[Count, MAY_CHANGE] = 16
+    """with compile, texts are padded to a multiple of this many tokens: a tower is compiled once for each length"""
     profile: Annotated[Whole, COMMON, MAY_CHANGE] = 0
     """steps of which torch's profiler writes a trace to RUN/trace.json, after the first few; 0: none"""
     threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0

@@ -16,11 +16,13 @@ from vlp.augment import Augment, Draws
 from vlp.batch import Batch
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
+from vlp.training.forwards import Forwards, autocast, compile_towers, recompute
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
 from vlp.training.optimizers import set_progress
-from vlp.training.parallel.ddp import Parallel
+from vlp.training.parallel import Parallel
 from vlp.training.parallel.precision import resolve
+from vlp.training.scaler import Scaler
 from vlp.training.settings import Training
 
 
@@ -51,16 +53,24 @@ class TrainState:
     ) -> None:
         self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
         self.world = parallel.world
-        proof = resolve(settings.precision, self.world.device) == "fp64"
-        self.module = module.to(self.world.device, torch.float64 if proof else None).train()
+        precision = resolve(settings.precision, self.world.device)
+        self.module = module.to(self.world.device, torch.float64 if precision == "fp64" else None).train()
         self.average = averaged(module, settings.ema) if settings.ema else None
+        parallel.place(module, self.average and self.average.module)
         self.optimizers = settings.optimizer.build(module)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.watch: Watch = settings.guard.watch()
+        self.scaler = Scaler.of(settings.loss_scale if precision == "fp16" else None)
         self.tally = Tally()
+        self.reported = 0.0  # of the bytes that the objective received
+        self.forwards = Forwards()
         if settings.compile:
-            module.compile()
-        self.model = parallel.prepare(module)
+            compile_towers(self.forwards, module, by_block=settings.recompute or parallel.shards > 1)
+        if settings.recompute:
+            recompute(self.forwards, module)
+        if parallel.half is not None:
+            autocast(self.forwards, module, parallel.half, self.world.device)
+        self.model = parallel.wrap(module)
 
     @property
     def step(self) -> int:
@@ -72,10 +82,9 @@ class TrainState:
         """Pairs seen by all ranks together."""
         return self.tally.step * self.settings.batch
 
-    @property
     def best(self) -> nn.Module:
-        """The model to evaluate and to keep: the average if there is one."""
-        return self.average.module if self.average is not None else self.module
+        """The model to evaluate and to keep, whole on this rank: the average if there is one. All ranks participate."""
+        return self.parallel.whole(self.average.module if self.average is not None else self.module)
 
     def gradient(self, batch: Batch) -> float:
         """The global mean loss; the mean gradient is in the parameters. All ranks participate and sync once."""
@@ -87,43 +96,55 @@ class TrainState:
             generator = torch.Generator(self.world.device).manual_seed(common)
             draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
             batch = replace(batch, image=self.augment(batch.image, draws))
+        objective, send = self.scaler.over(self.objective), self.objective.send_ahead
         if 0 < self.settings.chunk < len(batch):
-            unsynced = partial(self.parallel.unsynced, self.model)
-            rows, send = self.settings.chunk, self.objective.send_ahead
-            loss = cached(self.model, self.objective, batch, seed=seed, rows=rows, unsynced=unsynced, send=send)
+            sync: dict[str, Any] = {
+                "unsynced": partial(self.parallel.unsynced, self.model),
+                "texts_sync": self.parallel.texts_sync,
+            }
+            loss = cached(self.model, objective, batch, seed=seed, rows=self.settings.chunk, send=send, **sync)
         else:
-            loss = whole_batch(self.model, self.objective, batch, seed=seed, send=self.objective.send_ahead)
-        return float(loss)
+            loss = whole_batch(self.model, objective, batch, seed=seed, send=send)
+        self.parallel.settle(self.module)
+        return self.scaler.undo(loss, self.parameters)
 
     def clip(self) -> float:
         """The norm of the whole gradient, which is at most the setting `clip` afterwards."""
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.settings.clip:
             clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
-        return float(norm)
+        return self.parallel.number(norm)
 
     @torch.no_grad()
     def update(self, loss: float, norm: float) -> None:
-        """Move weights and average and keep the logit scale in its bounds, unless the guard refuses the step.
+        """Move weights and average and keep the logit scale in its bounds, unless scaler or guard refuses the step.
 
         Loss and norm are the same on all ranks, so all come to the same verdict. Raises UserError after too many
         refusals in a row.
         """
-        verdict = self.watch.judge(loss, norm)
-        if verdict:
+        if self.scaler.overflowed(loss, norm) or self.watch.judge(loss, norm):
             self.buffers.restore()  # what a bad batch did to running statistics
         else:
-            set_progress(self.optimizers, self.settings.rates((self.step + 0.5) / self.settings.steps))
-            for optimizer in self.optimizers:
-                optimizer.step()
-            if isinstance(scale := getattr(self.module, "logit_scale", None), Tensor):
-                scale.clamp_(0.0, math.log(self.settings.max_scale))
-            if self.average is not None:
-                self.average.update_parameters(self.module)
+            self.advance()
             self.tally.add(loss, norm)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.tally.step += 1
+
+    def advance(self) -> None:
+        """Move weights and average along the gradient, and keep the logit scale in its bounds."""
+        set_progress(self.optimizers, self.settings.rates((self.step + 0.5) / self.settings.steps))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if isinstance(scale := getattr(self.module, "logit_scale", None), Tensor):
+            scale.clamp_(0.0, math.log(self.settings.max_scale))
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+
+    def release(self) -> None:
+        """Give the modules their own forwards again, at the end of the run."""
+        self.forwards.put_back()
+        self.parallel.release()
 
     def row(self) -> dict[str, float]:
         """The numbers since the last logged row (means over its steps), which end with this call."""
@@ -138,7 +159,12 @@ class TrainState:
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": round(pairs / max(tally.seconds - tally.row_seconds, 1e-9), 2),
             "refused": self.watch.refused,
+            **self.scaler.row(),
         }
+        if self.world.size > 1:
+            received = self.objective.received
+            row["loss_bytes_received"] = (received - self.reported) / max(tally.step - tally.row_step, 1)
+            self.reported = received
         for name, value in (("scale", "logit_scale"), ("bias", "logit_bias")):
             if isinstance(tensor := getattr(self.module, value, None), Tensor):
                 row[name] = float(tensor.detach().exp() if name == "scale" else tensor.detach())
@@ -152,26 +178,32 @@ class TrainState:
 
         `stream` is this rank's position in the data.
         """
-        return {
+        weights = {
             "model": self.module.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
+        }
+        return {
+            **self.parallel.gathered(weights),
             "watch": self.watch.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "tally": asdict(self.tally),
             "streams": self.parallel.everyones(stream),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Go on from `state`; returns the positions in the data of all ranks that wrote it."""
-        self.module.load_state_dict(state["model"])
+        self.parallel.load(self.module, state["model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.parallel.load(self.average, state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
+            self.parallel.load_optimizer(optimizer, saved)
             for group, own in zip(optimizer.param_groups, settings, strict=True):
                 group.update(own)  # this run's settings, which a run from its last good checkpoint may have changed
         self.watch.load_state_dict(state["watch"])
+        if "scaler" in state:  # checkpoints from before fp16 have none
+            self.scaler.load_state_dict(state["scaler"])
         self.tally = Tally(**state["tally"])
         return state["streams"]
 

@@ -27,10 +27,11 @@ from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.checkpoints.identity import flat
 from vlp.training.extension import extension
+from vlp.training.forwards import Forwards, recompute
 from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
-from vlp.training.parallel.ddp import Parallel
-from vlp.training.parallel.precision import resolve
+from vlp.training.parallel import Parallel, parallel
+from vlp.training.parallel.precision import HALF, feature_dtype, resolve
 from vlp.training.settings import Training
 from vlp.training.sinks import Sink, Sinks
 from vlp.training.sinks.console import Bar, Lines
@@ -38,6 +39,7 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.texts import in_bucket
 
 
 def nothing_locked(samples: int) -> AbstractContextManager[None]:
@@ -102,6 +104,8 @@ class Trainer:
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
     saving: Callable[[Positions], None] | None = None
     """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
+    context: int = 0
+    """most tokens of a text, where they come trimmed to the longest of a batch; 0: all come with one length"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
 
@@ -116,7 +120,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         with sinks, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
-                batch = next(batches).to(self.world.device)
+                batch = self.fitting(next(batches)).to(self.world.device)
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
                 norm = state.clip()
@@ -136,7 +140,6 @@ class Trainer:
                     clock.saved()
                 if stop and not done:
                     raise self.interrupted(state, interruption.signum)
-        state.parallel.release(state.module)
         return self.fitted(state, metrics)
 
     def start(self) -> tuple[TrainState, Batches, Sinks, Checkpoints]:
@@ -149,19 +152,23 @@ class Trainer:
             )
         if training.threads:
             torch.set_num_threads(training.threads)
-        parallel = Parallel(world, training.precision, chunked=0 < training.chunk < training.batch // world.size)
+        half = HALF.get(resolve(training.precision, world.device))
+        chunked = 0 < training.chunk < training.batch // world.size
+        ranks = parallel(training.parallel, world, half, chunked=chunked)
         self.model.to(world.device)
-        self.refuse_too_much()
+        self.refuse_too_much(ranks)
         checkpoints = Checkpoints(self.folder / "checkpoints", training.keep)
         if not training.resume:
             if world.rank == 0:
                 checkpoints.clear()
                 shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            parallel.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
+            ranks.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         saved = checkpoints.read(self.signature(), start=training.resume_from)
-        state = TrainState(training, self.model, sharded(self.loss, world, training.negatives), parallel, self.augment)
+        features = feature_dtype(training.features, training.precision, world.device)
+        objective = sharded(self.loss, world, training.negatives, features=features)
+        state = TrainState(training, self.model, objective, ranks, self.augment)
         position = state.load_state_dict(saved) if saved else None
-        parallel.everyones(None)  # all have read what rank 0 may now rename
+        ranks.everyones(None)  # all have read what rank 0 may now rename
         if world.rank == 0:
             checkpoints.set_aside()
             self.announce(state)
@@ -169,6 +176,11 @@ class Trainer:
                 print(change, flush=True)
         stream = self.open_stream(position)
         return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
+
+    def fitting(self, batch: Batch) -> Batch:
+        """The batch with texts of one of a few lengths, where each length is compiled."""
+        training = self.training
+        return in_bucket(batch, training.bucket, self.context) if training.compile and self.context else batch
 
     def announce(self, state: TrainState) -> None:
         """Say what this run is, and what does not hold in it."""
@@ -182,21 +194,26 @@ class Trainer:
         weights = {k: str(tuple(v.shape)) for k, v in self.model.state_dict().items()}
         return flat({**self.identity, "training": identity(self.training), "loss": loss, "weight": weights})
 
-    def refuse_too_much(self) -> None:
+    def refuse_too_much(self, ranks: Parallel) -> None:
         """Raise UserError if the run would not fit into memory, as far as `example` can tell."""
         if self.example is None:
             return
         training, world = self.training, self.world
         rows = training.batch // world.size
         chunk = min(training.chunk or rows, rows)
+        forwards = Forwards()
+        if training.recompute:
+            recompute(forwards, self.model)
         need = memory.estimate(
             self.model,
             self.example.to(world.device),
             rows=rows,
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
-            autocast=torch.bfloat16 if resolve(training.precision, world.device) == "bf16" else None,
+            autocast=ranks.half,
+            shards=ranks.shards,
         )
+        forwards.put_back()
         free = memory.available(world.device, world.local_size)
         memory.refuse_too_much(need, free, rows=rows, chunk=chunk, exact=not batch_norms(self.model))
 
@@ -220,10 +237,12 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluations, as name/number. All ranks participate."""
-        training = state.best.training
-        state.best.eval()
-        numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(state.best).items()}
-        state.best.train(training)
+        model = state.best()
+        training = model.training
+        with state.forwards.paused():
+            model.eval()
+            numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
+            model.train(training)
         return numbers
 
     def save(self, state: TrainState, stream: Batches, sinks: Sinks, checkpoints: Checkpoints) -> None:
@@ -248,10 +267,10 @@ class Trainer:
         return Interrupted(text, signum or signal.SIGTERM)  # 0: another rank got the signal
 
     def fitted(self, state: TrainState, metrics: Mapping[str, float]) -> Fitted:
-        """The result of a run that is done."""
-        return Fitted(
-            state.best.eval().float(), state.step, state.samples, state.tally.seconds, state.watch.refused, metrics
-        )
+        """The result of a run that is done. All ranks participate."""
+        state.release()
+        model = state.best().eval().float()
+        return Fitted(model, state.step, state.samples, state.tally.seconds, state.watch.refused, metrics)
 
 
 class Clock:

@@ -93,6 +93,6 @@ def finish(started, *, timeout=240) -> list[Ending]:
 def run(size, function, *arguments, folder, per_node=None, timeout=240):
     """What function(world, *arguments) gave back on each rank; fails with the ranks' own words."""
     endings = finish(start(size, function, *arguments, folder=folder, per_node=per_node), timeout=timeout)
-    failed = [f"rank {rank} ended with {e.code}:\n{e.said}" for rank, e in enumerate(endings) if e.code != 0]
+    failed = [f"rank {rank} ended with {e.code}:\n{e.output}" for rank, e in enumerate(endings) if e.code != 0]
     assert not failed, "\n".join(failed)
     return [ending.answer for ending in endings]

@@ -175,24 +175,32 @@ def grouped(world):
 
 
 def counted_bytes(world, peers):
-    """[(strategy, bytes counted, bytes predicted)] of this rank, with `peers` open_clip's losses among them."""
+    """[(strategy, bytes counted, bytes predicted)] of this rank, with `peers` open_clip's losses among them.
+
+    As the trainer calls it: captions are sent ahead, features travel as `training.features` says.
+    """
     from vlp.distributed.plan import cost
     from vlp.distributed.plan.traffic import Traffic
 
     pairs, width, size = 16, 24, world.size  # 16: every count below is a whole number of bytes
     actual = []
-    for loss, statistics in ((InfoNCE(), 1), (SigLIP(), 0), (HNNCE(), 3)):
-        setup = cost.Setup(ranks=size, pairs=pairs, width=width, per_node=world.local_size, statistics=statistics)
+    kinds = ((InfoNCE(), 1, None), (SigLIP(), 0, None), (HNNCE(), 3, None), (InfoNCE(), 1, torch.bfloat16))
+    for loss, statistics, features in kinds:
+        element = features.itemsize if features else 4
+        shape = {"ranks": size, "pairs": pairs, "width": width, "element": element}
+        setup = cost.Setup(**shape, per_node=world.local_size, statistics=statistics)
         whole = [normalize(torch.randn(pairs, width), dim=-1).requires_grad_() for _ in range(2)]
         e = Embeddings(*whole, torch.tensor(10.0), torch.tensor(0.0))
         for predicted in cost.candidates(setup):
             if predicted.name.startswith("grouped"):
                 continue
-            objective = sharded(loss, world, predicted.name)
+            objective = sharded(loss, world, predicted.name, features=features)
             with Traffic() as traffic:
+                objective.send_ahead(e.text)
                 objective(e).backward()
             actual.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
-        if peers and statistics == 1:
+            actual.append(("what the trainer says", objective.received, predicted.received))
+        if peers and statistics == 1 and features is None:
             from open_clip.loss import ClipLoss
 
             for row, options in zip(cost.open_clip(setup), ((True, True), (False, True), (True, False)), strict=False):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from vlp.distributed.strategies.strategy import Strategy, grids
 from vlp.losses._engine.tile_engine import EDGE
 
-GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32 always
+GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32, or float64 for float64 features
 CHECK = 180  # bytes of the two all-reduces in which everyone takes part: do the batches agree, and the value
+AHEAD = 48  # bytes of one more, for a grid, which sends captions ahead: do they agree
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Setup:
     per_node: int = 8
     """Ranks that share a node."""
     element: int = 4
-    """Bytes per element of the features: 4 float32, 2 bfloat16."""
+    """Bytes per element of the features: 4 float32, 2 bfloat16 (training.features)."""
     inside: float = 300e9
     """Bytes per second one rank receives from its own node."""
     between: float = 50e9
@@ -41,11 +42,18 @@ class Setup:
     """Log-sum-exps per row of the objective: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
     edge: int = EDGE["cuda"]
     """Rows and columns of a tile of logits."""
+    beside: int = 0
+    """Bytes that travel beside the features of a pair: 8 for each id, 4 for a weight."""
 
     @property
     def block(self) -> int:
         """Elements of one rank's features, b D."""
         return self.pairs * self.width
+
+    @property
+    def gradient(self) -> int:
+        """Bytes per element of gradients and statistics."""
+        return max(GRADIENT, self.element)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,11 @@ class Load:
     between: float = 0.0
     hops: int = 0
 
+    @property
+    def received(self) -> float:
+        """Bytes received from anywhere."""
+        return self.inside + self.between
+
     def __add__(self, other: Load) -> Load:
         return Load(self.inside + other.inside, self.between + other.between, self.hops + other.hops)
 
@@ -93,12 +106,17 @@ def collective(setup: Setup, size: int, stride: int, block: float) -> Load:
 
 def everyone(setup: Setup) -> Load:
     """The two small all-reduces of every loss."""
-    return collective(setup, setup.ranks, 1, 2 * CHECK / setup.ranks)
+    return small(setup, CHECK)
+
+
+def small(setup: Setup, size: int) -> Load:
+    """An all-reduce of `size` bytes among all ranks."""
+    return collective(setup, setup.ranks, 1, 2 * size / setup.ranks)
 
 
 def grid(setup: Setup, rows: int, columns: int) -> Cost:
     """The R x C grid, one-sided and all else that gathers images along rows and captions along columns."""
-    s, feature, gradient = setup, setup.block * setup.element, setup.block * GRADIENT
+    s, feature, gradient = setup, setup.block * setup.element, setup.block * setup.gradient
 
     def along_row(block: float) -> Load:
         return collective(s, columns, 1, block)
@@ -108,15 +126,15 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 
     load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
     if s.statistics:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
-        vectors = 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT
+        vectors = 2 * (2 * s.statistics + 1) * s.pairs * s.gradient
         load = load + along_row(vectors) + along_column(vectors)
-    load = load + everyone(s)
+    load = load + along_row(s.beside * s.pairs) + along_column(s.beside * s.pairs) + everyone(s) + small(s, AHEAD)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
     # tiles and features are freed before the gradients are sent
     peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
     memory = (rows + columns) * gradient + peak
-    scalars = 6 * (rows + columns) * s.pairs * GRADIENT
+    scalars = 6 * (rows + columns) * s.pairs * s.gradient
     matmuls = 4 if s.statistics else 3
     note = "one-sided" if columns == 1 else ""
     name = f"grid:{rows}x{columns}"
@@ -126,14 +144,14 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 def ring(setup: Setup) -> Cost:
     """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
     s, passes = setup, 1 if setup.statistics else 0
-    load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + GRADIENT), (passes + 1) * (s.ranks - 1))
+    load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + s.gradient), (passes + 1) * (s.ranks - 1))
     if s.statistics:
-        vectors = 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT
+        vectors = 2 * (2 * s.statistics + 1) * s.pairs * s.gradient
         load = load + collective(s, s.ranks, 1, vectors)
-    load = load + everyone(s)
+    load = load + collective(s, s.ranks, 1, s.beside * s.pairs) + everyone(s)
     if s.ranks <= s.per_node:
         load = Load(load.inside + load.between, 0.0, load.hops)
-    memory = 3 * s.block * s.element + 6 * s.block * GRADIENT + 6 * s.ranks * s.pairs * GRADIENT
+    memory = 3 * s.block * s.element + 6 * s.block * s.gradient + 6 * s.ranks * s.pairs * s.gradient
     memory += tiles(s, s.pairs, s.pairs)
     return cost(s, "ring", load, memory, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
 
@@ -141,11 +159,11 @@ def ring(setup: Setup) -> Cost:
 def grouped(setup: Setup, group: int) -> Cost:
     """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
     s = setup
-    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + GRADIENT))
+    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + s.gradient))
     if s.statistics:
-        load = load + collective(s, group, 1, 2 * (2 * s.statistics + 1) * s.pairs * GRADIENT)
-    load = load + everyone(s)
-    memory = group * s.block * s.element + (2 * group + 1) * s.block * GRADIENT
+        load = load + collective(s, group, 1, 2 * (2 * s.statistics + 1) * s.pairs * s.gradient)
+    load = load + collective(s, group, 1, s.beside * s.pairs) + everyone(s)
+    memory = group * s.block * s.element + (2 * group + 1) * s.block * s.gradient
     return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)
 
 
@@ -194,6 +212,13 @@ def cost(
     return Cost(
         name, exact, note or ("" if exact else "approximate"), load.inside, load.between, memory, flops, seconds
     )
+
+
+def predicted(setup: Setup, strategy: Strategy) -> Cost:
+    """The row of the plan for a strategy."""
+    if strategy.kind == "grid":
+        return grid(setup, strategy.rows, strategy.columns)
+    return ring(setup) if strategy.kind == "ring" else grouped(setup, strategy.group)
 
 
 def candidates(setup: Setup) -> list[Cost]:

@@ -38,6 +38,7 @@ class Wanted:
     text: bool = False
     negatives: bool = False
     numbers: bool = False  # scale or bias, which cost nothing beside one of the others
+    dtype: torch.dtype | None = None  # of the gradients of image, text and negatives; None: that of the features
 
     @property
     def any(self) -> bool:
@@ -227,7 +228,7 @@ class View:
         factor = e.scale.detach().to(precision) * size
 
         def grown(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
-            return None if grad is None or like is None else grad.mul_(factor).to(like.dtype)
+            return None if grad is None or like is None else grad.mul_(factor).to(wanted.dtype or like.dtype)
 
         return LossResult(
             value=self.everyone.sum(value),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vlp.config import COMMON
 from vlp.config.bounds import AtLeastZero, Count, Decay, Positive
+from vlp.distributed.sharding import part, whole
 from vlp.training.optimizers import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
@@ -83,7 +84,9 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         for name, p in module.named_parameters(prefix, recurse=False):
             if not p.requires_grad or p.ndim < 2 or not name.endswith(("weight", "proj")):
                 continue
-            if min(p.shape[0], p[0].numel()) > 1 and not (isinstance(module, nn.Conv2d) and module.groups > 1):
+            if min(p.shape[0], p.numel() // p.shape[0]) > 1 and not (
+                isinstance(module, nn.Conv2d) and module.groups > 1
+            ):
                 yield name, p
 
 
@@ -115,13 +118,14 @@ class OrthogonalMomentum(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
             momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - mu)
-            directions.append(torch.lerp(p.grad, momentum, mu).reshape(parts, p.shape[0] // parts, -1))
+            direction = whole(torch.lerp(p.grad, momentum, mu))  # of a sharded matrix every rank needs all of it
+            directions.append(direction.reshape(parts, p.shape[0] // parts, -1))
         together = orthogonal(torch.cat(directions), group["iterations"])  # [matrices, rows, columns]
         rows, columns = together.shape[1:]
         size = 0.2 * max(rows, columns) ** 0.5 if group["size"] == "match_rms_adamw" else max(1, rows / columns) ** 0.5
         for p, direction in zip(parameters, torch.split(together, parts), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(direction.reshape(p.shape), alpha=group["lr"] * size)
+            p.sub_(part(direction.reshape(p.shape), like=p), alpha=group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor, iterations: int) -> Tensor:

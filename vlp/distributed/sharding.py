@@ -1,0 +1,141 @@
+"""Weights that are shared out among ranks (FSDP2): every rank keeps a part of each, and gathers what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+
+from vlp.distributed.collectives import all_reduce
+from vlp.distributed.mesh import Mesh
+from vlp.distributed.world import World
+from vlp.errors import UserError
+
+
+def mesh_of(world: World, *, hybrid: bool) -> DeviceMesh:
+    """All ranks in one row; `hybrid`: a row for each node, so that weights are gathered inside nodes only.
+
+    The first call makes the process groups (all ranks take part). Raises UserError for nodes of unequal size.
+    """
+    kind = world.device.type
+    if not hybrid:
+        return DeviceMesh(kind, torch.arange(world.size), mesh_dim_names=("shard",))
+    ranks = sorted({world.nodes.count(node) for node in world.nodes})
+    if len(ranks) > 1:
+        raise UserError(
+            f"training.parallel is hybrid, but this run's nodes have {ranks[0]} to {ranks[-1]} ranks; start equally "
+            "many on every node, or set training.parallel to fsdp2"
+        )
+    rows = Mesh.of(world.nodes, world.size // ranks[0], ranks[0]).ranks
+    return DeviceMesh(kind, torch.tensor(rows), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, half: torch.dtype | None) -> None:
+    """Share out the weights of `module` in place, gathered one of `units` (inner ones first) at a time.
+
+    Numbers without axes, such as the logit scale, stay whole on every rank; `average_numbers` is for their gradients.
+    With `half` weights travel in it, while gradients are summed in the weights' own precision. All ranks take part.
+    """
+    for weight in module.parameters():
+        weight.data = weight.data.contiguous()  # FSDP2 takes no channels last
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=half and torch.float32, cast_forward_inputs=False)
+    for unit in [*units, module]:
+        fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(numbers(unit)))
+
+
+def numbers(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters without axes, which FSDP2 does not shard."""
+    return [p for p in module.parameters() if p.ndim == 0]
+
+
+def sync_gradients(module: nn.Module, wanted: bool) -> None:
+    """Whether the backwards to come send gradients to the ranks that keep their weights, or only add them up."""
+    assert isinstance(module, FSDPModule)
+    module.set_requires_gradient_sync(wanted)
+
+
+@torch.no_grad()
+def average_numbers(module: nn.Module) -> None:
+    """Make the gradients of `numbers` the mean over all ranks, in one all-reduce (all ranks take part)."""
+    gradients = [p.grad for p in numbers(module) if p.grad is not None]
+    if not gradients:
+        return
+    means = all_reduce(torch.stack(gradients), None) / dist.get_world_size()
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean)
+
+
+@torch.no_grad()
+def start_alike(module: nn.Module) -> None:
+    """Give every rank the weights and buffers of rank 0 (all ranks take part)."""
+    for tensor in chain(module.parameters(), module.buffers()):
+        dist.broadcast(tensor.detach(), 0)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor of which this rank keeps a part, else the tensor (the ranks that share it take part)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of `tensor`, shared out as `like` is; `tensor` itself where that is whole."""
+    if not isinstance(like, DTensor):
+        return tensor
+    mesh = like.device_mesh
+    here = DTensor.from_local(tensor.to(like.device).contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return here.redistribute(placements=like.placements).clone()  # a copy: the whole may go
+
+
+def gathered(tree: Any, *, keep: bool) -> Any:
+    """`tree` (dicts, lists, tensors) with whole tensors on the CPU, or None for each that was a part, if not `keep`.
+
+    All ranks take part, with trees alike.
+    """
+    if isinstance(tree, dict):
+        return {key: gathered(value, keep=keep) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(gathered(value, keep=keep) for value in tree)
+    if isinstance(tree, DTensor):
+        tensor = tree.full_tensor()
+        return tensor.cpu() if keep else None
+    return tree
+
+
+@torch.no_grad()
+def fill(copy: nn.Module, module: nn.Module) -> None:
+    """Give `copy`, which is whole, the weights and buffers of `module` (all ranks take part)."""
+    own, theirs = (chain(m.parameters(), m.buffers()) for m in (copy, module))
+    for here, there in zip(own, theirs, strict=True):
+        here.copy_(whole(there.detach()))
+
+
+def parts_of(saved: dict[str, Any], like: dict[str, Tensor]) -> dict[str, Any]:
+    """A module's state dict, whole, as this rank's parts of it."""
+    return {name: part(value, like[name]) if name in like else value for name, value in saved.items()}
+
+
+def optimizer_parts(saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """An optimizer's state dict, whole, as its weights lie here: what has a weight's shape is laid out as it is."""
+    weights = [p for group in groups for p in group["params"]]
+    order = [index for group in saved["param_groups"] for index in group["params"]]
+    state = {}
+    for index, weight in zip(order, weights, strict=True):
+        entries = saved["state"].get(index)
+        if entries is not None:
+            alike = {k: v for k, v in entries.items() if isinstance(v, Tensor) and v.shape == weight.shape}
+            state[index] = entries | {key: laid_out(value, weight) for key, value in alike.items()}
+    return {**saved, "state": state}
+
+
+def laid_out(value: Tensor, weight: Tensor) -> Tensor:
+    """`value` in parts and strides as `weight` is, which fused optimizers take for granted."""
+    if isinstance(weight, DTensor):
+        return part(value, weight)
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -22,6 +22,7 @@ from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.hub import fetching
 from vlp.models.image_transform import ImageTransform
+from vlp.models.text.packing import PackedTextTransformer
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
 PLACES = ("hf-hub:", "local-dir:")  # names of a place that holds a model with its weights and configuration
@@ -225,6 +226,8 @@ class OpenClip(Model):
         for tower in (model.visual, model.text):
             if hasattr(tower, "output_tokens"):  # CoCa's towers also give every token, for its decoder
                 tower.output_tokens = False
+        if PackedTextTransformer.can_pack(model.text):
+            model.text.__class__ = PackedTextTransformer  # the same weights and names, another way through them
         return DualEncoder(
             model.visual,
             model.text,

@@ -22,7 +22,7 @@ from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.hub import fetching
 from vlp.models.image_transform import ImageTransform
-from vlp.models.text.packing import PackedTextTransformer
+from vlp.models.packing import PackedTextTransformer
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
 PLACES = ("hf-hub:", "local-dir:")  # names of a place that holds a model with its weights and configuration

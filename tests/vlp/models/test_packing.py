@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor
 
 from vlp.models.kinds.open_clip import OpenClip
-from vlp.models.text.packing import LEAST_ROW, PackedTextTransformer, plan
+from vlp.models.packing import LEAST_ROW, PackedTextTransformer, plan
 
 CONTEXT, END = 48, 999
 

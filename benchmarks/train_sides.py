@@ -2,15 +2,19 @@
 
     python -m benchmarks.train_sides ours OUT.json --patch 16 --steps 60
     python -m benchmarks.train_sides open_clip OUT.json --patch 16 --steps 60
+    python -m benchmarks.train_sides plain OUT.json              ours in float32, every text as long as the context
+    python -m benchmarks.train_sides cached OUT.json     ours with batches 32 times as large (gradient caching)
 
 Both read the bundled shards, in batches of 128, at the same learning rates. OUT.json has the moment and the loss of
-every optimizer step. open_clip's program is run as it is, but for what it needs on today's webdataset and on a CPU.
+every optimizer step, and the most memory of the process. open_clip's program is run as it is, but for what it needs on
+today's webdataset and on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -21,9 +25,11 @@ from typing import Any
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from data_pipelines.shards.shard_set import BUNDLED
+from vlp.models.packing import PackedTextTransformer
 
 BATCH, SIDE, CONTEXT, WIDTH = 128, 64, 32, 192
-RATE, WARMUP, DECAY = 1e-3, 100, 0.2
+RATE, WARMUP, DECAY = 1e-3, 10, 0.2
+LARGER = 32
 SHARDS = BUNDLED / "emoji" / "train"
 
 
@@ -44,6 +50,18 @@ class Steps:
         register_optimizer_step_post_hook(lambda *_: self.moments.append(time.monotonic()))
 
 
+def plain(folder: Path, patch: int, steps: int, flags: list[str]) -> list[float]:
+    """The losses of `train.py` in float32, without packing."""
+    PackedTextTransformer.can_pack = staticmethod(lambda tower: False)  # type: ignore[method-assign]
+    return ours(folder, patch, steps, ["--training.precision", "fp32", *flags])
+
+
+def cached(folder: Path, patch: int, steps: int, flags: list[str]) -> list[float]:
+    """The losses of `train.py` with batches `LARGER` times as large, in the same chunks."""
+    larger = ["--training.chunk", str(BATCH), "--training.batch", str(BATCH * LARGER)]
+    return ours(folder, patch, steps, [*larger, "--training.samples", str(BATCH * LARGER * steps), *flags])
+
+
 def ours(folder: Path, patch: int, steps: int, flags: list[str]) -> list[float]:
     """The losses of `train.py`."""
     import train
@@ -59,7 +77,7 @@ def ours(folder: Path, patch: int, steps: int, flags: list[str]) -> list[float]:
         *("--data.captions.weights.txt", "1", "--training.batch", str(BATCH)),
         *("--training.samples", str(BATCH * steps), "--training.log-every", "1", "--training.no-tensorboard"),
         *("--training.optimizer.lr", str(RATE), "--training.optimizer.weight-decay", str(DECAY)),
-        *("--training.schedule.warmup", str(WARMUP), "--training.clip", "0"),
+        *("--training.schedule.warmup-samples", str(BATCH * WARMUP), "--training.clip", "0"),
     ]
     train.main([*arguments, *flags])
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
@@ -101,18 +119,23 @@ def open_clip(folder: Path, patch: int, steps: int, flags: list[str]) -> list[fl
     return losses
 
 
+SIDES = {"ours": ours, "plain": plain, "cached": cached, "open_clip": open_clip}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", choices=["ours", "open_clip"])
+    parser.add_argument("side", choices=list(SIDES))
     parser.add_argument("out", type=Path)
     parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=60)
     options, flags = parser.parse_known_args()
-    side = {"ours": ours, "open_clip": open_clip}[options.side]
+    side = SIDES[options.side]
     steps = Steps()
     with tempfile.TemporaryDirectory() as folder:
         losses = side(Path(folder), options.patch, options.steps, flags)
-    options.out.write_text(json.dumps({"moments": steps.moments, "losses": losses, "batch": BATCH}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    batch = BATCH * LARGER if options.side == "cached" else BATCH
+    options.out.write_text(json.dumps({"moments": steps.moments, "losses": losses, "batch": batch, "peak_mib": peak}))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Plan:
 
 
 def plan(lengths: Tensor, context: int) -> Plan:
-    """How to lay captions of these `lengths` [B], in a batch of width `context`, in rows: the longest that fits next."""
+    """Rows for captions of these `lengths` [B], of a batch `context` wide: side by side, the longest that fits."""
     width = max(LEAST_ROW, int(lengths.max()))
     left: list[list[int]] = [[] for _ in range(width + 1)]  # captions that have no place yet, by length
     for number, length in enumerate(lengths.tolist()):

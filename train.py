@@ -34,6 +34,7 @@ from vlp.augment import Augment
 from vlp.augment.none import Unchanged
 from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Positive, Share, Whole
+from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.collectives import gather_objects
 from vlp.distributed.world import World, connect
 from vlp.errors import UserError
@@ -48,17 +49,18 @@ from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
-from vlp.models.tokenizer import FastTokenizer, Tokenizer, load_tokenizer
+from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
-from vlp.training.interruption import Interrupted, OutsideTheLoop
+from vlp.training.checkpoints.store import place_of
+from vlp.training.interruption import REQUEUE, Interrupted, OutsideTheLoop
+from vlp.training.saving import Positions
 from vlp.training.settings import Training
-from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
+from vlp.training.shared_tokenizer import shared_tokenizer
+from vlp.training.trainer import Evaluate, Fitted, Trainer
 from vlp.training.unlocking import Unlocking
 
-MOST_TOKENS = 1_000_000  # of a text, before the model cuts it
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
-TOKENIZER = "tokenizer.json"  # in the run's folder: a resumed run reads no captions for it
 LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
 
 
@@ -113,8 +115,11 @@ def main(argv: Sequence[str]) -> int:
             if world.rank == 0:
                 check_writable(run.out)
             with locked(run.out) if world.rank == 0 else nullcontext():
+                if world.rank == 0:
+                    (run.out / REQUEUE).unlink(missing_ok=True)
                 train(run, world)
     except Interrupted as stop:
+        stop.leave_word(run.out)
         return int(str(stop.code))  # every rank was asked to stop: nobody failed
     return 0
 
@@ -127,19 +132,25 @@ def train(run: RunConfig, world: World) -> None:
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
-    source = release.load(run.training.init) if run.training.init and not going_on(run) else None
-    tokenizer = tokenizer_of(run, sources, source)
-    encoder = run.model.build(tokenizer.vocab, weights=not going_on(run))
+    group = BackgroundGroup.open(world)
+    on = group.from_rank_0(lambda: going_on(run))
+    source = release.load(run.training.init) if run.training.init and not on else None
+    tokenizer = shared_tokenizer(
+        run.out,
+        {"run": identity(run), "shards": sources.sha256},
+        lambda: tokenizer_of(run, sources, source),
+        group,
+        use="kept" if on else "same" if run.training.resume else "new",
+    )
+    encoder = run.model.build(tokenizer.vocab, weights=not on)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
     started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
     run.towers.adapt(encoder)
-    if world.rank == 0 and (not going_on(run) or run.training.resume_from == "extend"):
+    if world.rank == 0 and (not on or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))
-    if world.rank == 0 and not going_on(run):
-        write_whole(run.out / TOKENIZER, tokenizer.save)
-        if started:
-            write_whole(run.out / "init.txt", f"{started}\n")
-            print(started)
+    if world.rank == 0 and started:
+        write_whole(run.out / "init.txt", f"{started}\n")
+        print(started)
     try:
         fitted = trainer(run, world, encoder, tokenizer, sources).fit()
     except DropBudgetExceeded as error:
@@ -151,16 +162,13 @@ def train(run: RunConfig, world: World) -> None:
 
 def going_on(run: RunConfig) -> bool:
     """Whether there is a part of this run to go on from."""
-    folder = run.out / "checkpoints"
-    return run.training.resume and folder.is_dir() and any(folder.iterdir())
+    return run.training.resume and bool(place_of(run.training.checkpoints, run.out).names())
 
 
 def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: release.Release | None) -> Tokenizer:
-    """The tokenizer of the earlier part of the run, of what it starts from, or the model's own."""
+    """The tokenizer of what the run starts from, or the model's own."""
     own = None
-    if going_on(run) and (run.out / TOKENIZER).is_file():
-        own = run.model.adopt(load_tokenizer(run.out / TOKENIZER, MOST_TOKENS))
-    elif source is not None and run.training.init_tokenizer:
+    if source is not None and run.training.init_tokenizer:
         own = run.model.adopt(source.tokenizer)
     return own or run.model.tokenizer(captions(run.data, sources))
 

@@ -17,7 +17,8 @@ from eval.embeddings.store import EmbeddingStore
 from eval.search.gallery import Gallery
 from vlp.errors import UserError
 from vlp.pictures import Limits, decode
-from vlp.training.checkpoints.folder import Checkpoints
+from vlp.training.checkpoints.folder import Checkpoints, Keep
+from vlp.training.checkpoints.place import Folder
 
 BEFORE = Path(__file__).parent / "written_before"
 THEN = torch.load(BEFORE / "vectors.pt", weights_only=True)
@@ -57,7 +58,7 @@ def test_an_index_gives_the_same_hits() -> None:
 def test_a_checkpoint_of_the_first_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     torch.save({"format": "vlp-checkpoint-1", "identity": {}, "model": {}}, tmp_path / "step-00000001.pt")
     with pytest.raises(
-        UserError, match="this version reads 'vlp-checkpoint-2'; finish the run with the version that"
+        UserError, match="this version reads 'vlp-checkpoint-3' and 'vlp-checkpoint-2'; finish the run with the version"
     ) as e:
-        Checkpoints(tmp_path, keep=2).read({})
+        Checkpoints(Folder(tmp_path), Keep()).read({}, lambda table: {})
     assert "\n" not in str(e.value)

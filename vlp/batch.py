@@ -23,6 +23,7 @@ class Batch:
     keys: tuple[str, ...]  # (B,) names of the samples, for logs and ledgers
     ids: Tensor | None = None  # [B] int64; pairs with equal ids are positives of each other
     weights: Tensor | None = None  # [B] float32, weight of each pair in the loss; None means 1
+    shards: tuple[str, ...] | None = None  # (B,) what each sample was read from, as the ledger names it
 
     def __len__(self) -> int:
         return self.text.shape[0]

@@ -136,6 +136,8 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in DISK_FULL):
             return True
+        if any(f"(os error {number})" in str(error) for number in DISK_FULL):  # what libraries written in Rust say
+            return True
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
             return True
         error = error.__cause__ or error.__context__

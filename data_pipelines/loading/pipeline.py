@@ -144,7 +144,8 @@ class PipelineLoader:
 
     def _pair(self, sample: Mapping[str, Any], rng: random.Random, out: Tensor) -> Pair:
         record, garbled = record_of(sample)
-        pair = self._recipe.pair(record, str(sample.get("__key__", "")), rng, garbled=garbled)
+        key, shard = str(sample.get("__key__", "")), str(sample.get("__url__") or self._pipeline.name)
+        pair = self._recipe.pair(record, key, rng, garbled=garbled, shard=shard)
         picture = next((sample[name] for name in PICTURES if name in sample), None)
         if picture is None:
             raise Drop("missing picture")

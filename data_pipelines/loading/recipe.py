@@ -31,6 +31,7 @@ class Pair(NamedTuple):
     texts: tuple[str, ...]
     key: str
     concept: int
+    shard: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Recipe:
         """Which pictures are decoded."""
         return Limits(self.decoding.most_pixels, self.decoding.min_side)
 
-    def pair(self, record: Mapping[str, Any], key: str, rng: random.Random, *, garbled: bool) -> Pair:
+    def pair(self, record: Mapping[str, Any], key: str, rng: random.Random, *, garbled: bool, shard: str = "") -> Pair:
         """The captions that are drawn from a sample's record, and its concept.
 
         `garbled`: a part of the record could not be read. Raises Drop.
@@ -63,14 +64,15 @@ class Recipe:
             raise Drop("undecodable caption")
         if min(map(len, texts)) < self.captions.min_chars:
             raise Drop(FILTERED)
-        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0)
+        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0, shard)
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
         tokens, count = self.tokenizer([text for pair in pairs for text in pair.texts]), self.captions.texts
         text = tokens if count == 1 else tokens.view(len(pairs), count, -1)
         ids = torch.tensor([pair.concept for pair in pairs], dtype=torch.int64) if self.ids else None
-        return Batch(image, text, tuple(pair.key for pair in pairs), ids)
+        shards = tuple(pair.shard for pair in pairs)
+        return Batch(image, text, tuple(pair.key for pair in pairs), ids, shards=shards)
 
     def memory(self, pairs: int) -> Tensor:
         """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""

@@ -181,13 +181,14 @@ class RowReader:
         rng = self._rng
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)
+        shard = self.sources[place.source].urls[place.shard]
         cached = self._cache.get(known)
         if cached is not None:
-            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False)
+            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False, shard=shard)
             decode.fill_from(out, cached.pixels, self.recipe.transform, rng)
             return pair
         raw = self._raw(place)
-        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled)
+        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled, shard=shard)
         self._picture(known, raw, rng, out)
         return pair
 

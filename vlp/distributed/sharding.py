@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -93,49 +92,9 @@ def part(tensor: Tensor, like: Tensor) -> Tensor:
     return here.redistribute(placements=like.placements).clone()  # a copy: the whole may go
 
 
-def gathered(tree: Any, *, keep: bool) -> Any:
-    """`tree` (dicts, lists, tensors) with whole tensors on the CPU, or None for each that was a part, if not `keep`.
-
-    All ranks take part, with trees alike.
-    """
-    if isinstance(tree, dict):
-        return {key: gathered(value, keep=keep) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(gathered(value, keep=keep) for value in tree)
-    if isinstance(tree, DTensor):
-        tensor = tree.full_tensor()
-        return tensor.cpu() if keep else None
-    return tree
-
-
 @torch.no_grad()
 def fill(copy: nn.Module, module: nn.Module) -> None:
     """Give `copy`, which is whole, the weights and buffers of `module` (all ranks take part)."""
     own, theirs = (chain(m.parameters(), m.buffers()) for m in (copy, module))
     for here, there in zip(own, theirs, strict=True):
         here.copy_(whole(there.detach()))
-
-
-def parts_of(saved: dict[str, Any], like: dict[str, Tensor]) -> dict[str, Any]:
-    """A module's state dict, whole, as this rank's parts of it."""
-    return {name: part(value, like[name]) if name in like else value for name, value in saved.items()}
-
-
-def optimizer_parts(saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """An optimizer's state dict, whole, as its weights lie here: what has a weight's shape is laid out as it is."""
-    weights = [p for group in groups for p in group["params"]]
-    order = [index for group in saved["param_groups"] for index in group["params"]]
-    state = {}
-    for index, weight in zip(order, weights, strict=True):
-        entries = saved["state"].get(index)
-        if entries is not None:
-            alike = {k: v for k, v in entries.items() if isinstance(v, Tensor) and v.shape == weight.shape}
-            state[index] = entries | {key: laid_out(value, weight) for key, value in alike.items()}
-    return {**saved, "state": state}
-
-
-def laid_out(value: Tensor, weight: Tensor) -> Tensor:
-    """`value` in parts and strides as `weight` is, which fused optimizers take for granted."""
-    if isinstance(weight, DTensor):
-        return part(value, weight)
-    return torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -211,14 +211,18 @@ class OpenClipTokenizer:
 def load_tokenizer(path: Path, context: int) -> Tokenizer:
     """The tokenizer that `save` wrote to `path`. Raises UserError if it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = json.loads(text)
-        if "open_clip" in tree:
-            return OpenClipTokenizer(tree["open_clip"], tree.get("files"))
-        if "shift" in tree:
-            return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
-        return FastTokenizer(text, context)
+        return tokenizer_from(path.read_text(encoding="utf-8"), context)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(f"{path} holds no tokenizer ({plain(error)}); copy the folder again") from None
+
+
+def tokenizer_from(text: str, context: int) -> Tokenizer:
+    """The tokenizer whose `save` wrote `text`; raises whatever another text brings about."""
+    tree = json.loads(text)
+    if "open_clip" in tree:
+        return OpenClipTokenizer(tree["open_clip"], tree.get("files"))
+    if "shift" in tree:
+        return FastTokenizer(json.dumps(tree["tokenizer"]), context, shift=tree["shift"])
+    return FastTokenizer(text, context)

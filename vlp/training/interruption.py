@@ -1,25 +1,41 @@
-"""Ctrl-C, SIGTERM and a cluster's warning: noted, and answered after the step that is under way."""
+"""Ctrl-C, SIGTERM and a cluster's warning: noted, and answered after the step that is under way.
+
+One rule for whoever starts runs: exit status 75 (EX_TEMPFAIL of sysexits.h) after SIGTERM or SIGUSR1 says that nothing
+is lost and that the same command goes on; RUN/requeue says the same where a launcher has a status of its own.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from vlp.files import write_whole
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+TRY_AGAIN = 75
+"""Exit status of a run that a cluster asked to stop; after Ctrl-C it is 130, as of every program."""
+REQUEUE = "requeue"
+"""A file in the run's folder while a run that was asked to stop waits to be started again."""
 
 
 class Interrupted(SystemExit):
-    """A run was asked to stop, and did so with a checkpoint; its text says how to go on. Exit status 128 + signal."""
+    """A run was asked to stop, and lost nothing; its text says how to go on."""
 
     def __init__(self, text: str, signum: int) -> None:
-        super().__init__(128 + signum)
+        super().__init__(128 + signum if signum == signal.SIGINT else TRY_AGAIN)
         self.text = text
 
     def __str__(self) -> str:
         return self.text
+
+    def leave_word(self, run: Path) -> None:
+        """Write RUN/requeue, where the run is to be started again."""
+        if self.code == TRY_AGAIN:
+            write_whole(run / REQUEUE, f"{self.text}\n", shared=True)
 
 
 class OutsideTheLoop:

@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from vlp.config import COMMON, MAY_CHANGE
 from vlp.config.bounds import AtLeastZero, Count, Decay, Whole, check
+from vlp.errors import UserError
 from vlp.training.checkpoints.folder import From
 from vlp.training.guard import Guard
 from vlp.training.optimizers import Optimizer
@@ -66,13 +67,21 @@ class Training:
     """steps between two evaluations; 0: never"""
     checkpoint_every: Annotated[AtLeastZero, COMMON, MAY_CHANGE] = 120.0
     """seconds between two checkpoints, 0: after every step; the end and an interruption write one too"""
+    checkpoints: Annotated[str, COMMON, MAY_CHANGE] = ""
+    """folder or URL (s3://bucket/run, gs://...) of the checkpoints; empty: RUN/checkpoints"""
     keep: Annotated[Count, COMMON, MAY_CHANGE] = 2
-    """checkpoints kept"""
+    """last checkpoints kept"""
+    keep_every: Annotated[Whole, MAY_CHANGE] = 0
+    """steps between checkpoints that are written and kept for good; 0: none"""
+    keep_best: Annotated[str, MAY_CHANGE] = ""
+    """number of the evaluation, such as val/en/image_to_text/recall@1, whose best checkpoint is kept; with a - before
+    its name the least is best; empty: none"""
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
     """go on from the newest checkpoint in the run folder; false: remove what is there and start over"""
     resume_from: Annotated[From, MAY_CHANGE] = "newest"
-    """newest; good: the last checkpoint before the guard refused steps; extend: the newest, for more samples or another
-    schedule; with good and extend samples, schedule, clip, guard and the optimizer's settings may be others"""
+    """newest; good: the last checkpoint before the guard refused steps; best: the best by keep_best; extend: the newest,
+    for more samples or another schedule; with the last three samples, schedule, clip, guard and the settings of the
+    optimizer may be others"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the towers (torch.compile): minutes at the start, faster steps after"""
     bucket: Annotated[Count, MAY_CHANGE] = 16
@@ -91,6 +100,11 @@ class Training:
     def __post_init__(self) -> None:
         check(self, "training")
         self.schedule.of(self.steps * self.batch)  # a warm-up that is longer than the run is refused
+        if self.keep_best and not self.eval_every:
+            raise UserError(
+                f'training.keep_best is "{self.keep_best}", but training.eval_every is 0, so that nothing is measured: '
+                "give the steps between two evaluations"
+            )
 
     @property
     def steps(self) -> int:

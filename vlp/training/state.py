@@ -1,10 +1,10 @@
-"""The moving parts of one run: what changes from step to step, and what a checkpoint therefore holds."""
+"""The moving parts of one run: what changes from step to step, and what a checkpoint therefore keeps."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -119,9 +119,9 @@ class TrainState:
     def update(self, loss: float, norm: float) -> None:
         """Move weights and average and keep the logit scale in its bounds, unless scaler or guard refuses the step.
 
-        Loss and norm are the same on all ranks, so all come to the same verdict. Raises UserError after too many
-        refusals in a row.
+        Loss and norm are the same on all ranks, so all come to the same verdict.
         """
+        self.watch.verdict = ""
         if self.scaler.overflowed(loss, norm) or self.watch.judge(loss, norm):
             self.buffers.restore()  # what a bad batch did to running statistics
         else:
@@ -133,7 +133,8 @@ class TrainState:
 
     def advance(self) -> None:
         """Move weights and average along the gradient, and keep the logit scale in its bounds."""
-        set_progress(self.optimizers, self.settings.rates((self.step + 0.5) / self.settings.steps))
+        progress = self.settings.rates((self.step + 0.5) / self.settings.steps)
+        set_progress(self.optimizers, progress * self.watch.rate)
         for optimizer in self.optimizers:
             optimizer.step()
         if isinstance(scale := getattr(self.module, "logit_scale", None), Tensor):
@@ -172,40 +173,6 @@ class TrainState:
         tally.steps = 0
         tally.row_step, tally.row_seconds = tally.step, tally.seconds
         return row
-
-    def state_dict(self, stream: Any) -> dict[str, Any]:
-        """What a checkpoint holds; random numbers follow from seed and step. All ranks participate, rank 0 writes.
-
-        `stream` is this rank's position in the data.
-        """
-        weights = {
-            "model": self.module.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-        }
-        return {
-            **self.parallel.gathered(weights),
-            "watch": self.watch.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "tally": asdict(self.tally),
-            "streams": self.parallel.everyones(stream),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Go on from `state`; returns the positions in the data of all ranks that wrote it."""
-        self.parallel.load(self.module, state["model"])
-        if self.average is not None:
-            self.parallel.load(self.average, state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            self.parallel.load_optimizer(optimizer, saved)
-            for group, own in zip(optimizer.param_groups, settings, strict=True):
-                group.update(own)  # this run's settings, which a run from its last good checkpoint may have changed
-        self.watch.load_state_dict(state["watch"])
-        if "scaler" in state:  # checkpoints from before fp16 have none
-            self.scaler.load_state_dict(state["scaler"])
-        self.tally = Tally(**state["tally"])
-        return state["streams"]
 
 
 def noise(seed: int, step: int, rank: int) -> int:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +18,24 @@ from torch import nn
 from vlp.augment import Augment
 from vlp.batch import Batch
 from vlp.config import identity, to_tree
+from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.sharded import sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Loss
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
-from vlp.training.checkpoints.folder import Checkpoints
+from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
+from vlp.training.checkpoints.store import place_of
 from vlp.training.extension import extension
 from vlp.training.forwards import Forwards, recompute
 from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
 from vlp.training.parallel.precision import HALF, feature_dtype, resolve
+from vlp.training.refused import Refusals
+from vlp.training.saving import Positions, Saving
 from vlp.training.settings import Training
 from vlp.training.sinks import Sink, Sinks
 from vlp.training.sinks.console import Bar, Lines
@@ -48,7 +52,6 @@ def nothing_locked(samples: int) -> AbstractContextManager[None]:
 
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
-Positions = Sequence[Any]  # what `Stream.state_dict` of every rank gave
 
 
 class Batches(Protocol):
@@ -115,34 +118,43 @@ class Trainer:
         Raises UserError if a checkpoint belongs to another run, if memory will not do, if the disk is full, or if the
         guard gives up; Interrupted, with a checkpoint written, if a signal asked to stop.
         """
-        state, stream, sinks, checkpoints = self.start()
+        state, stream, sinks, saving = self.start()
         training, batches, clock = self.training, iter(stream), Clock(state)
+        refusals = Refusals(self.folder, training.guard, state.parallel)
         metrics: dict[str, float] = {}
-        with sinks, Interruption() as interruption, self.trace() as trace:
+        with sinks, saving.checkpoints, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
                 batch = self.fitting(next(batches)).to(self.world.device)
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
                 norm = state.clip()
                 state.update(loss, norm)  # guard, step, clamp the scale, average
+                if state.watch.verdict:
+                    refusals.keep(batch, state.watch, step=state.step, loss=loss, norm=norm)
+                if state.watch.lost:
+                    saving.go_back(sinks, loss=loss, norm=norm)
+                    continue
                 sinks.moved(state.samples, clock.tick(loss))
                 trace.step()
                 done = state.step == training.steps
                 if done or state.step % training.log_every == 0:
                     sinks.record(state.row())
+                measured: dict[str, float] = {}
                 if training.eval_every and (done or state.step % training.eval_every == 0):
-                    metrics = self.evaluate(state)
+                    metrics = measured = self.evaluate(state)
                     sinks.record({"step": state.step, "samples": state.samples, **metrics})
-                save, stop = state.parallel.any_rank(self.world.rank == 0 and clock.due, interruption.asked)
+                due = saving.due(clock.since_saved, measured)
+                save, stop = state.parallel.any_rank(due, interruption.asked)
                 if done or save or stop:
                     clock.tick(loss)
-                    self.save(state, stream, sinks, checkpoints)
+                    saving.write(stream.state_dict(), sinks, measured)
                     clock.saved()
                 if stop and not done:
+                    saving.checkpoints.wait()
                     raise self.interrupted(state, interruption.signum)
         return self.fitted(state, metrics)
 
-    def start(self) -> tuple[TrainState, Batches, Sinks, Checkpoints]:
+    def start(self) -> tuple[TrainState, Batches, Sinks, Saving]:
         """Everything built, and where a checkpoint left it. All ranks participate."""
         training, world = self.training, self.world
         if training.batch % world.size:
@@ -157,25 +169,25 @@ class Trainer:
         ranks = parallel(training.parallel, world, half, chunked=chunked)
         self.model.to(world.device)
         self.refuse_too_much(ranks)
-        checkpoints = Checkpoints(self.folder / "checkpoints", training.keep)
+        keep = Keep(training.keep, training.keep_every, training.keep_best)
+        group = BackgroundGroup.open(world)
+        defaults = flat({"training": identity(Training())})
+        checkpoints = Checkpoints(place_of(training.checkpoints, self.folder), keep, group, defaults)
         if not training.resume:
             if world.rank == 0:
                 checkpoints.clear()
                 shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            ranks.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
-        saved = checkpoints.read(self.signature(), start=training.resume_from)
+            group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
         state = TrainState(training, self.model, objective, ranks, self.augment)
-        position = state.load_state_dict(saved) if saved else None
-        ranks.everyones(None)  # all have read what rank 0 may now rename
+        saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
+        begun = saving.begin(training.resume_from)
         if world.rank == 0:
-            checkpoints.set_aside()
             self.announce(state)
-            if saved and (change := extension(saved["identity"], training, state.step)):
+            if begun.identity and (change := extension(begun.identity, training, state.step)):
                 print(change, flush=True)
-        stream = self.open_stream(position)
-        return state, stream, self.sinks(state, saved["metrics"] if saved else 0), checkpoints
+        return state, self.open_stream(begun.positions), self.sinks(state, begun.row), saving
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""
@@ -245,15 +257,6 @@ class Trainer:
             model.train(training)
         return numbers
 
-    def save(self, state: TrainState, stream: Batches, sinks: Sinks, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint. All ranks participate; rank 0 has the file on disk when this returns."""
-        tree = state.state_dict(stream.state_dict())
-        if self.world.rank == 0:
-            head = {"identity": self.signature(), "metrics": sinks.position}
-            if self.saving is not None:
-                self.saving(tree["streams"])
-            checkpoints.write(state.step, {**head, **tree}, refusing=state.watch.in_a_row > 0)
-
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 prints how to go on."""
         text = (
@@ -287,10 +290,10 @@ class Clock:
         return {"loss": loss, "samples_per_second": (self.state.samples - self.samples) / max(here, 1e-9)}
 
     @property
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.monotonic() - self.saved_at >= self.state.settings.checkpoint_every
+    def since_saved(self) -> float:
+        """Seconds since the last checkpoint was begun."""
+        return time.monotonic() - self.saved_at
 
     def saved(self) -> None:
-        """A checkpoint has just been written."""
+        """A checkpoint has just been begun."""
         self.saved_at = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from data_pipelines.loading.position import merge_states
+from vlp.training.checkpoints.manifest import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[3]
@@ -74,14 +75,18 @@ def kill_9(run: psutil.Popen, folder: Path) -> None:
     run.communicate()
     _, alive = psutil.wait_procs(others, timeout=60)
     assert not alive
-    for checkpoint in sorted((folder / "checkpoints").glob("step-*.pt"))[-2:]:
-        checkpoint.unlink()
+    for checkpoint in complete(folder)[-2:]:
+        shutil.rmtree(checkpoint)
+
+
+def complete(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.suffix != ".partial")
 
 
 def position(folder: Path) -> dict[str, Any]:
     """Where the newest checkpoint stands in the data, and the samples that each row has skipped in this epoch."""
-    state = torch.load(max((folder / "checkpoints").glob("step-*.pt")), weights_only=True)
-    merged = merge_states(state["streams"])
+    manifest = Manifest.of((complete(folder)[-1] / "manifest.json").read_text())
+    merged = merge_states(manifest.plain["streams"])
     return {name: merged[name] for name in ("order", "epoch", "batch", "shifts")}
 
 

@@ -16,6 +16,8 @@ import pytest
 import tiny_run
 import torch
 
+from vlp.training.interruption import TRY_AGAIN
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -91,16 +93,16 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint_and_a_line(tmp_path: Path) -> None:
     assert "interrupted after step" in errors
     assert "give the same command again to go on" in errors
     assert "Traceback" not in errors
-    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}.pt").is_file()
+    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}").is_dir()
 
 
 def test_sigterm_to_one_rank_ends_both_with_one_checkpoint(tmp_path: Path) -> None:
     processes = start_two(tmp_path, "--steps", "500", "--pause", "0.05")
     wait_for_step(tmp_path / "0", 3)
     processes[1].terminate()
-    errors = finish(*processes, status=128 + signal.SIGTERM)
+    errors = finish(*processes, status=TRY_AGAIN)
     assert errors.count("interrupted after step") == 1
-    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}.pt").is_file()
+    assert (tmp_path / "0" / "checkpoints" / f"step-{steps(tmp_path / '0')[-1]:08d}").is_dir()
 
 
 @pytest.mark.slow
@@ -121,12 +123,46 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_run_killed_while_checkpoints_are_written_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """Eight times, at a moment when a checkpoint is half there."""
+    flags = ["--steps", "60"]
+    finish(start(tmp_path / "whole", *flags))
+    saved, half = tmp_path / "killed" / "0" / "checkpoints", 0
+    for kill in range(8):
+        process = start(tmp_path / "killed", *flags)
+        wait_for_step(tmp_path / "killed" / "0", kill * 6 + 2)
+        end = time.monotonic() + 100
+        while not list(saved.glob("*.partial")):
+            assert time.monotonic() < end
+        process.kill()
+        process.communicate()
+        half += bool(list(saved.glob("*.partial")))
+    assert half >= 4
+    finish(start(tmp_path / "killed", *flags))
+    a, b = weights(tmp_path / "whole" / "0"), weights(tmp_path / "killed" / "0")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert steps(tmp_path / "killed" / "0") == list(range(1, 61))
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000059", "step-00000060"]
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_together(tmp_path: Path) -> None:
+    """One of them has bad pictures: both refuse, both go back, and both keep their rows of the batch."""
+    errors = finish(*start_two(tmp_path, "--steps", "20", "--poison", "8", "11"))
+    assert errors.count("the run goes back to step 7 and on with the data after these 3 batches") == 1
+    assert steps(tmp_path / "0") == list(range(1, 21))
+    kept = {path.name for path in (tmp_path / "0" / "refused").iterdir()}
+    assert {"batch-00000010.json", "batch-00000010.rank-0.safetensors", "batch-00000010.rank-1.safetensors"} <= kept
+    assert len(json.loads((tmp_path / "0" / "refused" / "batch-00000010.json").read_text())["keys"]) == 16
+
+
+@pytest.mark.slow
 def test_two_ranks_resume_to_the_same_weights(tmp_path: Path) -> None:
     finish(*start_two(tmp_path / "whole", "--steps", "40"))
     processes = start_two(tmp_path / "parts", "--steps", "40", "--pause", "0.03")
     wait_for_step(tmp_path / "parts" / "0", 12)
     processes[0].terminate()
-    finish(*processes, status=128 + signal.SIGTERM)
+    finish(*processes, status=TRY_AGAIN)
     finish(*start_two(tmp_path / "parts", "--steps", "40"))
     a, b = weights(tmp_path / "whole" / "0"), weights(tmp_path / "parts" / "0")
     assert all(torch.equal(a[name], b[name]) for name in a)

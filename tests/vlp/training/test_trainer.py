@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import Tiny, TinyStream, pairs, trainer
+from tiny_run import Poisoned, Tiny, TinyStream, pairs, trainer
 from torch import Tensor
 
 from vlp.augment import Draws
@@ -16,12 +17,14 @@ from vlp.errors import UserError
 from vlp.losses import Side
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.siglip import SigLIP
-from vlp.training.checkpoints.folder import Checkpoints
+from vlp.training.checkpoints.folder import Checkpoints, Keep
+from vlp.training.checkpoints.place import Folder
 from vlp.training.guard import Guard
 from vlp.training.optimizers.adamw import AdamW
 from vlp.training.optimizers.muon import Muon
 from vlp.training.trainer import Training
 
+BEFORE = Path(__file__).parents[2] / "written_before"
 BASE = Training(samples=12 * 16, batch=16, log_every=3, ema=0.9, tensorboard=False, checkpoint_every=1e9)
 
 
@@ -103,6 +106,17 @@ def test_rows_after_the_checkpoint_are_not_written_twice(tmp_path: Path) -> None
     assert [r["step"] for r in rows(tmp_path)] == list(range(1, 13))
 
 
+def test_a_run_of_the_format_before_goes_on(tmp_path: Path) -> None:
+    """From a checkpoint that the version before wrote after seven steps, to the weights that it came to."""
+    shutil.copytree(BEFORE / "run", tmp_path / "run")
+    training = replace(BASE, checkpoint_every=0.0, keep=1, precision="fp32")
+    fitted = trainer(tmp_path / "run", training, model=Tiny(seed=5)).fit()
+    then = torch.load(BEFORE / "run" / "final.pt", weights_only=True)
+    torch.testing.assert_close(dict(fitted.model.state_dict()), then, rtol=1e-4, atol=1e-5)
+    assert [r["step"] for r in rows(tmp_path / "run")] == [9, 12]
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000012"]
+
+
 def test_a_finished_run_is_given_back_as_it_is(tmp_path: Path) -> None:
     first = trainer(tmp_path, BASE).fit()
     again = trainer(tmp_path, BASE, model=Tiny(seed=9)).fit()
@@ -143,19 +157,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, BASE, model=model).fit()
 
 
-class Poisoned(TinyStream):
-    """Some of its batches are NaN."""
-
-    bad: range = range(4, 6)
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for batch in super().__iter__():
-            image = batch.image.float() * (float("nan") if self.step in self.bad else 1.0)
-            yield replace(batch, image=image)
-
-
 def test_a_bad_batch_leaves_no_trace(tmp_path: Path) -> None:
-    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Poisoned(state, batch=16))
+    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Poisoned(state, batch=16, bad=range(4, 6)))
     fitted = run.fit()
     assert fitted.refused == 2
     assert all(v.isfinite().all() for v in fitted.model.state_dict().values())  # running statistics too
@@ -163,10 +166,7 @@ def test_a_bad_batch_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_nothing_but_bad_batches_end_the_run_with_a_sentence(tmp_path: Path) -> None:
-    class Endless(Poisoned):
-        bad = range(4, 10**6)
-
-    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Endless(state, batch=16))
+    run = replace(trainer(tmp_path, BASE), open_stream=lambda state: Poisoned(state, batch=16, bad=range(4, 10**6)))
     with pytest.raises(UserError, match=r"not finite .*lower training.optimizer.lr"):
         replace(run, training=replace(BASE, samples=10_000)).fit()
 
@@ -230,13 +230,13 @@ def test_a_run_that_the_guard_stopped_goes_on_from_its_last_good_checkpoint_at_a
     run = tmp_path / "run"
 
     def poison(positions: object) -> None:
-        if len(list((run / "checkpoints").glob("*.pt"))) == 2 and not (tmp_path / "poison").exists():
+        if len(list((run / "checkpoints").glob("step-*"))) == 2 and not (tmp_path / "poison").exists():
             (tmp_path / "poison").touch()
 
     parts = {"model": Tiny(), "loss": NanWhilePoisoned(folder=str(tmp_path)), "saving": poison}
     with pytest.raises(UserError, match=r"4 steps in a row were refused.*--training.resume-from good"):
         trainer(run, Training(guard=guard, **few), **parts).fit()  # type: ignore[arg-type]
-    good = Checkpoints(run / "checkpoints", 2).good()
+    good = Checkpoints(Folder(run / "checkpoints"), Keep(2)).good()
     assert len(good) == 2  # the ones of refused steps did not push them out
     (tmp_path / "poison").unlink()
     lower = Training(guard=guard, optimizer=AdamW(lr=1e-4), resume_from="good", **few)  # type: ignore[arg-type]

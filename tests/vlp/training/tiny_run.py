@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.world import World, connect
 from vlp.losses.infonce import InfoNCE
+from vlp.training.guard import Guard
 from vlp.training.trainer import Trainer, Training
 
 
@@ -81,6 +82,19 @@ class TinyStream:
         return {"step": self.step}
 
 
+class Poisoned(TinyStream):
+    """Some of its batches are NaN, on the last rank alone."""
+
+    def __init__(self, state: Any, *, bad: range, **how: Any) -> None:
+        super().__init__(state, **how)
+        self.bad = bad
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            poison = float("nan") if self.step in self.bad and self.rank == self.size - 1 else 1.0
+            yield replace(batch, image=batch.image.float() * poison)
+
+
 def trainer(folder: Path, training: Training, world: World | None = None, pause: float = 0.0, **parts: Any) -> Trainer:
     """A run in `folder`, with what `parts` replace."""
     world = world or World.alone()
@@ -97,6 +111,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, nargs="+", default=[0])
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--poison", type=int, nargs=2, help="first poisoned batch, and the first after")
     parser.add_argument("--plain", action="store_true", help="what ranks share exactly: no dropout, no norm of chunks")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -113,7 +128,13 @@ def main(argv: list[str]) -> int:
         for chunk in options.chunk:
             model = Tiny(dropout=0.0, norm=chunk == 0) if options.plain else Tiny()
             folder = options.folder / str(chunk)
-            fitted = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model).fit()
+            run = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model)
+            if options.poison:
+                bad, place = range(*options.poison), {"rank": world.rank, "size": world.size}
+                guard = Guard(patience=3, settle=5)
+                run = replace(run, training=replace(run.training, guard=guard))
+                run = replace(run, open_stream=lambda s, b=bad, p=place: Poisoned(s, batch=16, bad=b, **p))
+            fitted = run.fit()
             if world.rank == 0:
                 torch.save(fitted.model.state_dict(), folder / "final.pt")
     return 0

@@ -1,115 +1,271 @@
-"""Checkpoints: whole or absent, the last good ones kept, and given only to the run that wrote them."""
+"""Checkpoints: whole or absent, given only to the run that wrote them; which are kept, and which one a run takes."""
 
 from __future__ import annotations
 
 import sys
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Literal
 
-import torch
+from torch import Tensor
 
+from vlp.config import did_you_mean
+from vlp.distributed.background import BackgroundGroup
+from vlp.distributed.tensor_parts import Reading, Table
 from vlp.errors import UserError
-from vlp.files import full_disk, write_whole
 from vlp.training.checkpoints.identity import refuse_difference
+from vlp.training.checkpoints.manifest import Damaged, Manifest
+from vlp.training.checkpoints.place import Place
+from vlp.training.checkpoints.source import FORMER_END, Source, open_source
+from vlp.training.checkpoints.writer import Job, Writer
 
-FORMAT = "vlp-checkpoint-2"
-REFUSING = ".refusing.pt"
-ASIDE = ".aside"  # ending of what was passed over: it is kept to be looked at, and no checkpoint any more
-From = Literal["newest", "good", "extend"]
+REFUSING = ".refusing"  # ending of one that was written while the guard refused steps, or doubted
+From = Literal["newest", "good", "best", "extend"]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay."""
+
+    last: int = 2
+    """so many of the last good ones"""
+    every: int = 0
+    """those of steps that this divides; 0: none for that"""
+    best: str = ""
+    """the one with the greatest value of this metric, or with a "-" before its name the least; empty: none for that"""
+
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """What of an evaluation is compared; None where there was none.
+
+        Raises UserError if the evaluation has no such metric.
+        """
+        name = self.best.removeprefix("-")
+        if not metrics or not name:
+            return None
+        if name not in metrics:
+            raise UserError(
+                f'training.keep_best is "{self.best}", but the evaluation has no such metric'
+                f"{did_you_mean(name, sorted(metrics)) or '; it has ' + ', '.join(sorted(metrics))}"
+            )
+        return -metrics[name] if self.best.startswith("-") else metrics[name]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    plain: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    """settings that it was written with"""
 
 
 class Checkpoints:
-    """The checkpoints of one run, `step-0000123.pt` and so on, in a folder."""
+    """The checkpoints of one run, step-00000123 and so on. All ranks make the same calls, unless it says rank 0."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
-        self.passed_over: list[Path] = []
+    def __init__(
+        self,
+        place: Place,
+        keep: Keep,
+        group: BackgroundGroup | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`defaults`: of settings that checkpoints of an earlier version may lack in their identity."""
+        self.place, self.keep, self.defaults = place, keep, defaults or {}
+        self.group = group or BackgroundGroup()
+        self.writer = Writer(place, self.group)
+        self.passed_over: list[str] = []
+        self.best: tuple[float, str] | None = None
+        """score and name of the best one so far, on rank 0"""
 
-    def all(self) -> list[Path]:
+    def all(self) -> list[str]:
         """Complete checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        return sorted(self.place.names())
+
+    def good(self) -> list[str]:
+        """Those that were not written while the guard refused steps or doubted, oldest first."""
+        return [name for name in self.all() if not name.removesuffix(FORMER_END).endswith(REFUSING)]
 
     def clear(self) -> None:
-        """Remove every checkpoint and every half-written one."""
-        for path in [*self.all(), *self.folder.glob(".step-*.part")]:
-            path.unlink()
+        """Remove every checkpoint and every half-written one (rank 0)."""
+        for name in self.all():
+            self.place.remove(name)
+        self.place.tidy()
 
-    def good(self) -> list[Path]:
-        """Those that were not written while the guard refused steps, oldest first."""
-        return [path for path in self.all() if not path.name.endswith(REFUSING)]
+    def better(self, metrics: Mapping[str, float]) -> bool:
+        """Whether these numbers of an evaluation are the best so far (rank 0). Raises UserError as `Keep.score`."""
+        score = self.keep.score(metrics)
+        return score is not None and (self.best is None or score > self.best[0])
 
-    def write(self, step: int, state: Mapping[str, Any], *, refusing: bool = False) -> Path:
-        """Write `state` (tensors, numbers, text, lists, dicts) so that a crash at any moment leaves a whole checkpoint.
+    def write(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        plain: Mapping[str, Any],
+        *,
+        identity: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        refusing: bool = False,
+    ) -> str:
+        """Begin to write a checkpoint, whose name is returned; a crash at any moment leaves it whole or absent.
 
-        One that is written while the guard is `refusing` steps takes no good one's place. Raises UserError on a full
-        disk; the checkpoints from before are then still there.
+        `tensors` are copied before this returns; `plain` (JSON values) and `identity` are rank 0's. One that is written
+        while the guard is `refusing` takes no good one's place. What goes wrong is raised by the next call, or by
+        `wait`: UserError on a full disk, or by a store that gives up; the checkpoints from before are then still there.
         """
-        final = self.folder / f"step-{step:08d}{REFUSING if refusing else '.pt'}"
+        name = f"step-{step:08d}{REFUSING if refusing else ''}"
+        numbers = {key: float(value) for key, value in (metrics or {}).items()}
+        manifest = Manifest(step, dict(identity), dict(plain), numbers, [], {})
+        score = self.keep.score(numbers)
 
-        def save(path: Path) -> None:
-            with path.open("wb") as file:  # torch would open it itself, and raise its own error for a full disk
-                torch.save({"format": FORMAT, **state}, file)
+        def done() -> None:
+            if score is not None and (self.best is None or score > self.best[0]):
+                self.best = score, name
+            self._prune(name)
 
-        with full_disk(final, self._left):
-            write_whole(final, save)
-        kept = {*self.good()[-self.keep :], final}
-        for old in self.all():
-            if old not in kept:
-                old.unlink()
-        return final
+        self.writer.start(Job(name, tensors, manifest, done, self._left))
+        return name
 
-    def read(self, identity: Mapping[str, Any], *, start: From = "newest") -> dict[str, Any] | None:
-        """The checkpoint to go on from, on the CPU, or None if there is none yet. It changes nothing in the folder.
+    @property
+    def busy(self) -> bool:
+        """Whether one is still being written here. Raises what went wrong with it."""
+        return self.writer.busy
 
-        newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was not written
-        while the guard refused steps, and the settings of the optimizer may differ from those it was written with.
-        extend: the newest, with another budget, schedule or settings of the optimizer.
-        Raises UserError if none can be read, or if a run with another `identity` wrote it (the first difference is
-        named).
+    def wait(self) -> None:
+        """Until the last one is written. Raises what went wrong with it."""
+        self.writer.wait()
+
+    def read(
+        self, identity: Mapping[str, Any], room: Callable[[Table], Mapping[str, Tensor]], **how: Any
+    ) -> Saved | None:
+        """The checkpoint to go on from, in the tensors that `room` gave; None if there is none yet.
+
+        Nothing changes in the folder, nor in the tensors unless one is whole. `how`: `start` and `names` as in
+        `_sources`. newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was
+        not written while the guard refused steps. best: the best by `keep.best`. extend: the newest. For the last three
+        the budget, the schedule and the settings of the optimizer may differ from those it was written with. Raises UserError if none can be read, or if a run with
+        another `identity` wrote it (the first difference is named).
         """
-        self.passed_over = [p for p in self.all() if start == "good" and p not in self.good()]
-        paths = self.good() if start == "good" else self.all()
-        for path in reversed(paths):
-            try:
-                state = whole(path)
-            except Exception as error:  # whatever a damaged file makes the reader say
-                print(
-                    f"the checkpoint {path} cannot be read ({type(error).__name__}); trying the one before",
-                    file=sys.stderr,
-                )
-                self.passed_over.append(path)
-                continue
-            if state["format"] != FORMAT:
-                raise UserError(
-                    f"the checkpoint {path} has the format {state['format']!r}, but this version reads {FORMAT!r}; "
-                    "finish the run with the version that began it, or give --training.no-resume to start over"
-                )
-            refuse_difference(path, state["identity"], identity, settings=start == "newest")
-            return state
-        if paths:
+        self.wait()
+        start: From = how.get("start", "newest")
+        names = self.group.from_rank_0(lambda: self._choose(start))
+        problems = []
+        for name in reversed(names):
+            source, reading, problem = self._opened(name, room, identity, start, how.get("names") or [])
+            if source is not None and reading is not None and not problem:
+                reading.fill(source.read)
+                self.place.let_go()
+                return Saved(name, reading.tensors, source.plain, source.identity)
+            problems.append(f"{name}: {problem}")
+            self.passed_over.append(name)
+            if self.group.rank == 0:
+                print(f"the checkpoint {name} is damaged ({problem}); trying the one before", file=sys.stderr)
+        self.place.let_go()
+        if names:
             raise UserError(
-                f"none of the {len(paths)} checkpoints in {self.folder} can be read; move them away to start over"
+                f"none of the {len(names)} checkpoints in {self.place.url} can be read "
+                f"({'; '.join(problems[:3])}{' ...' * (len(problems) > 3)}); move them away to start over"
             )
         return None
 
+    def _choose(self, start: From) -> list[str]:
+        """Those that may be read, oldest first; what was written after them is passed over (rank 0)."""
+        every = self.all()
+        self._know_the_best(every)
+        if start == "best":
+            if self.best is None:
+                raise UserError(
+                    f"training.resume_from is best, but no checkpoint in {self.place.url} was kept as the best; "
+                    "give training.keep_best when a run begins, or go on from the newest or the last good one"
+                )
+            names = [self.best[1]]
+        else:
+            names = self.good() if start == "good" else every
+        last = names[-1] if names else ""
+        self.passed_over = [name for name in every if name > last and name not in names] if names else []
+        return names
+
+    def _know_the_best(self, names: list[str]) -> None:
+        if not self.keep.best:
+            return
+        self.best = None
+        for name in names:
+            try:
+                score = self.keep.score(Manifest.of(self.place.manifest(name)).metrics)
+            except Exception:  # a damaged one is nobody's best; reading it says what is wrong
+                continue
+            if score is not None and (self.best is None or score > self.best[0]):
+                self.best = score, name
+
+    def _opened(
+        self,
+        name: str,
+        room: Callable[[Table], Mapping[str, Tensor]],
+        identity: Mapping[str, Any],
+        start: From,
+        names: list[list[str]],
+    ) -> tuple[Source | None, Reading | None, str]:
+        """A checkpoint of this run and what this rank reads of it, or what is wrong with it, on any rank."""
+        source: Source | None = None
+        reading: Reading | None = None
+        problem = ""
+        try:
+            source = open_source(self.place, name, names)
+            refuse_difference(
+                f"{self.place.url}/{name}",
+                source.identity,
+                identity,
+                settings=start == "newest",
+                defaults=self.defaults,
+            )
+            reading = Reading(room(source.table), source.table)
+            source.check(reading.ranks)
+        except Damaged as damage:
+            problem = str(damage)
+        except UserError:
+            raise
+        except Exception as error:  # whatever forged tables make a reader say: the other ranks wait to hear of it
+            problem = f"it cannot be read, {type(error).__name__}"
+        problems = self.group.everyones(problem)
+        return source, reading, next((one for one in problems if one), "")
+
     def set_aside(self) -> None:
-        """Rename what `read` passed over, and remove what was half-written (rank 0 alone, when all ranks have read)."""
-        for left in self.folder.glob(".step-*.part"):
-            left.unlink(missing_ok=True)
-        for path in self.passed_over:
-            path.replace(path.with_name(path.name + ASIDE))
+        """Take what `read` passed over out of the list (rank 0 alone, when all ranks have read)."""
+        for name in sorted(self.passed_over):
+            self.place.set_aside(name)
+        self.passed_over = []
+
+    def _prune(self, newest: str) -> None:
+        """Remove those that need not stay (rank 0, in the background)."""
+        kept = {*self.good()[-self.keep.last :], newest, self.best[1] if self.best else ""}
+        for name in self.all():
+            if name not in kept and not (self.keep.every and step_of(name) % self.keep.every == 0):
+                self.place.remove(name)
 
     def _left(self) -> str:
         kept = self.all()
-        return f"the checkpoint before it, {kept[-1].name}, is whole" if kept else "no checkpoint was written before it"
+        return f"the checkpoint before it, {kept[-1]}, is whole" if kept else "no checkpoint was written before it"
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.wait()
+        elif (
+            self.group.size == 1 and self.writer.thread is not None
+        ):  # of several ranks one that fails ends all at once
+            self.writer.thread.join()
 
 
-def whole(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; raises whatever its damage brings about."""
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:  # torch.load itself compares no checksums
-            raise zipfile.BadZipFile(damaged)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return {"format": None, **state}
+def step_of(name: str) -> int:
+    """The step of a checkpoint.
+
+    >>> step_of("step-00000123.refusing")
+    123
+    """
+    return int(name.removeprefix("step-").partition(".")[0])

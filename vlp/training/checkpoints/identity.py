@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vlp.errors import UserError
@@ -15,13 +14,16 @@ SETTINGS = ("training.optimizer.", "training.schedule.", "training.guard.", "tra
 Identity = Mapping[str, Any]
 
 
-def refuse_difference(path: Path, saved: Identity, wanted: Identity, *, settings: bool = True) -> None:
+def refuse_difference(
+    path: str, saved: Identity, wanted: Identity, *, settings: bool = True, defaults: Identity | None = None
+) -> None:
     """Raise UserError at the first key, in alphabetical order, whose value the two runs do not share.
 
-    `settings`: whether SETTINGS count, the optimizer's name apart.
+    `settings`: whether SETTINGS count, the optimizer's name apart. `defaults`: of settings that an earlier version did
+    not have; it did what they say.
     """
     for key in sorted({*saved, *wanted}):
-        old, new = saved.get(key, "nothing"), wanted.get(key, "nothing")
+        old, new = saved.get(key, (defaults or {}).get(key, "nothing")), wanted.get(key, "nothing")
         free = not settings and key.startswith(SETTINGS) and key != "training.optimizer.name"
         if old != new and not free:
             raise UserError(

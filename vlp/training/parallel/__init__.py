@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 
-from vlp.distributed.sharding import optimizer_parts
 from vlp.distributed.world import World
 
 Kind = Literal["ddp", "fsdp2", "hybrid"]
@@ -79,18 +77,6 @@ class Parallel:
     def number(self, value: Tensor) -> float:
         """A number of all ranks' weights, such as a norm (all ranks participate)."""
         return float(value)
-
-    def gathered(self, tree: Any) -> Any:
-        """A state dict with whole tensors, complete on rank 0 (all ranks participate)."""
-        return tree
-
-    def load(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
-        """Give `module` the weights of a whole state dict."""
-        module.load_state_dict(saved)
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-        """Give `optimizer` the state of a whole state dict."""
-        optimizer.load_state_dict(optimizer_parts(saved, optimizer.param_groups))
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank (all ranks participate)."""

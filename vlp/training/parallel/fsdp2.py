@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +71,3 @@ class Chosen(Parallel):
     def number(self, value: Tensor) -> float:
         """The same on every rank."""
         return float(sharding.whole(value))
-
-    def gathered(self, tree: Any) -> Any:
-        """One tensor at a time; rank 0 keeps them, on the CPU."""
-        return sharding.gathered(tree, keep=self.world.rank == 0)
-
-    def load(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
-        """Each rank takes its parts."""
-        module.load_state_dict(sharding.parts_of(dict(saved), module.state_dict()))

@@ -22,6 +22,9 @@ class Sink(Protocol):
     def record(self, row: Row) -> None:
         """Keep a row, which has "step" and "samples" among its numbers."""
 
+    def back(self, position: int) -> None:
+        """The run went back to where `position` was as it is given: later rows will come again."""
+
     def close(self) -> None:
         """Nothing more will come."""
 
@@ -41,6 +44,11 @@ class Sinks:
         """Give a row to every sink."""
         for sink in self.sinks:
             sink.record(row)
+
+    def back(self, position: int) -> None:
+        """The run went back to where `position` was what is given; rows after it will come again."""
+        for sink in self.sinks:
+            sink.back(position)
 
     @property
     def position(self) -> int:

@@ -38,6 +38,9 @@ class Bar:
         if text := evaluation_text(row):
             self.bar.console.print(text, highlight=False, markup=False)
 
+    def back(self, position: int) -> None:
+        """The next numbers are of where the run went back to."""
+
     def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.stop()
@@ -68,6 +71,9 @@ class Lines:
         """Print the numbers of an evaluation."""
         if text := evaluation_text(row):
             print(text, flush=True)
+
+    def back(self, position: int) -> None:
+        """The next numbers are of where the run went back to."""
 
     def close(self) -> None:
         """Nothing is open."""

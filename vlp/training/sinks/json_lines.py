@@ -17,9 +17,7 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.file = path.open("ab", buffering=0)  # what a full disk refused must not be tried again at the end
-        # rows after the checkpoint that a run resumes from will come again
-        self.file.truncate(min(position, self.file.tell()))
-        self.file.seek(0, 2)
+        self.back(position)
 
     @property
     def position(self) -> int:
@@ -36,6 +34,11 @@ class JsonLines:
         with full_disk(self.path, lambda: "the checkpoints are still there"):
             while line:
                 line = line[self.file.write(line) :]
+
+    def back(self, position: int) -> None:
+        """Cut off the rows after the checkpoint that the run goes on from: they will come again."""
+        self.file.truncate(min(position, self.file.seek(0, 2)))
+        self.file.seek(0, 2)
 
     def close(self) -> None:
         """Close the file."""

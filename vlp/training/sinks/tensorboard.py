@@ -31,6 +31,9 @@ class Tensorboard:
             if key != "step":
                 self.writer.add_scalar(key if "/" in key else f"train/{key}", value, int(row["step"]))
 
+    def back(self, position: int) -> None:
+        """Points of a step that comes again stand beside those of before."""
+
     def close(self) -> None:
         """Write what is left."""
         self.writer.close()

@@ -20,8 +20,8 @@ from vlp.training.towers import units
 class Chosen(Parallel):
     """torch's fully_shard, by the blocks of the towers.
 
-    Weights travel in `half` where there is one, so norms and embeddings too are rounded to it; autocast decides what is
-    multiplied in it, as under DDP. Gradients are summed in float32. Evaluation gets a whole copy, so that ranks may
+    Weights travel in `half` where there is one, and what passes between blocks is rounded to it too; inside a block
+    autocast decides, as under DDP. Gradients are summed in float32. Evaluation gets a whole copy, so that ranks may
     embed different numbers of batches.
     """
 

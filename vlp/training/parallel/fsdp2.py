@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -41,6 +42,10 @@ class Chosen(Parallel):
     def place(self, module: nn.Module, average: nn.Module | None) -> None:
         """Share out `module` and its average alike."""
         self.skeleton = deepcopy(module).to("meta")
+        # torch warns of embeddings that are views, which an operation in place would part from its hooks: there is none
+        warnings.filterwarnings(
+            "ignore", message=rf"FSDP2-wrapped module \(FSDP{type(module).__name__}\) returned a view"
+        )
         share_statistics(module, self.world.device)
         sharding.start_alike(module)
         for each in (module, average):

@@ -60,7 +60,7 @@ MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_mode
 
 
 def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
-    """The loss of each step of a run in `folder`, None where it was skipped; `stop`: of its first steps alone."""
+    """Loss and gradient norm of each step of a run, None where it was skipped; `stop`: of its first steps alone."""
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
@@ -73,7 +73,8 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     with contextlib.suppress(Stopped):
         run.fit()
-    return [json.loads(line)["loss"] for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows] + [row["gradient_norm"] for row in rows]
 
 
 class Stopped(Exception):

@@ -75,12 +75,14 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
             alone[str(settings)] = engine_cases.curve(World.alone("cpu"), folder / f"one{len(alone)}", **settings)
         expected, actual = alone[str(settings)], curves[name]
         assert [a is None for a in actual] == [e is None for e in expected]  # fp16 skips the same steps
-        seen = [(a, e) for a, e in zip(actual, expected, strict=True) if a is not None]
-        assert len(expected) == engine_cases.STEPS
-        assert seen[-1][1] < 0.97 * seen[0][1]  # a curve, not a line
-        error = max(abs(a / e - 1) for a, e in seen)
-        if not error < TOLERANCE[case.get("precision", "fp64")]:
-            lines.append(f"{name}: relative error {error:.1e}")
+        assert len(expected) == 2 * engine_cases.STEPS
+        halves = [slice(0, engine_cases.STEPS), slice(engine_cases.STEPS, None)]
+        losses, norms = ([(a, e) for a, e in zip(actual[h], expected[h], strict=True) if e is not None] for h in halves)
+        assert losses[-1][1] < 0.97 * losses[0][1]  # a curve, not a line
+        assert max(norm for _, norm in norms) > 1.0  # what clips
+        error, norm_error = (max(abs(a / e - 1) for a, e in pairs) for pairs in (losses, norms))
+        if not max(error, norm_error / 10) < TOLERANCE[case.get("precision", "fp64")]:
+            lines.append(f"{name}: relative error {error:.1e}, of the gradient norm {norm_error:.1e}")
     return lines
 
 

@@ -60,7 +60,10 @@ MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_mode
 
 
 def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
-    """Loss and gradient norm of each step of a run, None where it was skipped; `stop`: of its first steps alone."""
+    """Loss and then gradient norm of each step of a run, None where it was skipped, and the size of its last average.
+
+    `stop`: of its first steps alone.
+    """
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
@@ -71,10 +74,11 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
     run = Trainer(training, encoder, InfoNCE(), open_stream=stream, folder=Path(folder), world=world)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
+    average = []
     with contextlib.suppress(Stopped):
-        run.fit()
+        average = [sum(float(p.double().square().sum()) for p in run.fit().model.parameters())]
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows] + [row["gradient_norm"] for row in rows]
+    return [row["loss"] for row in rows] + [row["gradient_norm"] for row in rows] + average
 
 
 class Stopped(Exception):
@@ -107,13 +111,13 @@ def parts_of_five(world, folder, chain):
         dist.barrier()  # the next part reads what rank 0 has written
 
 
-def what_ranks_keep(world):
-    """Shares of weights, optimizer and average here, whether scale and best model are whole: under FSDP2."""
+def what_ranks_keep(world, kind="fsdp2"):
+    """Shares of weights, optimizer and average here, whether scale and best model are whole."""
     training = Training(samples=64, batch=16, ema=0.9, precision="fp32")
     whole = model()
     total = sum(p.numel() for p in whole.parameters())
     state = TrainState(
-        training, whole, sharded(InfoNCE(), world), parallel("fsdp2", world, None, chunked=False), augment=None
+        training, whole, sharded(InfoNCE(), world), parallel(kind, world, None, chunked=False), augment=None
     )
     state.gradient(next(iter(Ending(None, batch=BATCH, rank=world.rank, size=world.size, stop=None))))
     state.update(1.0, state.clip())

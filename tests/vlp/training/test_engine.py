@@ -75,11 +75,11 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
             alone[str(settings)] = engine_cases.curve(World.alone("cpu"), folder / f"one{len(alone)}", **settings)
         expected, actual = alone[str(settings)], curves[name]
         assert [a is None for a in actual] == [e is None for e in expected]  # fp16 skips the same steps
-        assert len(expected) == 2 * engine_cases.STEPS
+        assert len(expected) == 2 * engine_cases.STEPS + 1
         halves = [slice(0, engine_cases.STEPS), slice(engine_cases.STEPS, None)]
         losses, norms = ([(a, e) for a, e in zip(actual[h], expected[h], strict=True) if e is not None] for h in halves)
         assert losses[-1][1] < 0.97 * losses[0][1]  # a curve, not a line
-        assert max(norm for _, norm in norms) > 1.0  # what clips
+        assert max(norm for _, norm in norms[:-1]) > 1.0  # what clips
         error, norm_error = (max(abs(a / e - 1) for a, e in pairs) for pairs in (losses, norms))
         if not max(error, norm_error / 10) < TOLERANCE[case.get("precision", "fp64")]:
             lines.append(f"{name}: relative error {error:.1e}, of the gradient norm {norm_error:.1e}")
@@ -129,6 +129,15 @@ def test_the_run_reports_the_bytes_of_the_plan(two: Two) -> None:
         rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
         setup = Setup(ranks=2, pairs=engine_cases.BATCH // 2, width=14, per_node=2, element=element)
         assert {row["loss_bytes_received"] for row in rows} == {grid(setup, 1, 2).received}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "share"), [("fsdp2", 0.25), ("hybrid", 0.5)])
+def test_hybrid_shares_weights_inside_a_node_only(tmp_path: Path, kind: str, share: float) -> None:
+    kept = gloo_ranks.run(4, engine_cases.what_ranks_keep, kind, folder=tmp_path, per_node=2)
+    for rank in range(4):
+        mean = sum(kept[r][0] for r in (rank // 2 * 2, rank // 2 * 2 + 1)) / 2  # parts are uneven
+        assert mean == pytest.approx(share, abs=0.1)
 
 
 def test_nodes_of_unequal_size_are_no_hybrid() -> None:

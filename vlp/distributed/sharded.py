@@ -124,10 +124,13 @@ class Sharded:
             per_node=per_node(self.world),
             element=self.travelling(e.image).itemsize,
             statistics=len(self.loss.powers),
+            terms=self.loss.term_count,
             beside=8 * ids + weights,
         )
-        not_asked = small(setup, AHEAD).received if self.strategy.kind == "grid" and not ahead else 0.0
-        return predicted(setup, self.strategy).received - not_asked
+        not_asked = AHEAD if self.strategy.kind == "grid" and not ahead else 0
+        return (
+            predicted(setup, self.strategy).received + small(setup, weights - not_asked).received
+        )  # weights are summed
 
 
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:

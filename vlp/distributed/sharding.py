@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlp.distributed.collectives import all_reduce
 from vlp.distributed.mesh import Mesh
@@ -40,11 +41,15 @@ def shard(module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, half:
     """Share out the weights of `module` in place, gathered one of `units` (inner ones first) at a time.
 
     Numbers without axes, such as the logit scale, stay whole on every rank; `average_numbers` is for their gradients.
-    With `half` weights travel in it, while gradients are summed in the weights' own precision. All ranks take part.
+    With `half` weights travel in it and blocks take their inputs in it, while gradients are summed in the weights' own
+    precision; batch norms stay in theirs. All ranks take part.
     """
     for weight in module.parameters():
         weight.data = weight.data.contiguous()  # FSDP2 takes no channels last
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=half and torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=half and torch.float32)
+    if half is not None:
+        for norm in [part for part in module.modules() if isinstance(part, _BatchNorm)]:
+            fully_shard(norm, mesh=mesh)
     for unit in [*units, module]:
         fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(numbers(unit)))
 

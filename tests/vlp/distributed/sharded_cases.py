@@ -200,6 +200,8 @@ def counted_bytes(world, peers):
                 objective(e).backward()
             actual.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
             actual.append(("what the trainer says", objective.received, predicted.received))
+        if loss == InfoNCE():
+            actual += [counted_beside(world, negatives, features) for negatives in (f"grid:2x{size // 2}", "ring")]
         if peers and statistics == 1 and features is None:
             from open_clip.loss import ClipLoss
 
@@ -209,6 +211,19 @@ def counted_bytes(world, peers):
                     peer(e.image, e.text, e.scale).backward()
                 actual.append((row.name, traffic.total, row.received))
     return actual
+
+
+def counted_beside(world, negatives, features):
+    """The same of a run whose pairs have ids and weights, and two captions each, of which the first is sent ahead."""
+    from vlp.distributed.plan.traffic import Traffic
+
+    e = cast(share(whole_batch(16 * world.size, extras=True), world.rank, world.size), torch.float32)
+    e = replace(e, negatives=None, negatives_keep=None)
+    objective = sharded(MultiPositive(), world, negatives, features=features)
+    with Traffic() as traffic:
+        objective.send_ahead(e.text)
+        (objective(e) + objective(replace(e, text=e.text.detach().flip(1).requires_grad_()))).backward()
+    return f"ids and weights, {negatives} {features}", traffic.total, objective.received
 
 
 def simulate(pipe, negatives, size, *, pairs, width, dtype):

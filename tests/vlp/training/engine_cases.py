@@ -7,12 +7,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_run import TinyStream
+from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
+from vlp.distributed.sharding import gathered
 from vlp.losses.infonce import InfoNCE
+from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.resnet import ResNet
+from vlp.models.image.timm import Timm
+from vlp.models.image_transform import CLIP_MEAN, CLIP_STD
 from vlp.models.kinds.two_towers import TwoTowers
+from vlp.models.text.huggingface import HuggingFace
 from vlp.models.text.transformer import Transformer
 from vlp.training.parallel import parallel
 from vlp.training.settings import Training
@@ -30,22 +35,50 @@ def model(*, norm="layer", dropout=0.0, lock=False):
     return TwoTowers(width=14, image_size=8, image=image, text=text, lock_image=lock).build(41)
 
 
-def curve(world, folder, *, norm="layer", lock=False, steps=STEPS, stop=None, **changes):
-    """The loss of each step of a run in `folder`, None where it was skipped; `stop`: of its first steps alone."""
+def open_clip_model():
+    """Small towers of open_clip: a ViT and its text transformer, which take texts of one length."""
+    import open_clip
+
+    torch.manual_seed(0)
+    image = {"layers": 2, "width": 24, "head_width": 8, "patch_size": 4, "image_size": 8}
+    text = {"context_length": 3, "vocab_size": 41, "width": 18, "heads": 3, "layers": 2}
+    whole = open_clip.CustomTextCLIP(14, image, text)
+    return DualEncoder(whole.visual, whole.text, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def library_model():
+    """A ViT of timm beside a BERT of transformers."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 4}
+    small = {"hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 30}
+    small |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = HuggingFace("bert", options=small)
+    return TwoTowers(width=14, image_size=8, image=Timm(options=options), text=text).build(41)
+
+
+MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_model}
+
+
+def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
+    """Loss and then gradient norm of each step of a run, None where it was skipped, and the size of its last average.
+
+    `stop`: of its first steps alone.
+    """
+    encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
 
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(
-        training, model(norm=norm, lock=lock), InfoNCE(), open_stream=stream, folder=Path(folder), world=world
-    )
+    run = Trainer(training, encoder, InfoNCE(), open_stream=stream, folder=Path(folder), world=world)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
+    average = []
     with contextlib.suppress(Stopped):
-        run.fit()
-    return [json.loads(line)["loss"] for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        average = [sum(float(p.double().square().sum()) for p in run.fit().model.parameters())]
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows] + [row["gradient_norm"] for row in rows] + average
 
 
 class Stopped(Exception):
@@ -78,13 +111,13 @@ def parts_of_five(world, folder, chain):
         dist.barrier()  # the next part reads what rank 0 has written
 
 
-def what_ranks_keep(world):
-    """Shares of weights, optimizer and average here, whether scale and best model are whole: under FSDP2."""
+def what_ranks_keep(world, kind="fsdp2"):
+    """Shares of weights, optimizer and average here, whether scale and best model are whole."""
     training = Training(samples=64, batch=16, ema=0.9, precision="fp32")
     whole = model()
     total = sum(p.numel() for p in whole.parameters())
     state = TrainState(
-        training, whole, sharded(InfoNCE(), world), parallel("fsdp2", world, None, chunked=False), augment=None
+        training, whole, sharded(InfoNCE(), world), parallel(kind, world, None, chunked=False), augment=None
     )
     state.gradient(next(iter(Ending(None, batch=BATCH, rank=world.rank, size=world.size, stop=None))))
     state.update(1.0, state.clip())
@@ -92,8 +125,11 @@ def what_ranks_keep(world):
     shares = [
         sum(here(t) for t in tensors) / total for tensors in (whole.parameters(), kept, state.average.parameters())
     ]
-    best = state.best()
-    return [*shares, whole.logit_scale.shape == (), sum(p.numel() for p in best.parameters()) == total]
+    alone = model().eval()
+    alone.load_state_dict(gathered(state.average.module.state_dict(), keep=True))
+    best, batch = state.best().eval(), pairs(0, 4)  # its hooks are gone: each rank may encode what it likes
+    same = world.rank == 0 or torch.equal(best.encode_image(batch.image), alone.encode_image(batch.image))
+    return [*shares, whole.logit_scale.shape == (), same]
 
 
 def here(tensor):

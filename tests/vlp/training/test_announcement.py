@@ -33,6 +33,14 @@ def test_the_first_line_says_what_the_run_is() -> None:
     assert "grouped:4:0 (approximate)" in grouped
 
 
+def test_the_first_line_says_how_weights_and_features_lie_and_travel() -> None:
+    two = World(0, 2, 0, 2, torch.device("cpu"), (0, 0))
+    training = Training(precision="fp16", features="bf16", parallel="fsdp2")
+    line = first_line(training, two, Strategy("grid", rows=1, columns=2))
+    assert line.startswith("2 ranks on cpu · fp16 · bf16 features · fsdp2 · negatives grid:1x2")
+    assert "fsdp2" not in first_line(training, World.alone("cpu"), Strategy("grid"))  # one rank has all weights
+
+
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

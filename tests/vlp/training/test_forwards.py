@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import engine_cases
 import pytest
 import torch
-from tiny_run import pairs
+from tiny_run import pairs, trainer
 from torch import Tensor, nn
 
 from vlp.batch import Batch
@@ -16,6 +17,7 @@ from vlp.losses.infonce import InfoNCE
 from vlp.training.forwards import Forwards, autocast, compile_towers, recompute, recomputed
 from vlp.training.gradient import whole_batch
 from vlp.training.memory import saved_bytes
+from vlp.training.settings import Training
 from vlp.training.texts import in_bucket
 from vlp.training.towers import blocks, towers, units
 
@@ -104,6 +106,13 @@ def test_buckets_cut_and_pad_with_nothing_lost(length: int, longest: int, expect
     given = in_bucket(Batch(torch.zeros(2, 3, 8, 8), text, ("a", "b")), 4, 10).text
     assert given.shape == (2, 2, expected)
     assert (given != 0).sum() == (text != 0).sum()
+
+
+def test_a_run_that_compiles_has_texts_in_buckets(tmp_path: Path) -> None:
+    batch = pairs(0, 4)
+    for compiled, context, expected in ((True, 8, 4), (True, 0, 3), (False, 8, 3)):
+        run = trainer(tmp_path, Training(compile=compiled, bucket=4), context=context)
+        assert run.fitting(batch).text.shape[-1] == expected
 
 
 def test_embeddings_do_not_depend_on_the_bucket() -> None:

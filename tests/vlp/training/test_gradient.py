@@ -14,7 +14,7 @@ from vlp.losses.infonce import InfoNCE
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
 from vlp.training.gradient import Objective, cached, shared_ids, whole_batch
-from vlp.training.memory import saved_bytes
+from vlp.training.memory import estimate, saved_bytes
 
 
 def gradients(model: nn.Module, step: Callable[[nn.Module], Tensor]) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -107,6 +107,9 @@ def test_saved_bytes_grow_with_the_batch_and_leave_out_the_weights() -> None:
     model = Tiny(dropout=0.0, norm=False)
     two, four, eight = (saved_bytes(model, take(n)) for n in (2, 4, 8))
     assert eight - four == pytest.approx(2 * (four - two), rel=0.1)
+    alone, shared = (estimate(model, take(8), rows=8, chunk=8, copies=4, shards=n) for n in (1, 4))
+    assert shared.weights == alone.weights // 4
+    assert shared.activations == alone.activations
 
 
 def test_several_captions_a_picture_are_the_mean_of_their_losses() -> None:

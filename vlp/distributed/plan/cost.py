@@ -40,6 +40,8 @@ class Setup:
     """Operations per second one rank sustains in matmuls."""
     statistics: int = 1
     """Log-sum-exps per row of the objective: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
+    terms: int = 0
+    """Further sums per row: 2 for multi-positive (spread), 1 or 2 for label smoothing."""
     edge: int = EDGE["cuda"]
     """Rows and columns of a tile of logits."""
     beside: int = 0
@@ -54,6 +56,11 @@ class Setup:
     def gradient(self) -> int:
         """Bytes per element of gradients and statistics."""
         return max(GRADIENT, self.element)
+
+    @property
+    def vectors(self) -> int:
+        """Bytes of one rank's rows in an all-reduce of their statistics: each number passes twice."""
+        return 2 * (2 * self.statistics + 1 + self.terms) * self.pairs * self.gradient
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 
     load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
     if s.statistics:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
-        vectors = 2 * (2 * s.statistics + 1) * s.pairs * s.gradient
-        load = load + along_row(vectors) + along_column(vectors)
+        load = load + along_row(s.vectors) + along_column(s.vectors)
     load = load + along_row(s.beside * s.pairs) + along_column(s.beside * s.pairs) + everyone(s) + small(s, AHEAD)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
@@ -146,8 +152,7 @@ def ring(setup: Setup) -> Cost:
     s, passes = setup, 1 if setup.statistics else 0
     load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + s.gradient), (passes + 1) * (s.ranks - 1))
     if s.statistics:
-        vectors = 2 * (2 * s.statistics + 1) * s.pairs * s.gradient
-        load = load + collective(s, s.ranks, 1, vectors)
+        load = load + collective(s, s.ranks, 1, s.vectors)
     load = load + collective(s, s.ranks, 1, s.beside * s.pairs) + everyone(s)
     if s.ranks <= s.per_node:
         load = Load(load.inside + load.between, 0.0, load.hops)
@@ -161,7 +166,7 @@ def grouped(setup: Setup, group: int) -> Cost:
     s = setup
     load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + s.gradient))
     if s.statistics:
-        load = load + collective(s, group, 1, 2 * (2 * s.statistics + 1) * s.pairs * s.gradient)
+        load = load + collective(s, group, 1, s.vectors)
     load = load + collective(s, group, 1, s.beside * s.pairs) + everyone(s)
     memory = group * s.block * s.element + (2 * group + 1) * s.block * s.gradient
     return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)

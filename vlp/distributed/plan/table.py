@@ -37,7 +37,7 @@ class Plan:
     tflops: Positive = 300.0
     """10^12 operations per second one GPU sustains in matmuls."""
     dtype: str = "bfloat16"
-    """Of the features that travel: bfloat16 or float32."""
+    """Of the features that travel: bfloat16 or float32 (training.features bf16 or fp32)."""
     statistics: Whole = 1
     """Log-sum-exps the objective needs: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
     json: bool = False

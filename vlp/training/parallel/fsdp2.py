@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -20,8 +21,8 @@ from vlp.training.towers import units
 class Chosen(Parallel):
     """torch's fully_shard, by the blocks of the towers.
 
-    Weights travel in `half` where there is one, so norms and embeddings too are rounded to it; autocast decides what is
-    multiplied in it, as under DDP. Gradients are summed in float32. Evaluation gets a whole copy, so that ranks may
+    Weights travel in `half` where there is one, and what passes between blocks is rounded to it too; inside a block
+    autocast decides, as under DDP. Gradients are summed in float32. Evaluation gets a whole copy, so that ranks may
     embed different numbers of batches.
     """
 
@@ -41,6 +42,10 @@ class Chosen(Parallel):
     def place(self, module: nn.Module, average: nn.Module | None) -> None:
         """Share out `module` and its average alike."""
         self.skeleton = deepcopy(module).to("meta")
+        # torch warns of embeddings that are views, which an operation in place would part from its hooks: there is none
+        warnings.filterwarnings(
+            "ignore", message=rf"FSDP2-wrapped module \(FSDP{type(module).__name__}\) returned a view"
+        )
         share_statistics(module, self.world.device)
         sharding.start_alike(module)
         for each in (module, average):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,20 @@ def test_a_run_of_a_wide_tower_is_bound_by_encoding(tmp_path: Path, capsys: pyte
     assert tree["communication"] == 0
     parts = Diagnosis(**{k: v for k, v in tree.items() if k not in ("mfu", "bound")}).parts
     assert max(parts, key=parts.__getitem__) == "encoding"
+
+
+@pytest.mark.slow
+def test_two_ranks_communicate(tmp_path: Path) -> None:
+    (tmp_path / "preset.toml").write_text(
+        SMALL.replace("OUT", str(tmp_path / "run")).replace("SHARDS", "bundled:emoji/val")
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vlp.cli"]
+    flags = ["doctor", str(tmp_path / "preset.toml"), "--steps", "6", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *flags], check=True, env=environment, capture_output=True, text=True, timeout=250)
+    tree = json.loads("{" + done.stdout.partition("\n{")[2])
+    assert tree["communication"] > 0
+    assert {p.name for p in tmp_path.iterdir()} == {"preset.toml"}
 
 
 def test_every_part_has_advice() -> None:

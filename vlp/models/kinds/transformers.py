@@ -21,6 +21,7 @@ from vlp.models.tokenizer import FastTokenizer, Tokenizer
 
 PREPROCESSING = "preprocessor_config.json"
 FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as transformers writes them
+UNBOUNDED = 1_000_000  # transformers writes a number of thirty digits where a tokenizer cuts nothing
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 
@@ -52,6 +53,11 @@ class Transformers(Model):
         name = f"the tokenizer in {self.folder}"
         if own.vocab - 1 > text.vocab_size:
             raise UserError(f"{name} has {own.vocab - 1} tokens, but the weights have rows for {text.vocab_size}")
+        if fast.model_max_length < UNBOUNDED and fast.model_max_length != text.max_position_embeddings:
+            raise UserError(
+                f"{name} cuts texts at {fast.model_max_length} tokens (model_max_length), but the model has a context "
+                f"length of {text.max_position_embeddings}"
+            )
         if text.model_type.startswith("clip"):
             last = own.vocab - 2 if text.eos_token_id == 2 else text.eos_token_id  # 2: configurations of before 2023
             if fast.eos_token_id != last:

@@ -94,6 +94,7 @@ def test_a_siglip_of_open_clip_is_a_siglip_model(tmp_path: Path) -> None:
         ("preprocessor_config.json", {"rescale_factor": 1.0}, "has rescale_factor = 1.0"),
         ("preprocessor_config.json", {"crop_size": {"height": 40, "width": 40}}, "has size = .*squares of 32"),
         ("preprocessor_config.json", {"do_normalize": False}, "has do_normalize = False"),
+        ("tokenizer_config.json", {"model_max_length": 20}, "cuts texts at 20 tokens .* has a context length of 16"),
         ("tokenizer_config.json", {"eos_token": "<pad>"}, "ends texts with token 0, but the model reads 3"),
     ],
 )

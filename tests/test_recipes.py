@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,33 @@ def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pyte
     assert len(losses(out)) == 5
     assert losses(out)[:3] == losses(finished)
     assert "samples = 320" in (out / "config.toml").read_text()
+
+
+ADAPTED = (
+    "--training.precision",
+    "fp64",
+    "--towers.text.lora.rank",
+    "2",
+    "--towers.image.lock",
+    "--towers.image.unlock-after",
+)
+
+
+@pytest.mark.slow
+def test_two_ranks_adapt_and_unlock_as_one_does(finished: Path, tmp_path: Path) -> None:
+    """In float64, from the same model: adapters in one tower, a lock that opens after a step in the other."""
+    flags = [*VIT, *ADAPTED, "64", "--towers.image.unlock-every", "64", "--training.init", str(finished / "model")]
+    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    root = Path(__file__).parents[1]
+    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [*command, *flags, "--out", str(tmp_path / "two")]
+    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-12)
+    one, two = (release.load(tmp_path / run / "model").encoder.state_dict() for run in ("one", "two"))
+    before = release.load(finished / "model").encoder.state_dict()
+    head = "image_tower.head.weight"
+    assert not torch.equal(before[head], one[head])
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-7)

@@ -131,7 +131,10 @@ def train(run: RunConfig, world: World) -> None:
     tokenizer = tokenizer_of(run, sources, source)
     encoder = run.model.build(tokenizer.vocab, weights=not going_on(run))
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
-    started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
+    started = ""
+    if source is not None:
+        start, transform = run.loss.start_bias, run.model.transform()
+        started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
     if world.rank == 0 and (not going_on(run) or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))

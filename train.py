@@ -51,6 +51,7 @@ from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer, load_tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
+from vlp.training.checkpoints.folder import Checkpoints
 from vlp.training.interruption import Interrupted, OutsideTheLoop
 from vlp.training.settings import Training
 from vlp.training.trainer import Evaluate, Fitted, Positions, Trainer
@@ -136,6 +137,8 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    if world.rank == 0 and (what := run.towers.sentence(encoder)):
+        print(what)
     if world.rank == 0 and (not going_on(run) or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))
     if world.rank == 0 and not going_on(run):
@@ -153,9 +156,10 @@ def train(run: RunConfig, world: World) -> None:
 
 
 def going_on(run: RunConfig) -> bool:
-    """Whether there is a part of this run to go on from."""
-    folder = run.out / "checkpoints"
-    return run.training.resume and folder.is_dir() and any(folder.iterdir())
+    """Whether there is a part of this run to go on from, which then has the weights."""
+    checkpoints = Checkpoints(run.out / "checkpoints", run.training.keep)
+    usable = checkpoints.good() if run.training.resume_from == "good" else checkpoints.all()
+    return run.training.resume and bool(usable)
 
 
 def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: release.Release | None) -> Tokenizer:
@@ -261,6 +265,7 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSo
         "seed": str(run.training.seed),
         "samples": str(fitted.samples),
         "data": ", ".join(run.data.names),
+        **({"init": run.training.init} if run.training.init else {}),
         "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }

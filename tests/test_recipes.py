@@ -67,6 +67,7 @@ def test_a_run_starts_from_a_model_folder_and_goes_on_without_it(
     whole = losses(tmp_path / "run")
     assert (tmp_path / "run" / "model" / "tokenizer.json").read_text() == (model / "tokenizer.json").read_text()
     first = release.load(tmp_path / "run" / "model").id
+    assert f'init = "{model}"' in (tmp_path / "run" / "model" / "model.toml").read_text()
     shutil.rmtree(model)
     for later in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
         later.unlink()
@@ -80,6 +81,16 @@ def test_a_new_vocabulary_takes_the_embeddings_of_shared_tokens(finished: Path, 
     assert train.main([*flags, "--model.bpe.vocab", "500"]) == 0
     assert "of 500 tokens are in the other vocabulary too" in (tmp_path / "init.txt").read_text()
     assert release.load(tmp_path / "model").tokenizer.vocab == 500
+
+
+def test_what_was_left_half_written_is_nothing_to_go_on_from(finished: Path, tmp_path: Path) -> None:
+    """A run that was killed within its first checkpoint starts from its init again, to the same weights."""
+    flags = [*VIT, "--training.init", str(finished / "model")]
+    assert train.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "killed" / "checkpoints" / ".step-00000001.pt.part").write_bytes(b"half")
+    assert train.main([*flags, "--out", str(tmp_path / "killed")]) == 0
+    assert release.load(tmp_path / "killed" / "model").id == release.load(tmp_path / "whole" / "model").id
 
 
 def test_an_init_that_does_not_fit_is_refused_before_anything_is_written(finished: Path, tmp_path: Path) -> None:

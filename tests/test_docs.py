@@ -78,7 +78,7 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
 def test_every_file_that_is_named_exists(page: Path) -> None:
     paths = [span for span in code_spans(page) if re.fullmatch(rf"({'|'.join(ROOMS)})/[\w./-]+", span)]
     modules = re.findall(r"python -m ((?:benchmarks|vlp|eval|data_pipelines)[\w.]*)", page.read_text(encoding="utf-8"))
-    paths += [module.replace('.', '/') for module in modules]
+    paths += [module.replace(".", "/") for module in modules]
     missing = [path for path in paths if not any((ROOT / f"{path}{end}").exists() for end in ("", ".py"))]
     assert not missing
 

@@ -150,14 +150,15 @@ ADAPTED = (
 
 
 @pytest.mark.slow
-def test_two_ranks_adapt_and_unlock_as_one_does(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_ranks_adapt_and_unlock_as_one_does(finished: Path, tmp_path: Path, parallel: str) -> None:
     """In float64, from the same model: adapters in one tower, a lock that opens after a step in the other."""
     flags = [*VIT, *ADAPTED, "64", "--towers.image.unlock-every", "64", "--training.init", str(finished / "model")]
     assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
     root = Path(__file__).parents[1]
     command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [*command, *flags, "--out", str(tmp_path / "two")]
+    words = [*command, *flags, "--training.parallel", parallel, "--out", str(tmp_path / "two")]
     done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-12)

@@ -52,6 +52,7 @@ from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
 from vlp.training.allocator import keep_freed_memory
+from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.store import place_of
 from vlp.training.interruption import REQUEUE, Interrupted, OutsideTheLoop
 from vlp.training.saving import Positions
@@ -144,8 +145,13 @@ def train(run: RunConfig, world: World) -> None:
     )
     encoder = run.model.build(tokenizer.vocab, weights=not on)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
-    started = start_from(encoder, tokenizer, source, bias=run.loss.start_bias).table() if source else ""
+    started = ""
+    if source is not None:
+        start, transform = run.loss.start_bias, run.model.transform()
+        started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    if world.rank == 0 and (what := run.towers.sentence(encoder)):
+        print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
         write_whole(run.out / "config.toml", dump(run))
     if world.rank == 0 and started:
@@ -161,8 +167,10 @@ def train(run: RunConfig, world: World) -> None:
 
 
 def going_on(run: RunConfig) -> bool:
-    """Whether there is a part of this run to go on from."""
-    return run.training.resume and bool(place_of(run.training.checkpoints, run.out).names())
+    """Whether there is a part of this run to go on from, which then has the weights."""
+    checkpoints = Checkpoints(place_of(run.training.checkpoints, run.out), Keep())
+    usable = checkpoints.good() if run.training.resume_from == "good" else checkpoints.all()
+    return run.training.resume and bool(usable)
 
 
 def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: release.Release | None) -> Tokenizer:
@@ -266,6 +274,7 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSo
         "seed": str(run.training.seed),
         "samples": str(fitted.samples),
         "data": ", ".join(run.data.names),
+        **({"init": run.training.init} if run.training.init else {}),
         "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,7 @@ def test_a_run_starts_from_a_model_folder_and_goes_on_without_it(
     whole = losses(tmp_path / "run")
     assert (tmp_path / "run" / "model" / "tokenizer.json").read_text() == (model / "tokenizer.json").read_text()
     first = release.load(tmp_path / "run" / "model").id
+    assert f'init = "{model}"' in (tmp_path / "run" / "model" / "model.toml").read_text()
     shutil.rmtree(model)
     for later in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
         later.unlink()
@@ -77,6 +81,16 @@ def test_a_new_vocabulary_takes_the_embeddings_of_shared_tokens(finished: Path, 
     assert train.main([*flags, "--model.bpe.vocab", "500"]) == 0
     assert "of 500 tokens are in the other vocabulary too" in (tmp_path / "init.txt").read_text()
     assert release.load(tmp_path / "model").tokenizer.vocab == 500
+
+
+def test_what_was_left_half_written_is_nothing_to_go_on_from(finished: Path, tmp_path: Path) -> None:
+    """A run that was killed within its first checkpoint starts from its init again, to the same weights."""
+    flags = [*VIT, "--training.init", str(finished / "model")]
+    assert train.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "killed" / "checkpoints" / ".step-00000001.pt.part").write_bytes(b"half")
+    assert train.main([*flags, "--out", str(tmp_path / "killed")]) == 0
+    assert release.load(tmp_path / "killed" / "model").id == release.load(tmp_path / "whole" / "model").id
 
 
 def test_an_init_that_does_not_fit_is_refused_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
@@ -123,3 +137,34 @@ def test_a_finished_run_is_extended(finished: Path, tmp_path: Path, capsys: pyte
     assert len(losses(out)) == 5
     assert losses(out)[:3] == losses(finished)
     assert "samples = 320" in (out / "config.toml").read_text()
+
+
+ADAPTED = (
+    "--training.precision",
+    "fp64",
+    "--towers.text.lora.rank",
+    "2",
+    "--towers.image.lock",
+    "--towers.image.unlock-after",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_ranks_adapt_and_unlock_as_one_does(finished: Path, tmp_path: Path, parallel: str) -> None:
+    """In float64, from the same model: adapters in one tower, a lock that opens after a step in the other."""
+    flags = [*VIT, *ADAPTED, "64", "--towers.image.unlock-every", "64", "--training.init", str(finished / "model")]
+    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    root = Path(__file__).parents[1]
+    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [*command, *flags, "--training.parallel", parallel, "--out", str(tmp_path / "two")]
+    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-12)
+    one, two = (release.load(tmp_path / run / "model").encoder.state_dict() for run in ("one", "two"))
+    before = release.load(finished / "model").encoder.state_dict()
+    head = "image_tower.head.weight"
+    assert not torch.equal(before[head], one[head])
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-7)

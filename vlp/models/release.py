@@ -7,7 +7,7 @@ import logging
 import os
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Release:
     """sha256 of the weights file (hex), or of the weights themselves where there is no file"""
     name: str
     """the folder, or open_clip's name"""
-    config: Model | None = None
+    config: Model | None = field(default=None, kw_only=True)
     """what the model was built from; None for one that was put together by hand"""
 
     @torch.inference_mode()
@@ -162,7 +162,7 @@ def load(name: str | Path, device: str = "cpu", *, random_weights: bool = False,
     for key, tensor in sorted(encoder.state_dict().items()):
         digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     encoder = encoder.to(device).eval()
-    return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name), config)
+    return Release(encoder, config.tokenizer(()), config.transform(), digest.hexdigest(), str(name), config=config)
 
 
 def configuration(name: str | Path, *, trust: bool = False) -> Model:
@@ -237,4 +237,4 @@ def _load_folder(folder: Path, device: str) -> Release:
     encoder.normalise_by(transform.mean, transform.std)
     tokenizer = load_tokenizer(folder / "tokenizer.json", context)
     encoder = encoder.to(device).eval()
-    return Release(encoder, tokenizer, transform, tree["sha256"]["model.safetensors"], str(folder), config)
+    return Release(encoder, tokenizer, transform, tree["sha256"]["model.safetensors"], str(folder), config=config)

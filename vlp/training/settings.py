@@ -79,9 +79,8 @@ class Training:
     resume: Annotated[bool, COMMON, MAY_CHANGE] = True
     """go on from the newest checkpoint in the run folder; false: remove what is there and start over"""
     resume_from: Annotated[From, MAY_CHANGE] = "newest"
-    """newest; good: the last checkpoint before the guard refused steps; best: the best by keep_best; extend: the newest,
-    for more samples or another schedule; with the last three samples, schedule, clip, guard and the settings of the
-    optimizer may be others"""
+    """newest; good: the last checkpoint before the guard refused steps; best: the best by keep_best; extend: the
+    newest, for more samples or another schedule; with these three, the optimizer's settings may be others too"""
     compile: Annotated[bool, COMMON, MAY_CHANGE] = False
     """compile the towers (torch.compile): minutes at the start, faster steps after"""
     bucket: Annotated[Count, MAY_CHANGE] = 16

@@ -90,7 +90,7 @@ def test_decoding_is_still_fused_with_the_crop(inner: RandomCrop | EvaluationCro
 
 def test_a_sample_looks_the_same_in_any_process_and_differently_in_each_epoch() -> None:
     stream = Stream("bundled:emoji/test_attr")
-    transform = replace(NOTHING, policy="trivial").in_stream(RandomCrop(32, (0.8, 1.0)))
+    transform = replace(NOTHING, policy="trivial").in_stream(EvaluationCrop(ImageTransform(32)))
     tokenizer = Bpe(vocab=300).train(["a"])
     seen = []
     for count in (0, 2):
@@ -103,7 +103,7 @@ def test_a_sample_looks_the_same_in_any_process_and_differently_in_each_epoch() 
     assert sorted(first.keys) == sorted(second.keys)
     places = [second.keys.index(key) for key in first.keys]
     same = [torch.equal(first.image[i], second.image[j]) for i, j in enumerate(places)]
-    assert sum(same) < 10
+    assert sum(same) < 0.3 * len(same)  # a policy may draw to do nothing
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from vlp.config import build
+from vlp.models.adapt.lora import Lora
+from vlp.models.adapt.towers import ImageSide, TextSide, Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.kinds.two_towers import TwoTowers
@@ -70,6 +72,23 @@ def test_each_tower_and_depth_learns_at_its_own_rate(name: str) -> None:
     assert peaks[id(vit.cls_token)] == pytest.approx(0.1 * 0.5**13)  # type: ignore[union-attr]
     assert {peaks[id(p)] for p in model.text_tower.parameters()} == {2.0}
     assert peaks[id(model.logit_scale)] == 1.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_adapters_and_free_layers_are_all_that_an_optimizer_owns(name: str) -> None:
+    model = two_towers()
+    Towers(image=ImageSide(lora=Lora(rank=2), trained_layers=1), text=TextSide(lora=Lora(rank=2))).adapt(model)
+    tree = {"name": name, "image": {"layer_decay": 0.5}}
+    built = build(Optimizer, tree).build(model)
+    owned = [id(p) for o in built for g in o.param_groups for p in g["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    for optimizer in built:
+        optimizer.step()
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {k for k, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])

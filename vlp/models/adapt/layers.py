@@ -15,12 +15,17 @@ class Layer:
     """Modules and parameters that are one step of depth."""
 
     modules: list[nn.Module] = field(default_factory=list)
-    own: list[nn.Parameter] = field(default_factory=list)
-    """parameters that belong to none of `modules`, such as a class embedding"""
+    own: list[tuple[nn.Module, str]] = field(default_factory=list)
+    """(module, name) of parameters that belong to none of `modules`, such as a class embedding"""
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of `own`, as they are now: FSDP2 puts others in their place."""
+        for module, name in self.own:
+            yield module.get_parameter(name)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters of the layer."""
-        yield from self.own
+        yield from self.own_parameters()
         for module in self.modules:
             yield from module.parameters()
 
@@ -33,8 +38,8 @@ def layers(tower: nn.Module) -> list[Layer]:
     """
     bottom, top, at = Layer(), Layer(), tower
     while True:
-        for name, parameter in at.named_parameters(recurse=False):
-            (top if name.endswith(LAST) else bottom).own.append(parameter)
+        for name, _ in at.named_parameters(recurse=False):
+            (top if name.endswith(LAST) else bottom).own.append((at, name))
         children = list(at.children())
         rows = [c for c in children if is_row(c)]
         deeper = [c for c in children if c not in rows and any(map(is_row, c.modules()))]

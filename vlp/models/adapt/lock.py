@@ -18,7 +18,7 @@ def lock(encoder: DualEncoder, tower: nn.Module, *, trained: int = 0) -> list[La
         return []
     depth = layers(tower)
     for layer in depth[: max(len(depth) - trained, 0)]:
-        for parameter in layer.own:
+        for parameter in layer.own_parameters():
             parameter.requires_grad_(False)
         for module in layer.modules:
             encoder.lock(module)

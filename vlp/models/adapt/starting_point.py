@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from vlp.errors import UserError
 from vlp.models.dual_encoder import DualEncoder
+from vlp.models.image_transform import ImageTransform
 from vlp.models.release import Release
 from vlp.models.tokenizer import Tokenizer
 
 GRIDS = ("positional_embedding", "pos_embed")
 ROWS = ("positional_embedding", "position", "position_embeddings.weight", "wpe.weight")
+ACTIVATIONS = ("GELU", "QuickGELU", "GELUTanh", "ReLU", "SiLU", "Mish")
 MOST_PREFIX = 8  # class and register tokens before the patches
 LISTED = 6  # weights that are named one by one
 Outcome = Literal["taken", "resized", "taken in part", "new", "not used"]
@@ -32,6 +34,8 @@ class Report:
     rows: list[tuple[str, Outcome, str]] = field(default_factory=list)
     """name of a weight, outcome, and why or how"""
     sizes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """what of the two models differs beside their weights"""
 
     def add(self, key: str, outcome: Outcome, how: str, size: int) -> None:
         """Note one weight."""
@@ -57,7 +61,7 @@ class Report:
                 if outcome != "taken":
                     lines += [f"{'':30}{key.removeprefix(prefix)}: {how}" for key, how in some[:LISTED]]
                     lines += [f"{'':30}and {len(some) - LISTED} more"] if len(some) > LISTED else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  beware: {note}" for note in self.notes)])
 
 
 def _weights(count: int) -> str:
@@ -65,13 +69,16 @@ def _weights(count: int) -> str:
 
 
 @torch.no_grad()
-def start_from(encoder: DualEncoder, tokenizer: Tokenizer, source: Release, *, bias: float) -> Report:
+def start_from(
+    encoder: DualEncoder, tokenizer: Tokenizer, source: Release, *, bias: float, transform: ImageTransform
+) -> Report:
     """Copy into `encoder` what fits of `source`, by name; the report says what became of each weight.
 
     Position embeddings are resized as open_clip does (bicubic for patches, linear for tokens); of another vocabulary
     the tokens that both have are taken. Scale and bias are taken where `bias`, the objective's own start, and that of
-    the source are both zero or both not: a softmax's numbers mean nothing to a sigmoid. Raises UserError, with
-    `encoder` as it was, if nothing of either tower fits.
+    the source are both zero or both not: a softmax's numbers mean nothing to a sigmoid. The report notes activations
+    and a picture preparation (`transform` is this model's) that are not the source's. Raises UserError, with `encoder`
+    as it was, if nothing of either tower fits.
     """
     given, wanted = source.encoder.state_dict(), encoder.state_dict()
     vocabulary = {f"text_tower.{name}" for name in embeddings(encoder.text_tower)}
@@ -98,8 +105,30 @@ def start_from(encoder: DualEncoder, tokenizer: Tokenizer, source: Release, *, b
     for key in given.keys() - wanted.keys():
         report.add(key, "not used", "this model has none", given[key].numel())
     _refuse_nothing(report, given, {key for key, tensor in wanted.items() if tensor.ndim >= 2})
+    report.notes += differences(encoder, transform, source)
     encoder.load_state_dict({**wanted, **new})
     return report
+
+
+def differences(encoder: DualEncoder, transform: ImageTransform, source: Release) -> list[str]:
+    """What changes the meaning of weights that fit: another activation, and pictures that are prepared otherwise."""
+    notes = []
+    for name in ("image_tower", "text_tower"):
+        theirs, ours = (activations(getattr(m, name)) for m in (source.encoder, encoder))
+        if theirs and ours and theirs != ours:
+            there, here = ", ".join(sorted(theirs)), ", ".join(sorted(ours))
+            notes.append(f"the {name.replace('_', ' ')} has the activation {there} there, {here} here")
+    for key in ("mean", "std", "resize", "interpolation", "fill"):
+        there, here = getattr(source.transform, key), getattr(transform, key)
+        if there != here:
+            notes.append(f"pictures are prepared with {key} {there} there, {here} here")
+    return notes
+
+
+def activations(tower: nn.Module) -> set[str]:
+    """Kinds of the activations of a tower, as far as they are modules."""
+    kinds = {type(module).__name__ for module in tower.modules()}
+    return {kind for kind in kinds if kind in ACTIVATIONS}
 
 
 def _refuse_nothing(report: Report, given: Mapping[str, Tensor], matrices: Set[str]) -> None:

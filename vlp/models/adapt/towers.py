@@ -64,6 +64,25 @@ class Towers:
         """image and text."""
         return {"image": self.image, "text": self.text}
 
+    def sentence(self, encoder: DualEncoder) -> str:
+        """What of an adapted `encoder` is trained, for people; empty where nothing was asked for."""
+        parts = []
+        for name, side in self.sides.items():
+            count = side.trained_layers
+            free = f", its top {count} layer{'' if count == 1 else 's'} apart" if count else ""
+            if side.lora.rank:
+                parts.append(f"the {name} tower has adapters of rank {side.lora.rank} and is locked{free}")
+            elif side.lock:
+                until = f" for {side.unlock_after:,} pairs" if side.unlock_after else ""
+                parts.append(f"the {name} tower is locked{until}{free}")
+        if self.image.patch_dropout:
+            parts.append(f"{self.image.patch_dropout:.0%} of the patches are left out in training")
+        if not parts:
+            return ""
+        sizes = [(p.numel(), p.requires_grad) for p in encoder.parameters()]
+        trained, whole = sum(n for n, wanted in sizes if wanted), sum(n for n, _ in sizes)
+        return f"{'; '.join(parts)}: {trained:,} of {whole:,} weights are trained"
+
     def adapt(self, encoder: DualEncoder) -> None:
         """Change `encoder` in place; towers that will be unlocked stay trainable, `vlp.training.unlocking` holds them.
 

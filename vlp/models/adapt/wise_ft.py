@@ -67,6 +67,7 @@ def _words(tokenizer: Tokenizer) -> tuple[int, Any]:
         path = Path(folder) / "tokenizer.json"
         tokenizer.save(path)
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(tree, dict):
-        tree.pop("truncation", None)  # of the last use, and the context says it
+    if "open_clip" in tree:  # names under which open_clip has it, which may be several
+        return tokenizer.context, tokenizer.tokens()
+    tree.get("tokenizer", tree).pop("truncation", None)  # that is the context
     return tokenizer.context, tree

@@ -145,8 +145,8 @@ class Checkpoints:
         Nothing changes in the folder, nor in the tensors unless one is whole. `how`: `start` and `names` as in
         `_sources`. newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was
         not written while the guard refused steps. best: the best by `keep.best`. extend: the newest. For the last three
-        the budget, the schedule and the settings of the optimizer may differ from those it was written with. Raises UserError if none can be read, or if a run with
-        another `identity` wrote it (the first difference is named).
+        the budget, the schedule and the settings of the optimizer may be others than before. Raises UserError if none
+        can be read, or if a run with another `identity` wrote it (the first difference is named).
         """
         self.wait()
         start: From = how.get("start", "newest")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,15 +40,13 @@ def source(config: TwoTowers = SMALL, **parts: Any) -> Release:
 
 
 def changed(**fields: Any) -> TwoTowers:
-    from dataclasses import replace
-
     return replace(SMALL, **fields)
 
 
 def test_the_same_model_is_taken_whole() -> None:
     encoder, tokenizer = made(SMALL, seed=1)
     theirs = source()
-    report = start_from(encoder, tokenizer, theirs, bias=0.0)
+    report = start_from(encoder, tokenizer, theirs, bias=0.0, transform=SMALL.transform())
     assert {outcome for _, outcome, _ in report.rows} == {"taken"}
     for a, b in zip(encoder.state_dict().values(), theirs.encoder.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -70,7 +69,7 @@ def test_pictures_texts_and_the_shared_space_of_another_size() -> None:
     encoder, tokenizer = made(config, seed=1)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     theirs = source()
-    report = start_from(encoder, tokenizer, theirs, bias=0.0)
+    report = start_from(encoder, tokenizer, theirs, bias=0.0, transform=SMALL.transform())
     assert report.of("resized") == [
         ("image_tower.pos_embed", "1 x 17 x 24 to 1 x 37 x 24"),
         ("text_tower.position", "16 x 24 to 24 x 24"),
@@ -96,7 +95,7 @@ def test_of_another_vocabulary_the_shared_tokens_are_taken_by_their_text() -> No
     encoder, tokenizer = made(SMALL, captions=other, seed=1)
     theirs = source()
     before = encoder.text_tower.token.weight.detach().clone()  # type: ignore[union-attr]
-    report = start_from(encoder, tokenizer, theirs, bias=0.0)
+    report = start_from(encoder, tokenizer, theirs, bias=0.0, transform=SMALL.transform())
     ((key, how),) = report.of("taken in part")
     ours, old = tokenizer.tokens(), theirs.tokenizer.tokens()
     both = ours.keys() & old.keys()
@@ -115,7 +114,7 @@ def test_ids_that_are_shifted_find_their_rows() -> None:
     config = changed(text=HuggingFace("bert", options=options, context=16))
     theirs = source(config)
     encoder, tokenizer = made(config, captions=["a red cherry", "the apple"], seed=1)
-    start_from(encoder, tokenizer, theirs, bias=0.0)
+    start_from(encoder, tokenizer, theirs, bias=0.0, transform=SMALL.transform())
     name = "encoder.embeddings.word_embeddings.weight"
     ours, old = encoder.text_tower.state_dict()[name], theirs.encoder.text_tower.state_dict()[name]
     token = "Ġred"
@@ -128,7 +127,7 @@ def test_scale_and_bias_are_taken_from_a_like_objective_only() -> None:
     for bias, taken in ((0.0, True), (-10.0, False)):
         encoder, tokenizer = made(SMALL, seed=1)
         encoder.start(scale=10.0, bias=bias)
-        report = start_from(encoder, tokenizer, theirs, bias=bias)
+        report = start_from(encoder, tokenizer, theirs, bias=bias, transform=SMALL.transform())
         assert (len(report.of("taken", "logit_")) == 2) is taken
         assert float(encoder.logit_scale.exp()) == pytest.approx(50.0 if taken else 10.0)
         assert float(encoder.logit_bias) == bias
@@ -137,7 +136,7 @@ def test_scale_and_bias_are_taken_from_a_like_objective_only() -> None:
 def test_a_tower_of_another_kind_stays_new_and_the_other_is_taken() -> None:
     config = changed(image=ResNet(widths=(16, 32), depths=(1, 1)))
     encoder, tokenizer = made(config, seed=1)
-    report = start_from(encoder, tokenizer, source(), bias=0.0)
+    report = start_from(encoder, tokenizer, source(), bias=0.0, transform=SMALL.transform())
     assert not report.of("taken", "image_tower.")
     assert len(report.of("taken", "text_tower.")) == len(encoder.text_tower.state_dict())
     assert report.of("not used", "image_tower.")
@@ -149,7 +148,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence_and_changes_nothing() -> N
     encoder, tokenizer = made(config, seed=1)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        start_from(encoder, tokenizer, source(), bias=0.0)
+        start_from(encoder, tokenizer, source(), bias=0.0, transform=SMALL.transform())
     assert str(caught.value) == (
         "training.init: nothing of theirs fits this model: the same names have other shapes, such as "
         "image_tower.cls_token (1 x 1 x 24 there, 1 x 1 x 32 here); give `model` the architecture of that one, "
@@ -172,7 +171,7 @@ def test_open_clip_weights_start_a_larger_picture_and_a_longer_text(tmp_path: Pa
     theirs = Release(small.build(0), small.tokenizer(()), small.transform(), "", "theirs")
     large = OpenClip("ViT-B-32", options={**SHRUNK, "text_cfg.context_length": 20}, image_size=96)
     encoder = large.build(0)
-    report = start_from(encoder, large.tokenizer(()), theirs, bias=0.0)
+    report = start_from(encoder, large.tokenizer(()), theirs, bias=0.0, transform=SMALL.transform())
     assert [key for key, _ in report.of("resized")] == [
         "image_tower.positional_embedding",
         "text_tower.positional_embedding",
@@ -203,3 +202,19 @@ def test_options_change_the_architecture_and_its_tokenizer_and_go_into_the_folde
     )
     with pytest.raises(UserError, match=r"start from them by --training.init ViT-B-32:laion2b_s34b_b79k"):
         OpenClip("ViT-B-32", "laion2b_s34b_b79k", options=SHRUNK).build(0)
+
+
+def test_what_changes_the_meaning_of_weights_is_noted() -> None:
+    """The original CLIP's activation in a model without it, and another mean of the pixels."""
+    quick = OpenClip("ViT-B-32-quickgelu", options=SHRUNK)
+    theirs = Release(quick.build(0), quick.tokenizer(()), quick.transform(), "", "theirs")
+    ours = OpenClip("ViT-B-32", options=SHRUNK)
+    transform = replace(ours.transform(), mean=(0.5, 0.5, 0.5))
+    report = start_from(ours.build(0), ours.tokenizer(()), theirs, bias=0.0, transform=transform)
+    assert not report.of("new")
+    assert report.table().splitlines()[-3:] == [
+        "  beware: the image tower has the activation QuickGELU there, GELU here",
+        "  beware: the text tower has the activation QuickGELU there, GELU here",
+        "  beware: pictures are prepared with mean (0.48145466, 0.4578275, 0.40821073) there, (0.5, 0.5, 0.5) here",
+    ]
+    assert start_from(quick.build(0), ours.tokenizer(()), theirs, bias=0.0, transform=quick.transform()).notes == []

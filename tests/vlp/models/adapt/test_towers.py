@@ -34,6 +34,22 @@ def test_a_lock_leaves_the_topmost_layers_free_and_the_rest_in_evaluation_mode()
     assert encoder.logit_scale.requires_grad
 
 
+def test_what_is_trained_is_said_in_a_sentence() -> None:
+    encoder = model()
+    towers = Towers(
+        image=ImageSide(lora=Lora(rank=2), trained_layers=1, patch_dropout=0.5),
+        text=TextSide(lock=True, unlock_after=1000),
+    )
+    towers.adapt(encoder)
+    trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in encoder.parameters())
+    assert towers.sentence(encoder) == (
+        "the image tower has adapters of rank 2 and is locked, its top 1 layer apart; the text tower is locked for "
+        f"1,000 pairs; 50% of the patches are left out in training: {trained:,} of {whole:,} weights are trained"
+    )
+    assert Towers().sentence(encoder) == ""
+
+
 def test_adapters_and_a_trained_head_go_together() -> None:
     encoder = model()
     Towers(image=ImageSide(lora=Lora(rank=2), trained_layers=1)).adapt(encoder)

@@ -27,7 +27,7 @@ def made(seed: int, config: TwoTowers = SMALL, captions: tuple[str, ...] = ("a r
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_()  # type: ignore[union-attr]
             norm.num_batches_tracked.fill_(seed + 3)  # type: ignore[union-attr, operator]
-    return Release(encoder, tokenizer, config.transform(), "", f"model {seed}", config)
+    return Release(encoder, tokenizer, config.transform(), "", f"model {seed}", config=config)
 
 
 def test_each_weight_lies_so_far_between_the_two() -> None:

@@ -21,6 +21,8 @@ from vlp.training.checkpoints.source import FORMER_END, Source, open_source
 from vlp.training.checkpoints.writer import Job, Writer
 
 REFUSING = ".refusing"  # ending of one that was written while the guard refused steps, or doubted
+GRACE_S = 10.0
+"""How long a rank that fails waits for the checkpoint that is being written; then it tells the others."""
 From = Literal["newest", "good", "best", "extend"]
 
 
@@ -142,11 +144,11 @@ class Checkpoints:
     ) -> Saved | None:
         """The checkpoint to go on from, in the tensors that `room` gave; None if there is none yet.
 
-        Nothing changes in the folder, nor in the tensors unless one is whole. `how`: `start` and `names` as in
-        `_sources`. newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was
+        Nothing changes in the folder, nor in the tensors unless one is whole. `how`: `start`, and the `names` of
+        FileSource. newest: the newest that is whole; a damaged one is passed over, saying so. good: the newest that was
         not written while the guard refused steps. best: the best by `keep.best`. extend: the newest. For the last three
-        the budget, the schedule and the settings of the optimizer may be others than before. Raises UserError if none
-        can be read, or if a run with another `identity` wrote it (the first difference is named).
+        the budget, the schedule and the settings of the optimizer may differ from those it was written with. Raises
+        UserError if none can be read, or if a run with another `identity` wrote it (the first difference is named).
         """
         self.wait()
         start: From = how.get("start", "newest")
@@ -256,10 +258,8 @@ class Checkpoints:
     ) -> None:
         if error is None:
             self.wait()
-        elif (
-            self.group.size == 1 and self.writer.thread is not None
-        ):  # of several ranks one that fails ends all at once
-            self.writer.thread.join()
+        elif self.writer.thread is not None:  # what the other ranks still take part in is finished
+            self.writer.thread.join(GRACE_S if self.group.size > 1 else None)
 
 
 def step_of(name: str) -> int:

@@ -12,6 +12,8 @@ from tiny_run import TinyStream, pairs
 from vlp.distributed.sharded import sharded
 from vlp.distributed.sharding import gathered
 from vlp.losses.infonce import InfoNCE
+from vlp.models.adapt.lora import Lora
+from vlp.models.adapt.towers import ImageSide, TextSide, Towers
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image.resnet import ResNet
 from vlp.models.image.timm import Timm
@@ -56,11 +58,19 @@ def library_model():
     return TwoTowers(width=14, image_size=8, image=Timm(options=options), text=text).build(41)
 
 
-MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_model}
+def adapted_model():
+    """The same with adapters in the image tower, and a text tower of which the top alone is trained."""
+    encoder = library_model()
+    torch.manual_seed(1)
+    Towers(ImageSide(lora=Lora(rank=2)), TextSide(lock=True, trained_layers=2)).adapt(encoder)
+    return encoder
+
+
+MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_model, "adapted": adapted_model}
 
 
 def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
-    """Loss and then gradient norm of each step of a run, None where it was skipped, and the size of its last average.
+    """Loss and then gradient norm of each step of a run, None where it was skipped, and what its average embeds.
 
     `stop`: of its first steps alone.
     """
@@ -76,7 +86,7 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     average = []
     with contextlib.suppress(Stopped):
-        average = [sum(float(p.double().square().sum()) for p in run.fit().model.parameters())]
+        average = [float(run.fit().model.encode_image(pairs(0, 4).image).abs().sum())]
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows] + [row["gradient_norm"] for row in rows] + average
 

@@ -76,13 +76,15 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
         expected, actual = alone[str(settings)], curves[name]
         assert [a is None for a in actual] == [e is None for e in expected]  # fp16 skips the same steps
         assert len(expected) == 2 * engine_cases.STEPS + 1
-        halves = [slice(0, engine_cases.STEPS), slice(engine_cases.STEPS, None)]
+        halves = [slice(0, engine_cases.STEPS), slice(engine_cases.STEPS, -1)]
         losses, norms = ([(a, e) for a, e in zip(actual[h], expected[h], strict=True) if e is not None] for h in halves)
         assert losses[-1][1] < 0.97 * losses[0][1]  # a curve, not a line
-        assert max(norm for _, norm in norms[:-1]) > 1.0  # what clips
+        assert max(norm for _, norm in norms) > 1.0  # what clips
         error, norm_error = (max(abs(a / e - 1) for a, e in pairs) for pairs in (losses, norms))
-        if not max(error, norm_error / 10) < TOLERANCE[case.get("precision", "fp64")]:
-            lines.append(f"{name}: relative error {error:.1e}, of the gradient norm {norm_error:.1e}")
+        limit, average = TOLERANCE[case.get("precision", "fp64")], abs(actual[-1] / expected[-1] - 1)
+        if not (max(error, norm_error / 10) < limit and average < max(10 * limit, 1e-6)):  # a float32 model embeds
+            errors = f"{error:.1e}, of the gradient norm {norm_error:.1e}, of the average {average:.1e}"
+            lines.append(f"{name}: relative error {errors}")
     return lines
 
 
@@ -109,7 +111,8 @@ def test_a_run_goes_on_under_another_parallel_and_on_another_number_of_ranks(two
     folder, _ = two
     whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted")
     ended = engine_cases.curve(World.alone("cpu"), folder / "parts")
-    assert ended == pytest.approx(whole, rel=1e-12)
+    assert ended[:-1] == pytest.approx(whole[:-1], rel=1e-12)
+    assert ended[-1] == pytest.approx(whole[-1], rel=1e-6)  # what the average embeds, in float32
 
 
 def test_ranks_share_weights_optimizer_and_average_out(two: Two) -> None:
@@ -166,7 +169,7 @@ def test_a_hybrid_run_goes_on_as_any_other(tmp_path: Path) -> None:
     chain = [(1, "hybrid", 0), (2, "fsdp2", 0), (3, "hybrid", 3), (4, "ddp", 3)]
     parts = [(last, {"parallel": kind, "chunk": chunk}) for last, kind, chunk in chain]
     gloo_ranks.run(4, engine_cases.parts_of_five, tmp_path / "parts", parts, folder=tmp_path, per_node=2)
-    assert engine_cases.curve(World.alone("cpu"), tmp_path / "parts") == pytest.approx(whole, rel=1e-12)
+    assert engine_cases.curve(World.alone("cpu"), tmp_path / "parts")[:-1] == pytest.approx(whole[:-1], rel=1e-12)
 
 
 @pytest.mark.slow
@@ -176,7 +179,7 @@ def test_towers_of_open_clip_timm_and_transformers_have_the_curve_of_one_process
     precisions = ("fp64", "bf16")
     cases: Cases = {
         f"{towers}, {layout['parallel']}, {precision}": {"towers": towers, "precision": precision, **layout}
-        for towers, layout, precision in product(("open_clip", "libraries"), layouts, precisions)
+        for towers, layout, precision in product(("open_clip", "libraries", "adapted"), layouts, precisions)
     }
     run = gloo_ranks.run(2, engine_cases.curves, tmp_path, cases, folder=tmp_path, timeout=800)
     assert not wrong(tmp_path, cases, run[0])

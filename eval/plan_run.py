@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 def work_of(run: PlannedRun) -> Work:
     """What the run does to each pair: counted on the meta device, and decoding measured here."""
+    from vlp.training.forwards import Forwards, recompute
     from vlp.training.memory import saved_bytes
 
     vocabulary, context = vocabulary_of(run)
@@ -69,14 +70,17 @@ def work_of(run: PlannedRun) -> Work:
         encoder = run.model.build(vocabulary, weights=False)
         run.towers.adapt(encoder)
     one, two = (pairs(encoder, run, n, context) for n in (1, 2))
-    training = run.training
+    forward, width = forward_flops(encoder, one), encoder(one.image, one.text).image.shape[1]
+    training, forwards = run.training, Forwards()
+    if training.recompute:
+        recompute(forwards, encoder)
     state = training.optimizer.state_per_weight + bool(training.ema)
     pictures, pair_bytes = some_pictures(run)
     return Work(
         samples=training.samples,
         batch=training.batch,
-        width=encoder(one.image, one.text).image.shape[1],
-        forward=forward_flops(encoder, one),
+        width=width,
+        forward=forward,
         parameters=sum(p.numel() for p in encoder.parameters()),
         copies=1 + state,
         saved=state,
@@ -84,8 +88,10 @@ def work_of(run: PlannedRun) -> Work:
         chunk=training.chunk,
         pair_bytes=run.pair_bytes or pair_bytes,
         decode=decode_seconds(run, pictures),
-        element=2 if training.precision in ("auto", "bf16") else 4,
+        element=4 if training.features == "fp32" or training.precision in ("fp32", "fp64") else 2,
         statistics=len(run.loss.powers),
+        parallel=training.parallel,
+        recompute=training.recompute,
     )
 
 

@@ -55,6 +55,16 @@ def test_the_objective_says_what_travels() -> None:
     assert [work.statistics for work in works] == list(LOSSES.values())
 
 
+def test_recomputed_blocks_keep_less() -> None:
+    flags = ("--pair-bytes", "1000", "--data.shards", "none")
+    kept, again = (
+        work_of(parse(PlannedRun, ["plain", *flags, *more], "vlp plan run", ""))
+        for more in ((), ("--training.recompute", "--training.parallel", "fsdp2"))
+    )
+    assert again.activations < kept.activations / 3
+    assert (again.forward, again.recompute, again.parallel) == (kept.forward, True, "fsdp2")
+
+
 def test_a_batch_that_the_gpus_cannot_share(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training.batch is 100, which the 8 GPUs of .*8.toml cannot share"):
         main(["demo", "--training.batch", "100", "--cluster", str(CLUSTERS / "8.toml")])

@@ -1,7 +1,7 @@
 """What a whole run will cost on a cluster: hours, storage, decoding, checkpoints, failures, the loss. Closed forms.
 
 step = max(encode + loss + max(0, sync - 2/3 encode), bytes of a batch / storage rate)
-sync = 2 all-gathers of 4 P / N bytes, under the backward pass, which is 2/3 of the encoding
+sync = 2 all-gathers of 4 P / N bytes (FSDP2: 3), under the backward pass, which is 2/3 of the encoding
 interval and hours with failures: Daly, A higher order estimate of the optimum checkpoint interval for restart dumps
     (Future Generation Computer Systems 22, 2006), equations 37 and 20
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from vlp.distributed.plan.cluster import Cluster
-from vlp.distributed.plan.cost import GRADIENT, Cost, Setup, candidates, collective, recommended
+from vlp.distributed.plan.cost import GRADIENT, Cost, Load, Setup, candidates, collective, recommended
 
 BACKWARD = 2 / 3  # of forward and backward together
 PASSES = 3.0  # operations of a training step per operation of a forward pass
@@ -49,6 +50,10 @@ class Work:
     """bytes of an element of the features that travel"""
     statistics: int = 1
     """log-sum-exps of the objective"""
+    parallel: Literal["ddp", "fsdp2", "hybrid"] = "ddp"
+    """who has weights, gradients and optimizer state: each rank all of them, all ranks a part, or those of a node"""
+    recompute: bool = False
+    """blocks are encoded again in the backward pass"""
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,14 @@ def plan(work: Work, cluster: Cluster) -> WholeRun:
     setup, steps = setup_of(work, cluster), math.ceil(work.samples / work.batch)
     rows = setup.pairs
     graph = min(work.chunk or rows, rows)
-    passes = PASSES + ANEW * (graph < rows)
-    state = work.parameters * GRADIENT * (1 + work.copies)
+    passes = PASSES + ANEW * (graph < rows) + ANEW * work.recompute
+    shards = {"ddp": 1, "fsdp2": setup.ranks, "hybrid": setup.per_node}[work.parallel]
+    state = work.parameters * GRADIENT * (1 + work.copies) / shards
     room = cluster.memory * 1e9 - state - work.activations * graph
     chosen = recommended(setup, memory=room)
     encode = passes * work.forward * rows / setup.flops
-    gathered = collective(setup, setup.ranks, 1, GRADIENT * work.parameters / setup.ranks)
-    whole = 2 * (gathered.inside / setup.inside + gathered.between / setup.between + gathered.hops * setup.hop)
-    last = PASSES / passes * encode if passes > PASSES else encode  # ranks sync on the last pass over a chunk
+    whole = syncing(setup, work.parameters, shards)
+    last = PASSES / passes * encode  # ranks sync on the last pass over a chunk
     sync = max(0.0, whole - BACKWARD * last * graph / rows)
     busy = encode + chosen.seconds + sync
     step = max(busy, work.batch * work.pair_bytes / (cluster.storage.read * 1e9))
@@ -153,6 +158,22 @@ def plan(work: Work, cluster: Cluster) -> WholeRun:
         strategy=chosen.name,
         strategies=tuple(candidates(setup)),
     )
+
+
+def syncing(setup: Setup, parameters: int, shards: int) -> float:
+    """Seconds in which gradients and weights travel, if nothing else happens meanwhile; `shards` ranks share a copy.
+
+    Those gather the weights for the forward and the backward pass and scatter the gradients (three all-gathers'
+    bytes); the copies all-reduce what each rank has of the gradients (two).
+    """
+    copies, part = setup.ranks // shards, GRADIENT * parameters / shards
+    inside = collective(setup, shards, 1, part) if shards > 1 else Load()
+    across = collective(setup, copies, shards, part / copies)
+
+    def seconds(load: Load) -> float:
+        return load.inside / setup.inside + load.between / setup.between + load.hops * setup.hop
+
+    return 3 * seconds(inside) + 2 * seconds(across)
 
 
 def daly_interval(dump: float, between: float) -> float:

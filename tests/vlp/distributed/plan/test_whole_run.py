@@ -71,6 +71,23 @@ def test_gradients_that_do_not_fit_under_the_backward_pass_are_waited_for() -> N
     assert plan(small, slow).sync == pytest.approx(sync - 0.02)
 
 
+def test_weights_in_parts_take_less_memory_and_more_wire() -> None:
+    """FSDP2 gathers weights twice and scatters gradients once; the copies of a hybrid add an all-reduce of a part."""
+    slow = dataclasses.replace(CLUSTER, links=Links(inside=200.0, between=1.0))
+    small = dataclasses.replace(WORK, forward=1e9)
+    ddp, fsdp2, hybrid = (plan(dataclasses.replace(small, parallel=kind), slow) for kind in ("ddp", "fsdp2", "hybrid"))
+    assert ddp.memory - fsdp2.memory == pytest.approx(1.6e9 * 7 / 8)
+    assert ddp.memory - hybrid.memory == pytest.approx(1.6e9 * 3 / 4)
+    assert fsdp2.sync + 0.02 == pytest.approx(1.5 * (ddp.sync + 0.02))
+    inside = 3 * (3 * 100e6 / 200e9 + 3 * 3e-6)  # a quarter of 400 MB from each of three GPUs, three times
+    across = 2 * (50e6 / 1e9 + 3e-6)  # half of a quarter from the other node, twice
+    assert hybrid.sync + 0.02 == pytest.approx(inside + across)
+
+
+def test_blocks_that_are_encoded_again_cost_a_forward_pass() -> None:
+    assert plan(dataclasses.replace(WORK, recompute=True), CLUSTER).encode == pytest.approx(0.4)
+
+
 def test_chunks_are_encoded_once_more_and_bound_the_activations() -> None:
     run = plan(dataclasses.replace(WORK, chunk=100), CLUSTER)
     assert run.encode == pytest.approx(0.4)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
-from vlp.distributed.sharding import gathered
+from vlp.distributed.sharding import whole as gathered
 from vlp.losses.infonce import InfoNCE
 from vlp.models.adapt.lora import Lora
 from vlp.models.adapt.towers import ImageSide, TextSide, Towers
@@ -136,7 +136,7 @@ def what_ranks_keep(world, kind="fsdp2"):
         sum(here(t) for t in tensors) / total for tensors in (whole.parameters(), kept, state.average.parameters())
     ]
     alone = model().eval()
-    alone.load_state_dict(gathered(state.average.module.state_dict(), keep=True))
+    alone.load_state_dict({name: gathered(t) for name, t in state.average.module.state_dict().items()})
     best, batch = state.best().eval(), pairs(0, 4)  # its hooks are gone: each rank may encode what it likes
     same = world.rank == 0 or torch.equal(best.encode_image(batch.image), alone.encode_image(batch.image))
     return [*shares, whole.logit_scale.shape == (), same]

@@ -142,7 +142,9 @@ def examine(run: Doctor, world: World) -> Diagnosis:
     folder = run.out.absolute().with_name(f".{run.out.name}.doctor")
     every = run.training.checkpoint_every
     quiet = replace(run.training, eval_every=0, tensorboard=False, wandb="", profile=0)
-    few = replace(quiet, samples=run.steps * run.training.batch, checkpoint_every=1e9, resume=False)
+    schedule = quiet.rates  # its lengths as shares: a warm-up in pairs is longer than these steps
+    samples = run.steps * run.training.batch
+    few = replace(quiet, samples=samples, schedule=schedule, checkpoint_every=1e9, resume=False, resume_from="newest")
     run = replace(run, out=folder, training=few)
     if world.rank == 0:
         check_writable(folder)
@@ -151,6 +153,7 @@ def examine(run: Doctor, world: World) -> Diagnosis:
     tokenizer = run.model.tokenizer(captions(run.data, sources))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
+    run.towers.adapt(encoder)
     notes = _Notes()
     made = trainer(run, world, encoder, tokenizer, sources)
 

@@ -67,6 +67,7 @@ def work_of(run: PlannedRun) -> Work:
     vocabulary, context = vocabulary_of(run)
     with torch.device("meta"):
         encoder = run.model.build(vocabulary, weights=False)
+        run.towers.adapt(encoder)
     one, two = (pairs(encoder, run, n, context) for n in (1, 2))
     training = run.training
     state = training.optimizer.state_per_weight + bool(training.ema)

@@ -29,7 +29,7 @@ class Schedule:
         check(self, "training.schedule")
 
     def of(self, samples: int) -> Schedule:
-        """The same schedule for a run of `samples` pairs, its warm-up as a share of them.
+        """The same schedule for a run of `samples` pairs, its lengths as shares of them.
 
         Raises UserError if the warm-up is longer than the run.
         """
@@ -38,7 +38,8 @@ class Schedule:
                 f"training.schedule.warmup_samples is {self.warmup_samples:,}, but the run has {samples:,} pairs "
                 "(training.samples): make it less, or 0 to give training.schedule.warmup as a share"
             )
-        return replace(self, warmup=self.warmup_samples / samples) if self.warmup_samples else self
+        share = self.warmup_samples / samples
+        return replace(self, warmup=share, warmup_samples=0) if self.warmup_samples else self
 
     def decay(self, fallen: float) -> float:
         """The factor, 1 to 0, when `fallen` (0 to 1) of the time for the fall is over."""

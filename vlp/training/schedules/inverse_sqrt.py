@@ -27,8 +27,9 @@ class InverseSquareRoot(Schedule):
     """share of the run, at its end, in which the rate falls to `final`; 0: it does not"""
 
     def of(self, samples: int) -> Schedule:
-        """The same schedule for a run of `samples` pairs, with shares of them for lengths."""
-        own = replace(self, timescale=min(self.timescale_samples / samples, 1.0)) if self.timescale_samples else self
+        """The same schedule for a run of `samples` pairs, its lengths as shares of them."""
+        share = min(self.timescale_samples / samples, 1.0)
+        own = replace(self, timescale=share, timescale_samples=0) if self.timescale_samples else self
         return super(InverseSquareRoot, own).of(samples)
 
     def __call__(self, progress: float) -> float:

@@ -37,13 +37,13 @@ def adaptable(tower: nn.Module) -> dict[str, nn.Module]:
     """
     depth = layers(tower)
     blocks = {id(m) for layer in depth[1:-1] or depth for block in layer.modules for m in block.modules()}
-    found: dict[str, nn.Module] = {}
+    named: dict[str, nn.Module] = {}
     for name, module in tower.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in found)
+        inside = any(name.startswith(f"{other}.") for other in named)
         fits = isinstance(module, nn.Linear) or OpenAttention.takes(module)
         if fits and id(module) in blocks and not inside:
-            found[name] = module
-    return found
+            named[name] = module
+    return named
 
 
 def add_adapters(tower: nn.Module, lora: Lora, where: str) -> None:

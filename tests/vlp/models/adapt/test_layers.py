@@ -26,9 +26,9 @@ def built(name: str) -> DualEncoder:
 )
 def test_each_weight_of_a_tower_is_in_one_layer_from_the_embeddings_to_the_head(architecture: str, depth: int) -> None:
     tower = built(architecture).image_tower
-    found = names(tower)
-    assert sorted(name for layer in found for name in layer) == sorted(dict(tower.named_parameters()))
-    assert len(found) == depth
+    layered = names(tower)
+    assert sorted(name for layer in layered for name in layer) == sorted(dict(tower.named_parameters()))
+    assert len(layered) == depth
 
 
 def test_the_ends_of_a_vit_are_its_embeddings_and_its_projection() -> None:
@@ -44,9 +44,9 @@ def test_the_ends_of_a_vit_are_its_embeddings_and_its_projection() -> None:
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
 def test_transformers_text_encoders_have_layers_too(kind: str) -> None:
     with torch.device("meta"):
-        found = names(HuggingFace(kind).build(32, 300, 16))
-    assert len(found) > 7
-    assert found[-1][-1] == "head.weight"
+        layered = names(HuggingFace(kind).build(32, 300, 16))
+    assert len(layered) > 7
+    assert layered[-1][-1] == "head.weight"
 
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.toml")))
@@ -55,6 +55,6 @@ def test_the_towers_of_every_preset_have_layers(preset: str) -> None:
     with torch.device("meta"):
         encoder = model.build(300, weights=False)
     for tower in (encoder.image_tower, encoder.text_tower):
-        found = names(tower)
-        assert sorted(name for layer in found for name in layer) == sorted(dict(tower.named_parameters()))
-        assert len(found) >= 3
+        layered = names(tower)
+        assert sorted(name for layer in layered for name in layer) == sorted(dict(tower.named_parameters()))
+        assert len(layered) >= 3

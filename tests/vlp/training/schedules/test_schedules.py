@@ -97,6 +97,13 @@ def test_lengths_in_pairs_do_not_follow_the_budget(schedule: Schedule) -> None:
     assert [short(n / 1000) for n in range(0, 800, 50)] == pytest.approx([long(n / 4000) for n in range(0, 800, 50)])
 
 
+def test_shares_of_a_long_run_fit_a_short_one() -> None:
+    """`vlp doctor` runs a few steps of a schedule whose warm-up alone is longer."""
+    schedule = InverseSquareRoot(warmup_samples=500, timescale_samples=400).of(10_000)
+    assert schedule.of(20) == schedule
+    assert schedule.warmup == 0.05
+
+
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(UserError, match=r"training.schedule.warmup_samples is 2,000, but the run has 1,024 pairs"):
         Training(samples=1000, schedule=Cosine(warmup_samples=2000))

@@ -138,7 +138,7 @@ def train(run: RunConfig, world: World) -> None:
     source = release.load(run.training.init) if run.training.init and not on else None
     tokenizer = shared_tokenizer(
         run.out,
-        {"run": identity(run), "shards": sources.sha256},
+        {"run": identity(run), "shards": sources.sha256, "init": run.training.init, "own": run.training.init_tokenizer},
         lambda: tokenizer_of(run, sources, source),
         group,
         use="kept" if on else "same" if run.training.resume else "new",

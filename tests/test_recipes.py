@@ -69,8 +69,8 @@ def test_a_run_starts_from_a_model_folder_and_goes_on_without_it(
     first = release.load(tmp_path / "run" / "model").id
     assert f'init = "{model}"' in (tmp_path / "run" / "model" / "model.toml").read_text()
     shutil.rmtree(model)
-    for later in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
-        later.unlink()
+    for later in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(later)
     assert train.main(flags) == 0
     assert losses(tmp_path / "run") == whole
     assert release.load(tmp_path / "run" / "model").id == first
@@ -101,7 +101,7 @@ def test_an_init_that_does_not_fit_is_refused_before_anything_is_written(finishe
         train.main([*VIT, "--out", str(tmp_path / "run"), "--training.init", "no/such/model"])
     with pytest.raises(UserError, match=r"towers.image.lora.targets names \"nothing\".*there are: attn.proj, attn.qkv"):
         train.main([*flags, "--towers.image.lora.rank", "4", "--towers.image.lora.targets", "nothing"])
-    assert {p.name for p in (tmp_path / "run").iterdir()} <= {".lock"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} <= {".lock", "tokenizer.json"}
 
 
 def test_adapters_are_trained_resumed_and_merged_into_the_model_folder(finished: Path, tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_adapters_are_trained_resumed_and_merged_into_the_model_folder(finished:
         changed - {k for k in changed if ".blocks." in k or ".layers." in k}
     )
     id, whole = release.load(out / "model").id, losses(out)
-    for later in sorted((out / "checkpoints").iterdir())[1:]:
-        later.unlink()
+    for later in sorted((out / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(later)
     assert train.main(flags) == 0
     assert losses(out) == whole
     assert release.load(out / "model").id == id

@@ -85,13 +85,13 @@ class Training:
     """compile the towers (torch.compile): minutes at the start, faster steps after"""
     bucket: Annotated[Count, MAY_CHANGE] = 16
     """with compile, texts are padded to a multiple of this many tokens: a tower is compiled once for each length"""
-    profile: Annotated[Whole, COMMON, MAY_CHANGE] = 0
+    profile: Annotated[Whole, MAY_CHANGE] = 0
     """steps of which torch's profiler writes a trace to RUN/trace.json, after the first few; 0: none"""
-    threads: Annotated[Whole, COMMON, MAY_CHANGE] = 0
+    threads: Annotated[Whole, MAY_CHANGE] = 0
     """CPU threads per process; 0: torch's default"""
     seed: Annotated[Whole, COMMON] = 0
     """all random numbers of a run follow from it"""
-    tensorboard: Annotated[bool, COMMON, MAY_CHANGE] = True
+    tensorboard: Annotated[bool, MAY_CHANGE] = True
     """write tensorboard events beside metrics.jsonl"""
     wandb: Annotated[str, COMMON, MAY_CHANGE] = ""
     """project on Weights & Biases to log to; empty: none"""

@@ -90,7 +90,7 @@ class RunConfig:
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
-    """what is measured every training.eval_every steps: its tasks, each with the shard set it runs on"""
+    """what is measured every training.eval_every steps or eval_minutes: its tasks, each with the shard set it runs on"""
 
     def __post_init__(self) -> None:
         """Raises UserError for a crop whose shares are in the wrong order."""
@@ -255,7 +255,7 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
         assert isinstance(model, DualEncoder)
         return SharedRelease(model, tokenizer, run.model.transform(), "", str(run.out), ranks=ranks)
 
-    if not run.training.eval_every:
+    if not run.training.evaluates:
         return {}
     record = run.out / VALIDATION if world.rank == 0 else None
     return run.eval.evaluations(as_release, transform=run.model.transform(), record=record, ranks=ranks)

@@ -141,7 +141,7 @@ def examine(run: Doctor, world: World) -> Diagnosis:
     """Run some steps in a folder beside the run's, then time the parts apart. All ranks participate."""
     folder = run.out.absolute().with_name(f".{run.out.name}.doctor")
     every = run.training.checkpoint_every
-    quiet = replace(run.training, eval_every=0, tensorboard=False, wandb="", profile=0)
+    quiet = replace(run.training, eval_every=0, eval_minutes=0.0, tensorboard=False, wandb="", profile=0)
     schedule = quiet.rates  # its lengths as shares: a warm-up in pairs is longer than these steps
     samples = run.steps * run.training.batch
     few = replace(quiet, samples=samples, schedule=schedule, checkpoint_every=1e9, resume=False, resume_from="newest")

@@ -64,7 +64,9 @@ class Training:
     log_every: Annotated[Count, MAY_CHANGE] = 10
     """steps between two rows of metrics.jsonl"""
     eval_every: Annotated[Whole, COMMON, MAY_CHANGE] = 0
-    """steps between two evaluations; 0: never"""
+    """steps between two evaluations, of which the end is one too; 0: never, unless eval_minutes says so"""
+    eval_minutes: Annotated[AtLeastZero, MAY_CHANGE] = 0.0
+    """minutes between two evaluations; 0: by steps alone"""
     checkpoint_every: Annotated[AtLeastZero, COMMON, MAY_CHANGE] = 120.0
     """seconds between two checkpoints, 0: after every step; the end and an interruption write one too"""
     checkpoints: Annotated[str, COMMON, MAY_CHANGE] = ""
@@ -99,11 +101,20 @@ class Training:
     def __post_init__(self) -> None:
         check(self, "training")
         self.schedule.of(self.steps * self.batch)  # a warm-up that is longer than the run is refused
-        if self.keep_best and not self.eval_every:
+        if self.keep_best and not self.evaluates:
             raise UserError(
                 f'training.keep_best is "{self.keep_best}", but training.eval_every is 0, so that nothing is measured: '
                 "give the steps between two evaluations"
             )
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether anything is measured while training."""
+        return bool(self.eval_every or self.eval_minutes)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether `eval_every` falls on this step."""
+        return bool(self.eval_every) and step % self.eval_every == 0
 
     @property
     def steps(self) -> int:

@@ -62,6 +62,7 @@ class TrainState:
         self.watch: Watch = settings.guard.watch()
         self.scaler = Scaler.of(settings.loss_scale if precision == "fp16" else None)
         self.tally = Tally()
+        self.norms: dict[str, float] = {}  # of the towers' gradients, at steps that are logged
         self.reported = 0.0  # of the bytes that the objective received
         self.forwards = Forwards()
         if settings.compile:
@@ -111,9 +112,17 @@ class TrainState:
     def clip(self) -> float:
         """The norm of the whole gradient, which is at most the setting `clip` afterwards."""
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if (self.step + 1) % self.settings.log_every == 0:
+            self.norms = {f"gradient_norm_{name}": self.norm_of(name) for name in ("image", "text")}
         if self.settings.clip:
             clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         return self.parallel.number(norm)
+
+    def norm_of(self, side: str) -> float:
+        """The norm of one tower's gradient, before it is clipped; 0 where it has none (all ranks participate)."""
+        tower = getattr(self.module, f"{side}_tower", None)
+        gradients = [p.grad for p in tower.parameters() if p.grad is not None] if tower is not None else []
+        return self.parallel.number(get_total_norm(gradients)) if gradients else 0.0
 
     @torch.no_grad()
     def update(self, loss: float, norm: float) -> None:
@@ -160,6 +169,7 @@ class TrainState:
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
             "samples_per_second": round(pairs / max(tally.seconds - tally.row_seconds, 1e-9), 2),
             "refused": self.watch.refused,
+            **self.norms,
             **self.scaler.row(),
         }
         if self.world.size > 1:

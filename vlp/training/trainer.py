@@ -44,6 +44,7 @@ from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
 from vlp.training.texts import in_bucket
+from vlp.training.watching import Watching
 
 
 def nothing_locked(samples: int) -> AbstractContextManager[None]:
@@ -119,12 +120,13 @@ class Trainer:
         guard gives up; Interrupted, with a checkpoint written, if a signal asked to stop.
         """
         state, stream, sinks, saving = self.start()
-        training, batches, clock = self.training, iter(stream), Clock(state)
+        training, watching, clock = self.training, Watching(stream, self.world.device), Clock(state)
         refusals = Refusals(self.folder, training.guard, state.parallel)
         metrics: dict[str, float] = {}
+        asked = False  # whether the minutes between two evaluations are over
         with sinks, saving.checkpoints, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
-                batch = self.fitting(next(batches)).to(self.world.device)
+                batch = self.fitting(watching.next()).to(self.world.device)
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
                 norm = state.clip()
@@ -138,13 +140,14 @@ class Trainer:
                 trace.step()
                 done = state.step == training.steps
                 if done or state.step % training.log_every == 0:
-                    sinks.record(state.row())
+                    sinks.record({**state.row(), **watching.row()})
                 measured: dict[str, float] = {}
-                if training.eval_every and (done or state.step % training.eval_every == 0):
+                if training.evaluates and (done or asked or training.evaluates_after(state.step)):
                     metrics = measured = self.evaluate(state)
+                    clock.evaluated()
                     sinks.record({"step": state.step, "samples": state.samples, **metrics})
                 due = saving.due(clock.since_saved, measured)
-                save, stop = state.parallel.any_rank(due, interruption.asked)
+                save, stop, asked = state.parallel.any_rank(due, interruption.asked, clock.evaluation_due)
                 if done or save or stop:
                     clock.tick(loss)
                     saving.write(stream.state_dict(), sinks, measured)
@@ -281,7 +284,7 @@ class Clock:
 
     def __init__(self, state: TrainState) -> None:
         self.state, self.before, self.samples = state, state.tally.seconds, state.samples
-        self.started = self.saved_at = time.monotonic()
+        self.started = self.saved_at = self.evaluated_at = time.monotonic()
 
     def tick(self, loss: float) -> dict[str, float]:
         """Bring the run's seconds up to date; loss and rate for the progress bar."""
@@ -297,3 +300,13 @@ class Clock:
     def saved(self) -> None:
         """A checkpoint has just been begun."""
         self.saved_at = time.monotonic()
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the minutes between two evaluations are over."""
+        minutes = self.state.settings.eval_minutes
+        return bool(minutes) and time.monotonic() - self.evaluated_at >= 60 * minutes
+
+    def evaluated(self) -> None:
+        """An evaluation has just been made."""
+        self.evaluated_at = time.monotonic()

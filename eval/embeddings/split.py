@@ -139,8 +139,9 @@ class KeptSplit:
         self.transform, self.left, self.ranks = transform, cache_bytes, ranks or Ranks()
         read = samples_of(self.split.shards, self.split.skipped, skip_damaged=skip_damaged)
         self.parts = [_Part(url, samples) for url, samples in read]
+        own = set(self.ranks.own(len(self.parts)))
         for number, part in enumerate(self.parts):
-            if not self.ranks.reads(number, len(self.parts)):
+            if number not in own:
                 part.samples = [replace(sample, image=b"") for sample in part.samples]
         self.split.samples = [sample for part in self.parts for sample in part.samples]
 

@@ -38,13 +38,13 @@ class Ranks:
         """
         if self.size == 1 or not parts:
             return [compute(part) for part in parts]
-        rounds = range(self.rank, -(-len(parts) // self.size) * self.size, self.size)
-        every = self.gather([compute(parts[min(i, len(parts) - 1)]) for i in rounds])
+        every = self.gather([compute(parts[number]) for number in self.own(len(parts))])
         return [every[i % self.size][i // self.size] for i in range(len(parts))]
 
-    def reads(self, number: int, count: int) -> bool:
-        """Whether this rank computes part `number` of `count`."""
-        return number % self.size == self.rank or number == count - 1
+    def own(self, count: int) -> list[int]:
+        """The numbers of the parts, of `count`, that this rank computes, one a turn."""
+        turns = range(self.rank, -(-count // self.size) * self.size, self.size)
+        return [min(turn, count - 1) for turn in turns]
 
 
 @dataclass(frozen=True)

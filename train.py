@@ -90,7 +90,7 @@ class RunConfig:
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
-    """what is measured every training.eval_every steps or eval_minutes: its tasks, each with the shard set it runs on"""
+    """what is measured while training (training.eval_every, eval_minutes): tasks, each with the shard set it runs on"""
 
     def __post_init__(self) -> None:
         """Raises UserError for a crop whose shares are in the wrong order."""

@@ -30,7 +30,7 @@ BASE = Training(samples=12 * 16, batch=16, log_every=3, ema=0.9, tensorboard=Fal
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "second" not in k} for row in logged]
+    return [{k: v for k, v in row.items() if "second" not in k and k != "memory_mib"} for row in logged]
 
 
 def brighter(image: Tensor, draws: Draws) -> Tensor:

@@ -27,8 +27,8 @@ ATTACKS: dict[str, Callable[[Path, random.Random, int], Counts]] = {
     "writers": writers.attack,
     "kills": kills.attack,
 }
-FULL = {"damaged": 40, "answers": 10, "bombs": 60, "blame": 30, "strangers": 3, "writers": 3, "kills": 40}
-QUICK = {"damaged": 6, "answers": 10, "bombs": 60, "blame": 5, "strangers": 1, "writers": 1, "kills": 4}
+FULL = {"damaged": 40, "answers": 10, "bombs": 65, "blame": 30, "strangers": 3, "writers": 3, "kills": 40}
+QUICK = {"damaged": 6, "answers": 10, "bombs": 65, "blame": 5, "strangers": 1, "writers": 1, "kills": 4}
 
 
 def main() -> None:

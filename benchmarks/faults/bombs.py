@@ -1,4 +1,4 @@
-"""Sixty hostile inputs: pictures, captions, indexes, presets, checkpoints. Each is refused or counted, soon."""
+"""More than sixty hostile inputs: pictures, captions, indexes, presets, checkpoints; each is refused or counted, soon."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from data_pipelines.stream import Stream
 from eval.embeddings.store import EmbeddingStore
 from eval.search.query import main as search
 from vlp.config import run_main
+from vlp.training.checkpoints.manifest import FORMAT, digest
 
 WRITTEN = runs.ROOT / "tests" / "written_before"  # a model with its index and its embeddings, which the tests read too
 
@@ -55,6 +58,10 @@ def inputs(rng: random.Random) -> dict[str, Callable[[Path], None]]:
         "checkpoint: numbers of another kind": partial(checkpoint, lambda: torch_file({"format": 3, "model": [1, 2]})),
         "checkpoint: noise": partial(checkpoint, lambda: noise),
         "checkpoint: nothing": partial(checkpoint, lambda: b""),
+        "checkpoint: a manifest of noise": partial(manifest, lambda: noise),
+        "checkpoint: a manifest of lists in lists": partial(manifest, lambda: b"[" * 100_000),
+        "checkpoint: a manifest that lacks all": partial(manifest, lambda: signed({"step": 5})),
+        "checkpoint: a manifest of files elsewhere": partial(manifest, lambda: signed(elsewhere())),
     }
 
 
@@ -167,11 +174,30 @@ def embeddings(data: bytes, folder: Path) -> None:
     expect_sentence(run_main(opened, []), folder)
 
 
-def checkpoint(make: Callable[[], bytes], folder: Path) -> None:
+def signed(body: dict[str, Any]) -> bytes:
+    """A manifest with the right checksum of itself."""
+    body = {"format": FORMAT, **body}
+    return json.dumps({**body, "sha256": digest(body)}).encode()
+
+
+def elsewhere() -> dict[str, Any]:
+    """A manifest that names a file of the system, and a tensor of 2^60 numbers."""
+    file = {"name": "../../../../etc/passwd", "bytes": 1, "sha256": "0"}
+    table = {"model.logit_scale": {"dtype": "F32", "shape": [1 << 60], "parts": [[0, [[0, 1 << 60]]]]}}
+    return {"step": 5, "identity": {}, "plain": {}, "metrics": {}, "files": [file], "table": table}
+
+
+def manifest(make: Callable[[], bytes], folder: Path) -> None:
+    """Train in a folder whose one checkpoint has this manifest: a sentence."""
+    checkpoint(make, folder, name="step-00000005/manifest.json")
+
+
+def checkpoint(make: Callable[[], bytes], folder: Path, name: str = "step-00000005.pt") -> None:
     """Train in a folder whose one checkpoint is this: a sentence."""
     os.chdir(folder)
-    (folder / "run" / "checkpoints").mkdir(parents=True)
-    (folder / "run" / "checkpoints" / "step-00000005.pt").write_bytes(make())
+    path = folder / "run" / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(make())
     arguments = [
         "demo",
         *runs.MODEL,

@@ -1,4 +1,4 @@
-"""More than sixty hostile inputs: pictures, captions, indexes, presets, checkpoints; each is refused or counted, soon."""
+"""More than sixty hostile inputs: pictures, captions, indexes, presets, checkpoints; each is refused or counted."""
 
 from __future__ import annotations
 

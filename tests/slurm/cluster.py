@@ -154,13 +154,13 @@ def slurm(folder: Path) -> Iterator[Slurm]:
 
 
 def ports() -> tuple[int, int, int]:
-    """Three free ports, the last two of them neighbours."""
+    """Three free ports that no outgoing connection takes meanwhile: the system gives those from 32768 on."""
     while True:
+        first = 16_000 + secrets.randbelow(14_000)
         with socket.socket() as one, socket.socket() as two, socket.socket() as three:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
             try:
-                three.bind(("127.0.0.1", two.getsockname()[1] + 1))
+                for place, tried in enumerate((one, two, three)):
+                    tried.bind(("127.0.0.1", first + place))
             except OSError:
                 continue
-            return one.getsockname()[1], two.getsockname()[1], three.getsockname()[1]
+            return first, first + 1, first + 2

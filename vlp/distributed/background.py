@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from vlp.distributed.collectives import Group
+from vlp.distributed.collectives import Group, gather_objects
 from vlp.distributed.world import World
 
 T = TypeVar("T")
@@ -38,11 +38,7 @@ class BackgroundGroup:
 
     def everyones(self, value: T) -> list[T]:
         """`value` of every rank, in order of rank."""
-        if self.size == 1:
-            return [value]
-        every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, value, group=self.group)
-        return every
+        return [value] if self.size == 1 else gather_objects(value, self.group)
 
     def at_rank_0(self, value: T) -> list[T]:
         """`value` of every rank on rank 0; elsewhere nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlp.losses._engine.peers import Pending
 
+T = TypeVar("T")
 Group = dist.ProcessGroup | None
 """None: all ranks."""
 
@@ -71,8 +72,8 @@ def send_around(sent: Tensor, *, to: int, source: int, tag: int) -> Pending:
     return wait
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """`value` of every rank, in order of rank; anything that can be pickled (all ranks take part)."""
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
+def gather_objects(value: T, group: Group = None) -> list[T]:
+    """`value` of every rank, in order of rank; anything that can be pickled (all ranks of the group take part)."""
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, value, group=group)
     return every

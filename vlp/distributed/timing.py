@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vlp.distributed.collectives import gather_objects
 from vlp.distributed.world import World
 
 
@@ -52,6 +53,5 @@ def slowest(world: World, seconds: dict[str, float]) -> dict[str, float]:
     """For each name the largest of all ranks' numbers (all ranks participate)."""
     if world.size == 1:
         return seconds
-    everyone: list[dict[str, float]] = [{}] * world.size
-    dist.all_gather_object(everyone, seconds)
+    everyone = gather_objects(seconds)
     return {name: max(one[name] for one in everyone) for name in seconds}

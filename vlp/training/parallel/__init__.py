@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from vlp.distributed.collectives import gather_objects
 from vlp.distributed.world import World
 
 Kind = Literal["ddp", "fsdp2", "hybrid"]
@@ -87,7 +88,7 @@ class Parallel:
 
     def everyones(self, value: Any) -> list[Any]:
         """`value` of every rank, in order of rank (all ranks participate)."""
-        return [value] if self.world.size == 1 else list(gather_object([value]))
+        return [value] if self.world.size == 1 else gather_objects(value)
 
 
 def parallel(kind: Kind, world: World, half: torch.dtype | None, *, chunked: bool) -> Parallel:

@@ -1,6 +1,6 @@
 """Attack runs, folders, streams and readers at random moments, and count what goes wrong.
 
-python -m benchmarks.faults --json benchmarks/results/faults.json        about ten minutes on two cores
+python -m benchmarks.faults --json benchmarks/results/faults.json        a quarter of an hour on two cores
 python -m benchmarks.faults --only blame strangers --seed 7              two of the attacks, with their moments again
 """
 

@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
-        self.wrong, self.left = "", 0
+        self.wrong, self.left = "", 1 << 30
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property

@@ -52,4 +52,4 @@ def test_torchrun_ends_with_the_sentence(tmp_path: Path) -> None:
     done = subprocess.run([*command, tmp_path / "ranks.py"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     *_, sentence, _ = done.stderr.rstrip().splitlines()  # a double line comes after it
-    assert "there is no [31mapple here; look elsewhere" in sentence
+    assert "there is no [31mapple here; look elsewhere" in sentence, done.stderr

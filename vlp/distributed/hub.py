@@ -77,7 +77,8 @@ class Hub:
         return min(self.reasons)[2]
 
     def _over(self, size: int) -> bool:
-        return self._all_done(size) or time.monotonic() >= self.deadline
+        here = sum(bool(g.name) for g in self.guests.values()) >= size  # who comes late has to hear the reason too
+        return self._all_done(size) or time.monotonic() >= self.deadline + (0 if here else GREETING_S)
 
     def _all_done(self, size: int) -> bool:
         return sum(g.done for g in self.guests.values()) >= size

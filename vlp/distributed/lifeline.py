@@ -51,8 +51,9 @@ class Lifeline:
         thread = None
         if hub is not None:
             thread = threading.Thread(target=hub.serve, args=(size,), name="lifeline hub", daemon=True)
-            thread.start()
-        line = socket.create_connection((host, port), timeout=60)
+        line = socket.create_connection((host, port), timeout=60)  # waits in the hub's backlog until it serves
+        if thread is not None:
+            thread.start()  # not before: if another rank fails at once, the hub is gone when rank 0 comes
         line.settimeout(None)
         line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return Lifeline(rank, line, secret, thread)

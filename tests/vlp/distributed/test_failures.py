@@ -4,11 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import failing_cases
 import gloo_ranks
 import pytest
+
+from vlp.distributed.hub import Hub, parsed, send
 
 SECONDS = 20  # from the failure to the last rank's end, on a machine that is busy with other tests
 
@@ -88,3 +91,15 @@ def test_a_port_that_is_taken_is_one_sentence():
             command, env={**os.environ, **seat}, capture_output=True, text=True, timeout=60, check=False
         )
     assert f"error: port {port} of 127.0.0.1 is taken by another program" in done.stderr
+
+
+def test_a_rank_that_comes_after_another_has_failed_hears_why() -> None:
+    hub = Hub("127.0.0.1", "secret")
+    threading.Thread(target=hub.serve, args=(2,), daemon=True).start()
+    with socket.create_connection((hub.host, hub.port)) as first:
+        send(first, {"secret": "secret", "rank": 1, "name": "rank 1"})
+        send(first, {"failed": "UserError: no apple", "broken": False})
+        time.sleep(0.5)  # the hub has read it and may not leave yet
+        with socket.create_connection((hub.host, hub.port), timeout=30) as late:
+            send(late, {"secret": "secret", "rank": 0, "name": "rank 0"})
+            assert parsed(late.makefile("rb").readline()) == {"end": "rank 1 failed: UserError: no apple"}

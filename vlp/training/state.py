@@ -16,7 +16,7 @@ from vlp.augment import Augment, Draws
 from vlp.batch import Batch
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
-from vlp.training.forwards import Forwards, autocast, compile_towers, recompute
+from vlp.training.forwards import Forwards, autocast, compile_towers, recompute, write_attention_out
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
 from vlp.training.optimizers import set_progress
@@ -70,6 +70,8 @@ class TrainState:
         if settings.recompute:
             recompute(self.forwards, module)
         if parallel.half is not None:
+            if self.world.device.type == "cpu":
+                write_attention_out(self.forwards, module)
             autocast(self.forwards, module, parallel.half, self.world.device)
         self.model = parallel.wrap(module)
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch
 from vlp.losses.infonce import InfoNCE
-from vlp.training.forwards import Forwards, autocast, compile_towers, recompute, recomputed
+from vlp.models.kinds.open_clip import OpenClip
+from vlp.training.forwards import Forwards, autocast, compile_towers, recompute, recomputed, write_attention_out
 from vlp.training.gradient import whole_batch
 from vlp.training.memory import saved_bytes
 from vlp.training.settings import Training
@@ -48,6 +49,27 @@ def test_recomputed_blocks_keep_less() -> None:
     assert 0 < saved_bytes(model, pairs(0, 16)) < 0.6 * whole
     forwards.put_back()
     assert saved_bytes(model, pairs(0, 16)) == whole
+
+
+def open_clip_model() -> nn.Module:
+    """Towers of open_clip, of which the text tower packs its texts."""
+    options = {"embed_dim": 16, "vision_cfg.image_size": 8, "vision_cfg.patch_size": 4, "vision_cfg.layers": 2}
+    options |= {"vision_cfg.width": 32, "vision_cfg.head_width": 16, "text_cfg.width": 32, "text_cfg.heads": 2}
+    options |= {"text_cfg.layers": 2, "text_cfg.context_length": 24, "text_cfg.vocab_size": 300}
+    return OpenClip(architecture="ViT-B-32", options=options).build(300, weights=False)
+
+
+@pytest.mark.parametrize("make", [engine_cases.model, open_clip_model])
+def test_attention_that_is_written_out_gives_the_same_gradient(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    plain = make().double()
+    written, forwards = copy.deepcopy(plain), Forwards()
+    write_attention_out(forwards, written)
+    assert sum("forward" in vars(module) for module in written.modules()) >= 2
+    expected, actual = (after_a_step(m, pairs(0, 6)) for m in (plain, written))
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-12)
 
 
 def test_blocks_are_the_repeated_layers_of_every_kind_of_tower() -> None:

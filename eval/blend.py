@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from eval.configuration import EvalConfig, gather, preset_files, read, sorted_words, spread
+from eval.configuration import EvalConfig, gather, preset_files, read, refuse_missing, sorted_words, spread
 from eval.embeddings.split import KeptSplit
 from eval.report import assemble as report
 from eval.report.units import UNITS
@@ -82,11 +82,11 @@ def measured_between(first: Release, second: Release, run: BlendRun) -> dict[flo
     from vlp.models.adapt.wise_ft import blend
 
     curve: dict[float, dict[str, Measured]] = {alpha: {} for alpha in sorted(set(run.alphas))}
-    for name, (spec, tasks) in run.by_split().items():
-        pictures = KeptSplit(spec, second.transform, cache_bytes=CACHE_BYTES, skip_damaged=run.skip_damaged)
+    for name, (dataset, tasks) in run.by_split().items():
+        pictures = KeptSplit(dataset, second.transform, cache_bytes=CACHE_BYTES, skip_damaged=run.skip_damaged)
         fit = {task: one for task, one in tasks.items() if not one.unfit(pictures.split)}
         if not fit:
-            raise UserError(f"there is nothing to evaluate on {spec}: no task has something to measure there")
+            raise UserError(f"there is nothing to evaluate on {dataset.spec}: no task has something to measure there")
         for alpha, metrics in curve.items():
             between = replace(second, encoder=blend(first, second, alpha))
             split = pictures.embedded(between, bar=True)
@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
             "say what to write: --out FOLDER for the model between the two, --curve FOLDER for how they score"
         )
     if run.curve is not None:
-        run.by_split()  # says what is missing before a model is loaded
+        refuse_missing(run)  # before a model is loaded
     elif shards:
         raise UserError(f"{shards[0]} is what a curve is measured on: give --curve FOLDER too, or leave it out")
     first, second = (

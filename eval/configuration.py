@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from eval.datasets import Dataset
+from eval.datasets.shards import Shards
 from eval.tasks import Measured, Task
 from vlp.config import build, did_you_mean, merge, read_preset
 from vlp.errors import UserError
@@ -17,7 +19,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The tasks of an evaluation by names of one's choosing, and the shard sets they run on."""
+    """The tasks of an evaluation by names of one's choosing, and the datasets and shard sets they run on."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     """what is measured: a table [tasks.NAME] has name = "retrieval" (a file of eval/tasks) and the task's fields"""
@@ -25,30 +27,43 @@ class EvalConfig:
     """shard sets that every task without `data` of its own runs on"""
     folder: str = ""
     """where the shard sets of `data` are, such as bundled:emoji; empty: `data` says it all"""
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    """datasets that such tasks run on as well: [datasets.NAME] has name = "cifar" (a file of eval/datasets) and root"""
+    root: str = ""
+    """folder that the datasets lie in, those that have no absolute path of their own"""
     skip_damaged: bool = False
-    """go on without what a damaged shard has lost, counted and said, instead of refusing it"""
+    """go on without what a damaged dataset has lost, counted and said, instead of refusing it"""
 
-    def by_split(self) -> dict[str, tuple[str, dict[str, Task]]]:
-        """Short name of each shard set -> its specification, and the tasks that run on it by name.
+    def by_split(self) -> dict[str, tuple[Dataset, dict[str, Task]]]:
+        """Short name of each dataset or shard set -> itself, and the tasks that run on it by name.
 
         Raises UserError if a task has nothing to run on.
         """
-        tasks: dict[str, dict[str, Task]] = {}
-        specs = [f"{self.folder}/{spec}" if self.folder else spec for spec in self.data]
-        for spec in specs:
-            tasks[spec] = {name: task for name, task in self.tasks.items() if not task.data}
+        own = {spec: Shards(root=spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
+        named = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
+        datasets: dict[str, Dataset] = {**own, **named}
+        tasks = {name: {n: task for n, task in self.tasks.items() if not task.data} for name in datasets}
         for name, task in self.tasks.items():
             if task.data:
+                datasets.setdefault(task.data, Shards(root=task.data))
                 tasks.setdefault(task.data, {})[name] = task
-            elif not specs:
+            elif not own and not named:
                 raise UserError(
                     f'the task "{name}" has no data: name a shard set to evaluate on, such as bundled:emoji/test_style'
                 )
-        splits: dict[str, tuple[str, dict[str, Task]]] = {}
-        for spec, some in tasks.items():
+        splits: dict[str, tuple[Dataset, dict[str, Task]]] = {}
+        for name, some in tasks.items():
             if some:
-                splits[split_name(spec, splits)] = (spec, some)
+                short = split_name(name if name in named else datasets[name].spec, splits)
+                splits[short] = (datasets[name], some)
         return splits
+
+
+def refuse_missing(config: EvalConfig) -> None:
+    """Raise UserError for a dataset that is not there, with where to get it."""
+    for dataset, _ in config.by_split().values():
+        if reason := dataset.missing():
+            raise UserError(reason)
 
 
 def split_name(spec: str, taken: Mapping[str, object]) -> str:

@@ -166,7 +166,7 @@ def train(demo: Demo) -> int:
 def evaluate(demo: Demo, release: Release) -> dict[str, Any]:
     """The report's tree; measured again only if the model or the data changed."""
     path, config = demo.out / "report.json", read(["demo"], folder=demo.data)
-    specs = [spec for spec, _ in config.by_split().values()]
+    specs = [dataset.spec for dataset, _ in config.by_split().values()]
     if path.is_file():
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         same_model = tree.get("model", {}).get("weights_sha256") == release.id

@@ -1,4 +1,4 @@
-"""`vlp eval MODEL SHARDS... [PRESET...]`: the tasks that a preset names, with intervals."""
+"""`vlp eval MODEL SHARDS|PRESET...`: the tasks that a preset names, with intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from eval.configuration import EvalConfig, gather, known_presets, preset_files, read, sorted_words, spread
+from eval.configuration import (
+    EvalConfig,
+    gather,
+    known_presets,
+    preset_files,
+    read,
+    refuse_missing,
+    sorted_words,
+    spread,
+)
 from eval.embeddings.split import KeptSplit
 from eval.report import assemble as report
 from eval.report.page import report_page
@@ -36,12 +45,12 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
     if no task has anything to measure on a shard set, or if it lacks something that was asked for by name.
     """
     parts: list[report.Part] = []
-    for split_name, (spec, tasks) in config.by_split().items():
-        pictures = KeptSplit(spec, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged)
+    for split_name, (dataset, tasks) in config.by_split().items():
+        pictures = KeptSplit(dataset, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged)
         reasons = {name: task.unfit(pictures.split) for name, task in tasks.items()}
         if all(reasons.values()):
             why = "; ".join(f"{task}: {reason}" for task, reason in reasons.items())
-            raise UserError(f"there is nothing to evaluate on {spec} ({why})")
+            raise UserError(f"there is nothing to evaluate on {dataset.spec} ({why})")
         split = pictures.embedded(release, bar=True)
         results = ((task, tasks[task].measure(split)) for task, reason in reasons.items() if not reason)
         parts.append(report.Part(split_name, split, tasks, gather(split_name, results), reasons))
@@ -166,7 +175,7 @@ def main(argv: list[str]) -> int:
     data = ["--data", *shards, "--folder="] if shards else []
     own = {f.name for f in fields(EvalRun)} | {"help_all"}
     run = parse(EvalRun, [*preset_files(presets), *data, *spread(flags, own, tasks)], "vlp eval", __doc__ or "")
-    run.by_split()  # says what is missing before a model is loaded
+    refuse_missing(run)  # before a model is loaded
     tree = evaluate(release.load(words[0], run.device, random_weights=run.random_weights, trust=run.trust), run)
     table(tree, Console())
     if run.out is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from eval.configuration import EvalConfig, gather
+from eval.datasets import Dataset
 from eval.embeddings.split import KeptSplit
 from eval.embeddings.together import Ranks
 from eval.tasks import Measured, Task
@@ -50,12 +51,12 @@ class Validation(EvalConfig):
         are missing, or that have nothing for a task.
         """
         return {
-            name: SplitEvaluation(name, self._kept(spec, transform, ranks), tasks, as_release, record)
-            for name, (spec, tasks) in self.by_split().items()
+            name: SplitEvaluation(name, self._kept(dataset, transform, ranks), tasks, as_release, record)
+            for name, (dataset, tasks) in self.by_split().items()
         }
 
-    def _kept(self, spec: str, transform: ImageTransform, ranks: Ranks | None) -> KeptSplit:
-        return KeptSplit(spec, transform, self.cache_bytes, skip_damaged=self.skip_damaged, ranks=ranks)
+    def _kept(self, dataset: Dataset, transform: ImageTransform, ranks: Ranks | None) -> KeptSplit:
+        return KeptSplit(dataset, transform, self.cache_bytes, skip_damaged=self.skip_damaged, ranks=ranks)
 
 
 class SplitEvaluation:

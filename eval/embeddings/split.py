@@ -1,11 +1,11 @@
-"""A shard set as one model sees it."""
+"""A dataset as one model sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
-from data_pipelines.shards.shard_set import ShardSet
-from eval.embeddings.encode import embedded_pictures, pixels_of, samples_of
+from eval.datasets import Dataset, Protocol
+from eval.datasets.shards import Shards
+from eval.embeddings.encode import pixels_of
 from eval.embeddings.together import Ranks
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
@@ -31,12 +32,21 @@ MOST_NAMED = 20  # fields that a sentence lists
 
 @dataclass
 class Split:
-    """The samples of a shard set, in the order of its tars."""
+    """The samples of a dataset, in its order."""
 
-    spec: str
-    shards: ShardSet
+    dataset: Dataset
     samples: list[Sample] = field(default_factory=list)
     skipped: Ledger = field(default_factory=Ledger)
+
+    @property
+    def spec(self) -> str:
+        """The dataset in one word."""
+        return self.dataset.spec
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """How the dataset is measured, as its makers say."""
+        return self.dataset.protocol
 
     @cached_property
     def languages(self) -> tuple[str, ...]:
@@ -69,42 +79,41 @@ def _texts(record: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 class EmbeddedSplit(Split):
-    """The pictures of a shard set as one model sees them; embedded once, however many tasks ask."""
+    """The pictures of a dataset, or of the shard set of this name, as one model sees them.
+
+    They are embedded once, however many tasks ask.
+    """
 
     release: Release
     image: NDArray[np.float32]  # [N, D], unit norm
 
-    def __init__(self, release: Release, spec: str, *, bar: bool = True, skip_damaged: bool = False) -> None:
-        super().__init__(spec, ShardSet.open(spec))
-        self.release = release
-        parts: list[NDArray[np.float32]] = []
-        what = f"embedding {Path(spec).name}"
-        embedded = embedded_pictures(release, self.shards, self.skipped, skip_damaged=skip_damaged, what=what, bar=bar)
-        for _, samples, vectors in embedded:
-            self.samples += samples
-            parts.append(vectors)
-        self.image = _joined(parts, spec)
+    def __init__(self, release: Release, data: str | Dataset, *, bar: bool = True, skip_damaged: bool = False) -> None:
+        kept = KeptSplit(data, release.transform, cache_bytes=0, skip_damaged=skip_damaged)
+        made = kept.embedded(release, bar=bar)
+        super().__init__(made.dataset, made.samples, made.skipped)
+        self.release, self.image = release, made.image
 
     @classmethod
     def of(cls, split: Split, release: Release, parts: list[NDArray[np.float32]]) -> EmbeddedSplit:
         """A split whose pictures are embedded already: `parts` [n, D] hold one vector a sample, in order."""
         made = cls.__new__(cls)
-        Split.__init__(made, split.spec, split.shards, split.samples, split.skipped)
-        made.release, made.image = release, _joined(parts, split.spec)
+        Split.__init__(made, split.dataset, split.samples, split.skipped)
+        made.release, made.image = release, _joined(parts, split.dataset)
         return made
 
 
-def _joined(parts: list[NDArray[np.float32]], spec: str) -> NDArray[np.float32]:
+def _joined(parts: list[NDArray[np.float32]], dataset: Dataset) -> NDArray[np.float32]:
     if not parts:
-        raise UserError(f"{spec} has no readable picture to evaluate; check it with: vlp shards verify {spec}")
+        check = f"; check it with: vlp shards verify {dataset.spec}" if isinstance(dataset, Shards) else ""
+        raise UserError(f"{dataset.spec} has no readable picture to evaluate{check}")
     return np.concatenate(parts)
 
 
 @dataclass
 class _Part:
-    """Some samples of one shard; their pictures are decoded when first asked for."""
+    """Some samples that lie together; their pictures are decoded when first asked for."""
 
-    url: str
+    place: str
     samples: list[Sample]
     pixels: Tensor | None = None  # uint8 [n, 3, H, W], kept from then on
     counted: bool = False  # whether it is known what cannot be decoded
@@ -119,7 +128,7 @@ class _Embedded(NamedTuple):
 
 
 class KeptSplit:
-    """A shard set whose samples are read, and whose pictures are embedded when asked, as often as a model changes.
+    """A dataset, or the shard set of a name, whose pictures are embedded when asked, as often as a model changes.
 
     cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time. skip_damaged: whether a
     damaged shard is left out and counted. ranks: who embeds; each rank keeps its own pictures only. Raises UserError
@@ -128,17 +137,17 @@ class KeptSplit:
 
     def __init__(
         self,
-        spec: str,
+        data: str | Dataset,
         transform: ImageTransform,
         cache_bytes: int,
         *,
         skip_damaged: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
-        self.split = Split(spec, ShardSet.open(spec))
+        self.split = Split(Shards(root=data) if isinstance(data, str) else data)
         self.transform, self.left, self.ranks = transform, cache_bytes, ranks or Ranks()
-        read = samples_of(self.split.shards, self.split.skipped, skip_damaged=skip_damaged)
-        self.parts = [_Part(url, samples) for url, samples in read]
+        read = self.split.dataset.read(self.split.skipped, skip_damaged=skip_damaged)
+        self.parts = [_Part(place, samples) for place, samples in read]
         own = set(self.ranks.own(len(self.parts)))
         for number, part in enumerate(self.parts):
             if number not in own:
@@ -150,7 +159,7 @@ class KeptSplit:
 
         Raises UserError if no picture can be decoded.
         """
-        what = f"embedding {Path(self.split.spec).name}"
+        what = f"embedding {PurePath(self.split.spec).name}"
         with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
 
             def embed(part: _Part) -> _Embedded:
@@ -179,7 +188,7 @@ class KeptSplit:
     def _decoded(self, part: _Part, lost: Ledger) -> Tensor:
         """uint8 [n, 3, H, W] of a part, kept where there is room; encoded pictures that are kept decoded are let go."""
         skip = Ledger() if part.counted else lost
-        part.samples, pixels = pixels_of(part.samples, part.url, self.transform, skip)
+        part.samples, pixels = pixels_of(part.samples, part.place, self.transform, skip)
         part.counted = True
         if pixels.nbytes <= self.left:
             self.left -= pixels.nbytes

@@ -40,7 +40,12 @@ def templates(name: str) -> Sequence[Template]:
         if name.endswith(".toml"):
             raise UserError(f"there is no file of templates {name}; known sets: {', '.join(known_sets())}")
         raise UserError(f'no set of templates is called "{name}"{did_you_mean(name, known_sets())}')
-    return [partial(_filled, text) for text in _texts(path)]
+    return from_texts(_texts(path))
+
+
+def from_texts(texts: Sequence[str]) -> Sequence[Template]:
+    """The templates of texts in which {} stands for the class."""
+    return [partial(_filled, text) for text in texts]
 
 
 def _texts(path: Path) -> list[str]:

@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipelines.shards import manifest
-from eval.embeddings.encode import data_sha256
-from eval.embeddings.split import EmbeddedSplit, Split
+from eval.embeddings.split import EmbeddedSplit
 from eval.tasks import Measured, Task
 from vlp.files import write_whole
 from vlp.record import versions
@@ -126,19 +124,12 @@ def about_split(split: EmbeddedSplit) -> Tree:
     """What was evaluated on."""
     return {
         "spec": split.spec,
-        "asks": asks(split),
-        "sha256": data_sha256(split.shards),
+        "asks": split.dataset.asks,
+        "sha256": split.dataset.sha256(),
         "samples": len(split.samples),
         "skipped": split.skipped.by_reason(),
         "languages": list(split.languages),
     }
-
-
-def asks(split: Split) -> str:
-    """What the manifests of a split's folders say that it asks of a model (`about.asks`); "" where they do not."""
-    folders = dict.fromkeys(Path(url).parent for url in split.shards.urls if Path(url).is_file())
-    manifests = [manifest.read(folder) for folder in folders if (folder / manifest.FILE).is_file()]
-    return " ".join(dict.fromkeys(str(m.about["asks"]) for m in manifests if m.about.get("asks")))
 
 
 def training_record(run: Path, model: str) -> Tree:

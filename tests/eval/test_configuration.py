@@ -18,6 +18,7 @@ from eval.configuration import (
     split_name,
     spread,
 )
+from eval.datasets.shards import Shards
 from eval.tasks import Measured, Presentation, Task
 from eval.tasks.retrieval import Retrieval
 from eval.tasks.zero_shot import ZeroShot
@@ -64,24 +65,24 @@ def test_a_preset_with_tasks_has_no_others(mine: str) -> None:
         "tones": ZeroShot(label="tone", data="bundled:emoji/test_attr"),
     }
     assert config.by_split() == {
-        "val": ("bundled:emoji/val", {"words": config.tasks["words"]}),
-        "test_attr": ("bundled:emoji/test_attr", {"tones": config.tasks["tones"]}),
+        "val": (Shards(root="bundled:emoji/val"), {"words": config.tasks["words"]}),
+        "test_attr": (Shards(root="bundled:emoji/test_attr"), {"tones": config.tasks["tones"]}),
     }
 
 
 def test_tasks_of_one_shard_set_come_together() -> None:
     tasks = {"a": Retrieval(data="x/test"), "b": ZeroShot(data="y/test"), "c": ZeroShot(data="x/test", label="z")}
     splits = EvalConfig(dict(tasks)).by_split()
-    assert [(name, spec, list(some)) for name, (spec, some) in splits.items()] == [
+    assert [(name, dataset.spec, list(some)) for name, (dataset, some) in splits.items()] == [
         ("test", "x/test", ["a", "c"]),
         ("test_2", "y/test", ["b"]),
     ]
 
 
 def test_a_folder_goes_before_the_shard_sets() -> None:
-    specs = [spec for spec, _ in read(["demo"], folder="/data/emoji").by_split().values()]
+    specs = [dataset.spec for dataset, _ in read(["demo"], folder="/data/emoji").by_split().values()]
     assert specs[0] == "/data/emoji/test_style"
-    assert [spec for spec, _ in read(["demo"], data=["a", "b"]).by_split().values()] == ["a", "b"]
+    assert [dataset.spec for dataset, _ in read(["demo"], data=["a", "b"]).by_split().values()] == ["a", "b"]
 
 
 def test_a_task_without_data_is_refused() -> None:

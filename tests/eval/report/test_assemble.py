@@ -9,17 +9,11 @@ import pytest
 
 from data_pipelines.sample import Sample
 from eval.configuration import read
-from eval.embeddings.split import Split
-from eval.report.assemble import MAPS, asks, is_current
+from eval.datasets.shards import Shards
+from eval.report.assemble import MAPS, is_current
 from eval.run import evaluate
 from vlp.models.release import Release
 from vlp.record import versions
-
-
-def split(spec: str) -> Split:
-    from data_pipelines.shards.shard_set import ShardSet
-
-    return Split(spec, ShardSet.open(spec))
 
 
 @pytest.mark.parametrize(
@@ -31,14 +25,14 @@ def split(spec: str) -> Split:
     ],
 )  # fmt: skip
 def test_the_manifest_says_what_a_split_asks(spec: str, sentence: str) -> None:
-    assert asks(split(spec)) == sentence
+    assert Shards(root=spec).asks == sentence
 
 
 def test_tars_without_a_manifest_ask_nothing(samples: list[Sample], write, tmp_path: Path) -> None:
     folder = write(tmp_path / "bare", samples)
-    assert asks(split(str(folder))) == ""
+    assert Shards(root=str(folder)).asks == ""
     (folder / "manifest.json").unlink()
-    assert asks(split(str(folder))) == ""
+    assert Shards(root=str(folder)).asks == ""
 
 
 def test_a_report_of_an_earlier_version_is_not_taken_for_a_whole_one(release: Release, shards: Path) -> None:

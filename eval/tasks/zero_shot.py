@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.embeddings.split import EmbeddedSplit, Split
-from eval.metrics.bootstrap import bootstrap
-from eval.metrics.per_class import mean_per_class
-from eval.metrics.ranking import Relevant, first_relevant_rank
+from eval.metrics.ranking import Relevant, first_relevant_rank, predicted
 from eval.prompts.classifier import classifier
-from eval.tasks import Measured, Presentation, Task, measure_recall
+from eval.tasks import Measured, Presentation, Task, mean_of, measure_recall
 from vlp.errors import UserError
 
 DEFAULT_LABEL = "subgroup"  # as the bundled corpus has it
@@ -63,22 +61,33 @@ class ZeroShot(Task):
         classes = sorted({name for name in names if name is not None})
         number = {name: i for i, name in enumerate(classes)}
         rows = np.array([i for i, name in enumerate(names) if name is not None])
+        keys = tuple(split.keys[row] for row in rows)
         labels = np.array([number[name] for name in names if name is not None], np.int64)
         relevant = Relevant.from_pairs(np.arange(len(rows)), labels)
-        ranks = first_relevant_rank(split.image[rows], classifier(split.release, classes, self.templates), relevant)
+        vectors = classifier(split.release, classes, self.templates)
+        ranks = first_relevant_rank(split.image[rows], vectors, relevant)
+        confusion = {"classes": classes, "labels": labels.tolist()}
+        confusion["predicted"] = predicted(split.image[rows], vectors, relevant).tolist()
         result = {
             f"{self.field}/acc{k}": measure_recall(
-                ranks, relevant, candidates=len(classes), k=k, seed=self.seed, presentation=self._accuracy(k)
+                ranks,
+                relevant,
+                k=k,
+                keys=keys,
+                candidates=len(classes),
+                seed=self.seed,
+                presentation=self._accuracy(k),
+                detail=confusion if k == 1 else {},
             )
             for k in (1, 5)
         }
-        hits = (ranks < 1).astype(np.float64)
-        result[f"{self.field}/mean_per_class_recall"] = Measured(
-            value=float(mean_per_class(hits, labels)[0]),
-            interval=bootstrap(hits, labels, seed=self.seed),
-            queries=len(rows),
+        result[f"{self.field}/mean_per_class_recall"] = mean_of(
+            ranks < 1,
+            keys,
             candidates=len(classes),
             chance=1 / len(classes),
+            seed=self.seed,
+            groups=labels,
             presentation=Presentation(
                 self._label(), "per class", "Per class: acc@1 of each class, averaged over the classes."
             ),

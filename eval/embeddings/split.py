@@ -58,6 +58,16 @@ class Split:
         return tuple(sorted(counts, key=lambda language: (-counts[language], language)))
 
     @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """[N] a key of each sample that no other has: its own, and "KEY#2" where one of that key came before."""
+        seen: dict[str, int] = {}
+        keys = []
+        for sample in self.samples:
+            seen[sample.key] = seen.get(sample.key, 0) + 1
+            keys.append(sample.key if seen[sample.key] == 1 else f"{sample.key}#{seen[sample.key]}")
+        return tuple(keys)
+
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """Metadata fields that hold one text or number, which may serve as a class."""
         names = {key for s in self.samples for key, value in s.metadata.items() if isinstance(value, str | int)}

@@ -95,6 +95,26 @@ def first_relevant_rank(queries: Floats, candidates: Floats, relevant: Relevant)
     return ranks
 
 
+def predicted(queries: Floats, candidates: Floats, relevant: Relevant) -> Ints:
+    """[Q] the candidate of the highest score; where an answer ties with others, the first of the others.
+
+    So it answers its query exactly where `first_relevant_rank` is 0.
+
+    >>> predicted(np.eye(1), np.array([[0.3], [0.9], [0.9]]), Relevant.from_pairs([0], [1]))
+    array([2])
+    """
+    result = np.empty(len(queries), np.int64)
+    for rows, scores in scores_of(queries, candidates, relevant):
+        row, candidate = relevant.pairs(rows)
+        own = scores.copy()
+        scores[row, candidate] = -np.inf
+        wrong = scores.argmax(axis=1)
+        best = own.argmax(axis=1)
+        ties = scores.max(axis=1) >= own.max(axis=1)
+        result[rows] = np.where(ties, wrong, best)
+    return result
+
+
 def first_relevant_rank_reference(queries: Floats, candidates: Floats, relevant: Relevant) -> Ints:
     """The same, read off a sorted list, one query at a time."""
     ranks = []

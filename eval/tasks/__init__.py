@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from eval.embeddings.split import EmbeddedSplit, Split
 from eval.metrics.bootstrap import bootstrap
+from eval.metrics.per_class import mean_per_class
 from eval.metrics.ranking import Ints, Relevant, chance_recall
 
 if TYPE_CHECKING:
@@ -45,21 +48,44 @@ class Measured:
     unit: Literal["share", "score", "count"] = "share"
     """share: a part of 1, shown in percent; score: a number of no fixed range; count: a number of things"""
     better: Literal["higher", "lower"] = "higher"
+    per_query: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    """[Q] the value of each query, of which `value` is the mean; None where it is no mean over queries"""
+    queries_by: tuple[str, ...] | None = field(default=None, repr=False)
+    """[Q] a key of each query that another model's measurement on the same data has too; no two are equal"""
+    groups: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    """[Q] the group of each query where `value` is the mean of the groups' means, as mean per class is; else None"""
+    detail: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """all that a page or a comparison shows besides, as JSON has it: `classes`, `labels`, `predicted`, `bins`, ..."""
 
 
-def measure_recall(
-    ranks: Ints, relevant: Relevant, *, candidates: int, k: int, seed: int, presentation: Presentation
+def mean_of(
+    values: NDArray[Any], keys: tuple[str, ...], *, candidates: int, chance: float | None, seed: int, **rest: Any
 ) -> Measured:
-    """Recall@K (acc@K, when there is one right answer) of queries whose first relevant candidate stands at `ranks`."""
-    hits = (ranks < k).astype(np.float64)
+    """The mean of `values` [Q] over the queries `keys` [Q], with its bootstrap interval; `rest`: Measured's fields.
+
+    With `groups` [Q] it is the mean of the groups' means.
+    """
+    values = values.astype(np.float64)
+    groups: Ints | None = rest.get("groups")
     return Measured(
-        value=float(hits.mean()),
-        interval=bootstrap(hits, seed=seed),
-        queries=len(hits),
+        value=float(values.mean() if groups is None else mean_per_class(values, groups)[0]),
+        interval=bootstrap(values, groups, seed=seed),
+        queries=len(values),
         candidates=candidates,
-        chance=chance_recall(relevant.counts, candidates, k),
-        presentation=presentation,
+        chance=chance,
+        per_query=values,
+        queries_by=keys,
+        **rest,
     )
+
+
+def measure_recall(ranks: Ints, relevant: Relevant, *, k: int, keys: tuple[str, ...], **rest: Any) -> Measured:
+    """Recall@K (acc@K, when there is one right answer) of queries whose first relevant candidate stands at `ranks`.
+
+    rest: candidates, seed and presentation, as of `mean_of`.
+    """
+    chance = chance_recall(relevant.counts, rest["candidates"], k)
+    return mean_of(ranks < k, keys, chance=chance, **rest)
 
 
 @dataclass(frozen=True, kw_only=True)

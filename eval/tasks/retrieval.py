@@ -92,16 +92,18 @@ class Retrieval(Task):
         pictures, picture = np.unique(captions.pictures, return_inverse=True)
         image = split.image[pictures]  # [Q, D]
         text = np.asarray(split.release.embed_texts(captions.texts), np.float32)  # [N, D]
+        keys = tuple(split.keys[number] for number in pictures)
         result: dict[str, Measured] = {}
-        for way, queries, candidates, relevant in (
-            ("image_to_text", image, text, Relevant.from_pairs(picture, captions.captions)),
-            ("text_to_image", text, image, Relevant.from_pairs(captions.captions, picture)),
+        for way, queries, by, candidates, relevant in (
+            ("image_to_text", image, keys, text, Relevant.from_pairs(picture, captions.captions)),
+            ("text_to_image", text, captions.texts, image, Relevant.from_pairs(captions.captions, picture)),
         ):
             ranks = first_relevant_rank(queries, candidates, relevant)
             for k in self.ks:
                 result[f"{language}/{way}/recall@{k}"] = measure_recall(
                     ranks,
                     relevant,
+                    keys=by,
                     candidates=len(candidates),
                     k=k,
                     seed=self.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,11 @@ from numpy.typing import NDArray
 
 from eval.datasets import Protocol
 from eval.embeddings.split import EmbeddedSplit, Split
-from eval.metrics.bootstrap import bootstrap
-from eval.metrics.per_class import mean_per_class
-from eval.metrics.ranking import Relevant, first_relevant_rank
+from eval.metrics.ranking import Relevant, first_relevant_rank, predicted
 from eval.prompts.class_names import Names, classes, first_names
 from eval.prompts.classifier import class_vectors, spoken
 from eval.prompts.templates import Template, from_texts, templates
-from eval.tasks import Measured, Presentation, Task, measure_recall
+from eval.tasks import Measured, Presentation, Task, mean_of, measure_recall
 from vlp.errors import UserError
 from vlp.legible import plain
 
@@ -125,28 +124,43 @@ class ZeroShot(Task):
         own = self.numbers(split, labels, names)
         rows = np.array([i for i, some in enumerate(own) if some])
         vectors = class_vectors(split.release, names, self.filled(split))
-        return self._one_class(split, rows, np.array([own[row][0] for row in rows], np.int64), vectors)
+        return self._one_class(split, rows, np.array([own[row][0] for row in rows], np.int64), vectors, labels)
 
     def _one_class(
-        self, split: EmbeddedSplit, rows: NDArray[Any], labels: NDArray[np.int64], vectors: NDArray[np.float32]
+        self,
+        split: EmbeddedSplit,
+        rows: NDArray[Any],
+        labels: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        classes: Sequence[str],
     ) -> dict[str, Measured]:
-        """Of pictures (`rows`, [Q]) that have one class each (`labels`, [Q]); vectors: [C, D]."""
+        """Of pictures (`rows`, [Q]) that have one class each (`labels`, [Q]); vectors: [C, D] of `classes` [C]."""
         field, count = self.field(split), len(vectors)
+        keys = tuple(split.keys[row] for row in rows)
         relevant = Relevant.from_pairs(np.arange(len(rows)), labels)
         ranks = first_relevant_rank(split.image[rows], vectors, relevant)
+        confusion = {"classes": list(classes), "labels": labels.tolist()}
+        confusion["predicted"] = predicted(split.image[rows], vectors, relevant).tolist()
         result = {
             f"{field}/acc{k}": measure_recall(
-                ranks, relevant, candidates=count, k=k, seed=self.seed, presentation=_accuracy(field, k)
+                ranks,
+                relevant,
+                k=k,
+                keys=keys,
+                candidates=count,
+                seed=self.seed,
+                presentation=_accuracy(field, k),
+                detail=confusion if k == 1 else {},
             )
             for k in (1, 5)
         }
-        hits = (ranks < 1).astype(np.float64)
-        result[f"{field}/mean_per_class_recall"] = Measured(
-            value=float(mean_per_class(hits, labels)[0]),
-            interval=bootstrap(hits, labels, seed=self.seed),
-            queries=len(rows),
+        result[f"{field}/mean_per_class_recall"] = mean_of(
+            ranks < 1,
+            keys,
             candidates=count,
             chance=1 / count,
+            seed=self.seed,
+            groups=labels,
             presentation=Presentation(
                 _words(field), "per class", "Per class: acc@1 of each class, averaged over the classes."
             ),

@@ -50,3 +50,13 @@ def test_pictures_that_nobody_can_decode_are_no_split(
         EmbeddedSplit(release, folder)
     with pytest.raises(UserError, match="no readable picture"):
         KeptSplit(folder, release.transform, 0).embedded(release)
+
+
+def test_every_sample_has_a_key_of_its_own(
+    release: Release, samples: list[Sample], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Keys are unique within a shard; two shards may share one."""
+    split = EmbeddedSplit(
+        release, str(write(tmp_path / "s", [samples[0], replace(samples[1], key=samples[0].key)], per_shard=1))
+    )
+    assert split.keys == (samples[0].key, f"{samples[0].key}#2")

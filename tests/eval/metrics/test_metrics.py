@@ -16,7 +16,14 @@ from eval.metrics import graded, per_class, ranking
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.graded import average_precision, ndcg
 from eval.metrics.per_class import mean_per_class, mean_per_class_reference
-from eval.metrics.ranking import Relevant, chance_recall, first_relevant_rank, first_relevant_rank_reference, recall_at
+from eval.metrics.ranking import (
+    Relevant,
+    chance_recall,
+    first_relevant_rank,
+    first_relevant_rank_reference,
+    predicted,
+    recall_at,
+)
 
 
 @st.composite
@@ -46,6 +53,12 @@ def test_ranks_equal_the_reference_however_they_are_chunked(problem: tuple, held
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "SCORES_IN_MEMORY", held)
         assert (first_relevant_rank(queries, candidates, relevant) == expected).all()
+        first = predicted(queries, candidates, relevant)
+    scores = queries @ candidates.T
+    for q in range(len(queries)):
+        own = relevant.ids[relevant.offsets[q] : relevant.offsets[q + 1]]
+        assert scores[q, first[q]] == scores[q].max()
+        assert (first[q] in own) == (expected[q] == 0)
 
 
 @settings(max_examples=60, deadline=None)

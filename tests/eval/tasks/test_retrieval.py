@@ -59,6 +59,16 @@ def test_a_task_gives_the_values_of_its_measurements(release: Release, shards: P
     assert task.primary in values
 
 
+def test_every_query_has_a_value_and_a_key(split: EmbeddedSplit) -> None:
+    found = Retrieval().measure(split)
+    keys = [sample.key for sample in split.samples]
+    texts = list(dict.fromkeys(sample.captions["en"] for sample in split.samples))
+    for way, expected in (("image_to_text", keys), ("text_to_image", texts)):
+        measured = found[f"en/{way}/recall@1"]
+        assert list(measured.queries_by) == expected
+        assert measured.per_query.mean() == measured.value
+
+
 def test_pictures_without_a_caption_in_the_language_take_no_part(split: EmbeddedSplit) -> None:
     captions = Captions.gather([[], ["b"], [], ["a", "b"]])
     assert captions == Captions(("b", "a"), (1, 3, 3), (0, 1, 0))

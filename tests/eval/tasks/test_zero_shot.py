@@ -30,6 +30,11 @@ def test_accuracy_equals_a_count_by_hand(split: EmbeddedSplit) -> None:
         np.mean([(said == labels)[labels == c].mean() for c in (0, 1)])
     )
     assert found["subgroup/acc5"].value == 1  # of two classes
+    detail = found[task.primary].detail
+    assert (detail["classes"], detail["labels"], detail["predicted"]) == (classes, labels.tolist(), said.tolist())
+    assert (found["subgroup/mean_per_class_recall"].groups == labels).all()
+    assert (found["subgroup/mean_per_class_recall"].per_query == (said == labels)).all()
+    assert found[task.primary].queries_by == tuple(sample.key for sample in split.samples)
     assert (found[task.primary].candidates, found[task.primary].chance) == (2, pytest.approx(0.5))
 
 

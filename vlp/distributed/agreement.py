@@ -46,6 +46,8 @@ def agree(facts: list[int], names: tuple[str, ...], world: World, device: torch.
     """Raises UserError on every rank if `facts` differ between ranks (all ranks take part, in one all-reduce)."""
     if world.size == 1:
         return
+    if "cpu:gloo" in dist.get_backend_config():
+        device = torch.device("cpu")  # else a GPU would first have to finish what it was given
     own = torch.tensor(facts, dtype=torch.int64, device=device)
     extremes = torch.cat([own, -own])
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX)

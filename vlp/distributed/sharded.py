@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +61,7 @@ class Sharded:
     ahead: tuple[Tensor, Pending] | None = None  # captions that are travelling already
 
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
+    waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
     @property
     def everyone(self) -> GroupPeers:
@@ -71,7 +73,7 @@ class Sharded:
         ahead, self.ahead = self.ahead, None
         if self.world.size > 1:
             facts = described(e, self.travelling(e.image))
-            agree([*facts, ahead is not None], (*ASPECTS, "captions sent ahead"), self.world, e.image.device)
+            self.meet([*facts, ahead is not None], (*ASPECTS, "captions sent ahead"), e.image.device)
             self.received += self.bytes(e, ahead=ahead is not None)
         if ahead is not None and ahead[0].data_ptr() != e.text.data_ptr():
             raise RuntimeError("send_ahead was given other captions than the loss; expected the same tensor")
@@ -89,8 +91,14 @@ class Sharded:
         text = text if text.ndim == 2 else text[:, 0]
         features = self.travelling(text)
         facts = [text.shape[0], text.shape[1], features.itemsize]
-        agree(facts, ASPECTS[:3], self.world, text.device)
+        self.meet(facts, ASPECTS[:3], text.device)
         self.ahead = (text, self.columns.gather(text.detach().to(features)))
+
+    def meet(self, facts: list[int], names: tuple[str, ...], device: torch.device) -> None:
+        """Wait for all ranks, which have to agree on the facts (all ranks take part)."""
+        begun = time.perf_counter()
+        agree(facts, names, self.world, device)
+        self.waited += time.perf_counter() - begun
 
     def travelling(self, embeddings: Tensor) -> torch.dtype:
         """The dtype in which embeddings travel."""

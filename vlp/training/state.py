@@ -63,7 +63,7 @@ class TrainState:
         self.scaler = Scaler.of(settings.loss_scale if precision == "fp16" else None)
         self.tally = Tally()
         self.norms: dict[str, float] = {}  # of the towers' gradients, at steps that are logged
-        self.reported = 0.0  # of the bytes that the objective received
+        self.reported = (0.0, 0.0)  # of the bytes that the objective received, and the seconds it waited
         self.forwards = Forwards()
         if settings.compile:
             compile_towers(self.forwards, module, by_block=settings.recompute or parallel.shards > 1)
@@ -120,6 +120,17 @@ class TrainState:
             clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         return self.parallel.number(norm)
 
+    def tower_rates(self) -> dict[str, float]:
+        """The largest learning rate in each tower that has weights to train."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        largest = {}
+        for name in ("image", "text"):
+            tower = getattr(self.module, f"{name}_tower", nn.Module())
+            if own := [rates[id(p)] for p in tower.parameters() if id(p) in rates]:
+                largest[f"learning_rate_{name}"] = max(own)
+        return largest
+
     def norm_of(self, side: str) -> float:
         """The norm of one tower's gradient, before it is clipped; 0 where it has none (all ranks participate)."""
         tower = getattr(self.module, f"{side}_tower", None)
@@ -169,15 +180,16 @@ class TrainState:
             "loss": tally.loss / steps if tally.steps else math.nan,
             "gradient_norm": tally.norm / steps if tally.steps else math.nan,
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
+            **self.tower_rates(),
             "samples_per_second": round(pairs / max(tally.seconds - tally.row_seconds, 1e-9), 2),
             "refused": self.watch.refused,
             **self.norms,
             **self.scaler.row(),
         }
         if self.world.size > 1:
-            received = self.objective.received
-            row["loss_bytes_received"] = (received - self.reported) / max(tally.step - tally.row_step, 1)
-            self.reported = received
+            before, self.reported = self.reported, (self.objective.received, self.objective.waited)
+            row["loss_bytes_received"] = (self.reported[0] - before[0]) / max(tally.step - tally.row_step, 1)
+            row["seconds_waiting_for_ranks"] = round(self.reported[1] - before[1], 3)
         for name, value in (("scale", "logit_scale"), ("bias", "logit_bias")):
             if isinstance(tensor := getattr(self.module, value, None), Tensor):
                 row[name] = float(tensor.detach().exp() if name == "scale" else tensor.detach())

@@ -34,6 +34,7 @@ from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
 from vlp.training.parallel.precision import HALF, feature_dtype, resolve
+from vlp.training.peak import Utilisation
 from vlp.training.refused import Refusals
 from vlp.training.saving import Positions, Saving
 from vlp.training.settings import Training
@@ -119,8 +120,8 @@ class Trainer:
         Raises UserError if a checkpoint belongs to another run, if memory will not do, if the disk is full, or if the
         guard gives up; Interrupted, with a checkpoint written, if a signal asked to stop.
         """
-        state, stream, sinks, saving = self.start()
-        training, watching, clock = self.training, Watching(stream, self.world.device), Clock(state)
+        state, watching, sinks, saving = self.start()
+        training, clock = self.training, Clock(state)
         refusals = Refusals(self.folder, training.guard, state.parallel)
         metrics: dict[str, float] = {}
         asked = False  # whether the minutes between two evaluations are over
@@ -140,7 +141,7 @@ class Trainer:
                 trace.step()
                 done = state.step == training.steps
                 if done or state.step % training.log_every == 0:
-                    sinks.record({**state.row(), **watching.row()})
+                    sinks.record(watching.row(state.row()))
                 measured: dict[str, float] = {}
                 if training.evaluates and (done or asked or training.evaluates_after(state.step)):
                     metrics = measured = self.evaluate(state)
@@ -150,14 +151,14 @@ class Trainer:
                 save, stop, asked = state.parallel.any_rank(due, interruption.asked, clock.evaluation_due)
                 if done or save or stop:
                     clock.tick(loss)
-                    saving.write(stream.state_dict(), sinks, measured)
+                    saving.write(watching.stream.state_dict(), sinks, measured)
                     clock.saved()
                 if stop and not done:
                     saving.checkpoints.wait()
                     raise self.interrupted(state, interruption.signum)
         return self.fitted(state, metrics)
 
-    def start(self) -> tuple[TrainState, Batches, Sinks, Saving]:
+    def start(self) -> tuple[TrainState, Watching, Sinks, Saving]:
         """Everything built, and where a checkpoint left it. All ranks participate."""
         training, world = self.training, self.world
         if training.batch % world.size:
@@ -172,6 +173,7 @@ class Trainer:
         ranks = parallel(training.parallel, world, half, chunked=chunked)
         self.model.to(world.device)
         self.refuse_too_much(ranks)
+        utilisation = self.utilisation(ranks)
         keep = Keep(training.keep, training.keep_every, training.keep_best)
         group = BackgroundGroup.open(world)
         defaults = flat({"training": identity(Training())})
@@ -190,7 +192,8 @@ class Trainer:
             self.announce(state)
             if begun.identity and (change := extension(begun.identity, training, state.step)):
                 print(change, flush=True)
-        return state, self.open_stream(begun.positions), self.sinks(state, begun.row), saving
+        watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
+        return state, watching, self.sinks(state, begun.row), saving
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""
@@ -233,6 +236,13 @@ class Trainer:
         forwards.put_back()
         free = memory.available(world.device, world.local_size)
         memory.refuse_too_much(need, free, rows=rows, chunk=chunk, exact=not batch_norms(self.model))
+
+    def utilisation(self, ranks: Parallel) -> Utilisation | None:
+        """How the run's rate becomes an MFU, on rank 0, as far as `example` can tell."""
+        if self.example is None or self.world.rank:
+            return None
+        dtype = ranks.half or (torch.float64 if self.training.precision == "fp64" else torch.float32)
+        return Utilisation.measure(self.model, self.example.to(self.world.device), dtype, self.world.size)
 
     def sinks(self, state: TrainState, position: int) -> Sinks:
         """Where rank 0's numbers go; elsewhere nowhere. `position` is where a checkpoint left metrics.jsonl."""

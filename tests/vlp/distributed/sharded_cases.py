@@ -1,5 +1,6 @@
 """What the ranks of a test world compute: each objective by each schedule, against one float64 process."""
 
+import time
 from dataclasses import fields, replace
 
 import torch
@@ -255,3 +256,14 @@ def waits_for_a_late_rank(world, late):
     with Collectives() as watch:
         torch.distributed.all_reduce(torch.ones(4))
     return watch.seconds
+
+
+def comes_late(world):
+    """Seconds that this rank waited at the loss, to which rank 1 comes late."""
+    objective = sharded(InfoNCE(), world, "grid")
+    e = cast(share(whole_batch(4 * world.size, extras=False), world.rank, world.size), torch.float32)
+    objective(e)
+    before = objective.waited
+    time.sleep(0.5 * world.rank)
+    objective(e)
+    return objective.waited - before

@@ -55,3 +55,8 @@ def test_strategies_that_do_not_fit_are_refused():
     ):
         with pytest.raises(UserError, match=sentence):
             sharded(InfoNCE(), four, negatives)
+
+
+def test_a_rank_knows_how_long_it_waited_for_others(tmp_path):
+    first, late = gloo_ranks.run(2, cases.comes_late, folder=tmp_path)
+    assert first > 0.25 > late

@@ -4,7 +4,7 @@
 
 tiny, tiny8: ours as it is (bf16 where the machine has units for it, texts without padding), of patches of 16 and of 8
 pixels; tiny_fp32: without either. cached32: gradient caching with batches 32 times as large, against the plain batch.
-The cases of checkpoints and kills are those of benchmarks.train_checkpoints.
+checkpoint.* and kills.*: what benchmarks.train_checkpoints measures.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import record
+import torch
+
+from benchmarks import record, train_checkpoints
 
 ROOT = Path(__file__).parents[1]
+CASES = ["speed", "caching", "checkpoints"]
 WARM = 5  # steps of a run that are not counted
 THEIRS = "open_clip 3.3.0, its training program, fp32"
 
@@ -92,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=["speed", "caching"], default=["speed", "caching"])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--quick", action="store_true", help="one round of few steps")
     options = parser.parse_args()
     rounds, steps = (1, 15) if options.quick else (options.rounds, options.steps)
@@ -100,6 +103,9 @@ def main() -> None:
     for name, cases in (("speed", speed), ("caching", caching)):
         if name in options.only:
             rows += cases(rounds, steps, options.threads)
+    if "checkpoints" in options.only:
+        torch.set_num_threads(options.threads)
+        rows += train_checkpoints.rows(pairs=rounds, killed=2 if options.quick else 20)
     packages = ("torch", "open_clip_torch", "webdataset")
     record.write(options.json, record.conditions(packages, threads=options.threads), rows)
 

@@ -56,8 +56,8 @@ def measured(run: train.RunConfig, pairs: int) -> tuple[list[float], list[float]
     tokenizer: Tokenizer = run.model.tokenizer(train.captions(run.data, sources))
     encoder = run.model.build(tokenizer.vocab)
     run.model.start(encoder, scale=run.loss.start_scale, bias=run.loss.start_bias)
-    state, stream, sinks, saving = train.trainer(run, world, encoder, tokenizer, sources).start()
-    batches = iter(stream)
+    state, watching, sinks, saving = train.trainer(run, world, encoder, tokenizer, sources).start()
+    stream, batches = watching.stream, watching.batches
     shares, waits = [], []
     with sinks, saving.checkpoints:
         block(state, batches, stream, saving=None, sinks=sinks)  # the first steps are slower

@@ -1,7 +1,7 @@
 """Vectors that were computed once, kept on disk under the sha256 of all that went into them.
 
-What is kept is named by the weights, how the model is built, its preparation of pictures, its precision, the versions that
-compute, and the bytes of the pictures or the tokens of the texts themselves: whatever changes asks for another name.
+What is kept is named by the weights, how the model is built, its preparation of pictures, its precision, the versions
+that compute, and the bytes of the pictures or the tokens of the texts: whatever changes asks for another name.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ MAPS: dict[str, Callable[[Measured], Any]] = {
     "chance": lambda m: None if m.chance is None else round(m.chance, 6),
     "units": lambda m: m.unit,
     "better": lambda m: m.better,
+    "primary": lambda m: m.presentation.primary,
     "labels": lambda m: list(m.presentation.label),
     "measures": lambda m: m.presentation.measure,
     "explanations": lambda m: m.presentation.explains,

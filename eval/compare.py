@@ -10,10 +10,11 @@ import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional, arg
 
 from eval.report.changed import changed_queries
-from eval.report.compare_page import compare_page, in_words
+from eval.report.compare_page import compare_page, in_words, signed
 from eval.report.comparison import Evaluated, compared, opened, per_class, reliability
 from eval.report.gathered import gathered, written
 from eval.report.results import write_json
@@ -69,39 +70,45 @@ def main(argv: list[str]) -> int:
 
 
 def show(tree: Tree, console: Console) -> None:
-    """Print one table for each model against the first."""
-    labels = [model["label"] for model in tree["models"]]
-    for other, label in enumerate(labels[1:]):
-        rows = Table(title=cell(f"{label} against {labels[0]}"), title_justify="left", title_style="bold", box=SIMPLE)
-        rows.add_column("metric")
-        for heading in (labels[0], label, "difference", "95 % interval", "p (Holm)", ""):
-            rows.add_column(cell(heading, 30), justify="right", no_wrap=True)
-        for name, metric in tree["metrics"].items():
-            precise, against = UNITS[metric["units"]].precise, metric["against_first"][other]
-            values = [precise(metric["values"][i]) for i in (0, other + 1)]
-            if against is None:
-                rows.add_row(cell(name, 80), *values, "", "", "no queries", "")
-                continue
-            low, high = against["interval"]
-            colour = {"better": "bold green", "worse": "bold red", "": "dim"}[against["verdict"]]
-            difference = f"[{colour}]{against['difference']:+.4f}[/]"
-            p = in_words(against["p_holm"]).removeprefix("p = ").removeprefix("p ")
-            rows.add_row(
-                cell(name, 80),
-                *values,
-                difference,
-                f"{low:+.4f} – {high:+.4f}",
-                p,
-                f"[{colour}]{against['verdict']}[/]",
-            )
-        console.print(rows)
+    """Print one table for each data set and each model against the first."""
+    for other in range(len(tree["models"]) - 1):
+        for split in tree["data"]:
+            console.print(_rows(tree, split, other))
     tests = tree["tests"]
     console.print(
-        f"p is corrected for {tests['count']} tests (Holm); below {tests['level']} a difference is called one",
+        f"p is corrected for {tests['count']} tests (Holm); below {tests['level']} it is better or worse",
         style="dim",
     )
     if tree["only_in_some"]:
         console.print(cell(f"left out, for not all have them: {', '.join(tree['only_in_some'])}", 1000), style="dim")
+
+
+def _rows(tree: Tree, split: str, other: int) -> Table:
+    first, label = tree["models"][0]["label"], tree["models"][other + 1]["label"]
+    title = cell(f"{split} · {label} against {first}")
+    rows = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, padding=(0, 0), pad_edge=False)
+    rows.add_column("metric", overflow="fold")
+    for heading in (first, label, "", "95 % interval"):
+        rows.add_column(cell(f"  {heading}", 16), justify="right", no_wrap=True)
+    rows.add_column("  p (Holm)", no_wrap=True)
+    for name, metric in tree["metrics"].items():
+        if not name.startswith(f"{split}/"):
+            continue
+        plain, against = UNITS[metric["units"]].plain, metric["against_first"][other]
+        words: list[Text | str] = [
+            cell(name.removeprefix(f"{split}/"), 80),
+            f"  {plain(metric['values'][0])}",
+            f"  {plain(metric['values'][other + 1])}",
+        ]
+        if against is None:
+            rows.add_row(*words, "", "", "  not by query")
+            continue
+        low, high = (signed(bound, metric["units"]) for bound in against["interval"])
+        colour = {"better": "bold green", "worse": "bold red", "": "dim"}[against["verdict"]]
+        p = in_words(against["p_holm"]).removeprefix("p ").removeprefix("= ")
+        difference = f"  [{colour}]{signed(against['difference'], metric['units'])}[/]"
+        rows.add_row(*words, difference, f"  {low} – {high}", f"  {p} [{colour}]{against['verdict']}[/]")
+    return rows
 
 
 def write(models: Sequence[Evaluated], tree: Tree, out: Path) -> None:

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.datasets import Dataset
 from eval.embeddings.split import EmbeddedSplit
 from eval.tasks import Measured, Task
+from vlp.config import component_name, to_tree
 from vlp.record import versions
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ def about_split(split: EmbeddedSplit) -> Tree:
     """What was evaluated on."""
     return {
         "spec": split.spec,
+        "dataset": {"name": component_name(split.dataset, Dataset), **to_tree(split.dataset)},
+        "folder": os.getcwd(),
         "asks": split.dataset.asks,
         "sha256": split.dataset.sha256(),
         "samples": len(split.samples),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy as np
 from data_pipelines.captions import normalised
 from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
+from eval.datasets import Dataset
 from eval.report.comparison import Evaluated
 from eval.report.results import Queries, read_queries
 from eval.search.page import data_uri
+from vlp.config import build, only_ours
 from vlp.errors import UserError
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
@@ -64,7 +67,7 @@ def changed_queries(models: Sequence[Evaluated], tree: Tree, classified: Mapping
     pictures, notes = {}, {}
     for split, keys in wanted.items():
         try:
-            pictures[split] = _pictures(blocks_of(tree["data"][split]), keys)
+            pictures[split] = _pictures(dataset_of(tree["data"][split]).read(Ledger(), skip_damaged=True), keys)
             notes[split] = ""
         except (UserError, OSError) as error:
             pictures[split], notes[split] = {}, f"The pictures of {split} could not be read: {error}"
@@ -122,12 +125,14 @@ class _Writer:
         )
 
 
-def blocks_of(about: Tree) -> Iterator[tuple[str, list[Sample]]]:
-    """The samples of the data that a report tells of, some at a time. Raises UserError if they cannot be read."""
-    from data_pipelines.shards.shard_set import ShardSet
-    from eval.embeddings.encode import samples_of
-
-    return samples_of(ShardSet.open(about["spec"]), Ledger(), skip_damaged=True)
+def dataset_of(about: Tree) -> Dataset:
+    """The dataset that a report tells of; a relative place is one in the folder that it was evaluated in."""
+    tree = dict(about["dataset"])
+    inside = Path(about["folder"]) / tree.get("root", "")
+    if tree.get("root") and not Path(tree["root"]).exists() and inside.exists():
+        tree["root"] = str(inside)
+    with only_ours():
+        return build(Dataset, tree)
 
 
 def _pictures(blocks: Iterable[tuple[str, list[Sample]]], keys: set[str]) -> dict[str, tuple[str, str]]:

@@ -186,9 +186,8 @@ def _classes(name: str, about: Tree, labels: Sequence[str]) -> Tree:
 
 
 def _confusions(about: Tree, truth: NDArray[Any], predicted: Sequence[NDArray[Any]], labels: Sequence[str]) -> Tree:
-    """A table a model of what pictures of the classes that are mixed up most were taken for."""
-    wrong = sum(np.bincount(truth[one != truth], minlength=len(about["classes"])) for one in predicted)
-    chosen = sorted(np.argsort(-np.asarray(wrong), kind="stable")[:MOST_CLASSES].tolist())
+    """A table a model of what pictures of the classes that are mixed up most often were taken for."""
+    chosen = _mixed_up(truth, predicted, len(about["classes"]))
     tables = []
     for model, one in zip(labels, predicted, strict=True):
         rows = []
@@ -199,6 +198,19 @@ def _confusions(about: Tree, truth: NDArray[Any], predicted: Sequence[NDArray[An
             rows.append({"cells": [(n, n / total) for n in cells], "rest": len(own) - sum(cells), "total": len(own)})
         tables.append({"label": model, "rows": rows})
     return {"confused": [plain(about["classes"][c], NAME) for c in chosen], "tables": tables}
+
+
+def _mixed_up(truth: NDArray[Any], predicted: Sequence[NDArray[Any]], classes: int) -> list[int]:
+    """The classes of the most frequent confusions, of all models together, in their order."""
+    pairs = np.concatenate([truth[one != truth] * classes + one[one != truth] for one in predicted])
+    kinds, counts = np.unique(pairs, return_counts=True)
+    chosen: list[int] = []
+    for kind in kinds[np.argsort(-counts, kind="stable")]:
+        own = [c for c in divmod(int(kind), classes) if c not in chosen]
+        if len(chosen) + len(own) > MOST_CLASSES:
+            break
+        chosen += own
+    return sorted(chosen)
 
 
 def _conditions(tree: Tree) -> list[tuple[str, list[str]]]:

@@ -19,13 +19,15 @@ TEMPLATE = Path(__file__).parent / "compare_page.html"
 MOST_CLASSES = 12  # in a table of confusions, and of differences each way
 NAME = 32  # characters of a class's name
 Tree = dict[str, Any]
+Bins = Sequence[Tree]
+"""Of a reliability diagram: count, confidence and accuracy of each"""
 
 
 def compare_page(
     tree: Tree,
     *,
     classified: Mapping[str, Tree],
-    reliability: Mapping[str, Sequence[Tree]],
+    reliability: Mapping[str, Sequence[Bins]],
     changed: Sequence[Changed],
 ) -> str:
     """The page of a comparison (the tree of compare.json).
@@ -138,13 +140,13 @@ def _recalls(tree: Tree, labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(title, chart) for title, chart in charts if chart]
 
 
-def _reliabilities(bins: Mapping[str, Sequence[Tree]], labels: Sequence[str]) -> list[tuple[str, str]]:
+def _reliabilities(metrics: Mapping[str, Sequence[Bins]], labels: Sequence[str]) -> list[tuple[str, str]]:
     """(title, SVG) of how often each model is right over how sure it is; the last line is a model that knows."""
     charts = []
-    for name, each in bins.items():
+    for name, each in metrics.items():
         lines = [
-            Series(model, [(c, a) for c, a, n in zip(b["confidence"], b["accuracy"], b["counts"], strict=True) if n])
-            for model, b in zip(labels, each, strict=True)
+            Series(model, [(one["confidence"], one["accuracy"]) for one in bins if one["count"]])
+            for model, bins in zip(labels, each, strict=True)
         ]
         lines.append(Series("as sure as it is right", [(0.0, 0.0), (1.0, 1.0)]))
         charts.append((name, line_chart(lines, x_label="how sure it is (mean of the bin)", y_label="how often right")))

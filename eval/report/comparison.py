@@ -219,7 +219,7 @@ def _alike(details: Sequence[Mapping[str, Any]]) -> bool:
     return all(one[key] == details[0][key] for one in details for key in ("classes", "labels"))
 
 
-def reliability(models: Sequence[Evaluated], names: Sequence[str]) -> dict[str, list[Tree]]:
+def reliability(models: Sequence[Evaluated], names: Sequence[str]) -> dict[str, list[list[Tree]]]:
     """For each metric whose details have the bins of a reliability diagram: those of each model."""
     details = [read_details(model.folder) for model in models]
     bins = {name: [some.get(name, {}).get("bins") for some in details] for name in names}

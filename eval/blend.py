@@ -14,7 +14,7 @@ from rich.table import Table
 
 from eval.configuration import EvalConfig, gather, preset_files, read, refuse_missing, sorted_words, spread
 from eval.embeddings.split import KeptSplit
-from eval.report import assemble as report
+from eval.report.results import write_json
 from eval.report.units import UNITS
 from eval.tasks import Measured
 from vlp.config import parse
@@ -139,7 +139,7 @@ def draw(first: Release, second: Release, run: BlendRun, folder: Path) -> None:
     some = next(iter(curve.values()))
     table(tree, {name: m.unit for name, m in some.items()}, Console())
     words = {n: ", ".join((*m.presentation.label, m.presentation.measure, n.split("/")[0])) for n, m in some.items()}
-    report.write_json(tree, folder / "curve.json")
+    write_json(tree, folder / "curve.json")
     write_whole(folder / "curve.html", page(tree, words))
     print(f"written: {folder / 'curve.json'}, {folder / 'curve.html'}")
 

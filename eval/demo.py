@@ -21,6 +21,7 @@ from eval.index.flat import Flat
 from eval.progress_bar import progress_bar
 from eval.report import assemble as report
 from eval.report.page import report_page
+from eval.report.results import write_json
 from eval.search.answer import Answer, ask_picture, ask_text
 from eval.search.build import build_gallery, refuse_other_folder
 from eval.search.gallery import Gallery
@@ -101,7 +102,7 @@ class Demo:
         settings = {"data": self.data, "preset": list(self.preset)}
         if not self.state.is_file():
             state: dict[str, Any] = {"settings": settings, "seconds": {}}
-            report.write_json(state, self.state)
+            write_json(state, self.state)
             return state
         state = json.loads(self.state.read_text(encoding="utf-8"))
         if state["settings"] != settings:
@@ -122,7 +123,7 @@ class Demo:
         finally:
             state = json.loads(self.state.read_text(encoding="utf-8"))
             state["seconds"][name] = round(state["seconds"].get(name, 0.0) + time.monotonic() - start, 1)
-            report.write_json(state, self.state)
+            write_json(state, self.state)
 
     def done(self, what: str) -> None:
         """Say that a stage needs no work."""
@@ -147,7 +148,7 @@ def verify(demo: Demo) -> None:
             if problem:
                 raise UserError(f"{problem}; get the data again (git checkout, or vlp shards build)")
             advance(count)
-    report.write_json(sums, marker)
+    write_json(sums, marker)
 
 
 def train(demo: Demo) -> int:
@@ -177,7 +178,7 @@ def evaluate(demo: Demo, release: Release) -> dict[str, Any]:
             return tree
     tree = run.evaluate(release, config)
     run.table(tree, demo.console)
-    report.write_json(tree, path)
+    write_json(tree, path)
     return tree
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
+from annotated_types import Ge
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -22,12 +26,20 @@ from eval.configuration import (
     sorted_words,
     spread,
 )
+from eval.embeddings.cache import LIMIT, EmbeddingCache, cached
+from eval.embeddings.sound import refuse_unlike_widths
 from eval.embeddings.split import KeptSplit
+from eval.embeddings.together import Ranks
 from eval.report import assemble as report
+from eval.report import clip_benchmark
+from eval.report.gates import unmet
 from eval.report.page import report_page
+from eval.report.results import write_json, write_queries
 from eval.report.units import UNITS
-from vlp.config import did_you_mean, parse
+from vlp.config import parse
 from vlp.config.flags_help import field_docs
+from vlp.distributed.collectives import gather_objects
+from vlp.distributed.world import World, connect
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.legible import cell
@@ -41,22 +53,38 @@ Tree = dict[str, Any]
 def evaluate(release: Release, config: EvalConfig) -> Tree:
     """The tree of report.json: every task of `config` on its shard sets, named by the last part of their paths.
 
-    A task that has nothing to measure on a shard set is left out there, with the reason in the tree. Raises UserError
-    if no task has anything to measure on a shard set, or if it lacks something that was asked for by name.
+    Raises UserError as `measure` does.
     """
+    return report.assemble(release, measure(release, config))
+
+
+def measure(
+    release: Release, config: EvalConfig, *, cache: EmbeddingCache | None = None, ranks: Ranks | None = None
+) -> list[report.Part]:
+    """What came of each shard set of `config` (all ranks participate, and get the same).
+
+    A task that has nothing to measure on a shard set is left out there, with the reason. cache: where vectors are kept
+    from one evaluation to the next. ranks: who embeds. Raises UserError if no task has anything to measure on a shard
+    set, if it lacks something that was asked for by name, or if the model's vectors are of no use.
+    """
+    refuse_unlike_widths(release)
+    ranks = ranks or Ranks()
+    release = cached(release, cache, ranks)
     parts: list[report.Part] = []
     for split_name, (dataset, tasks) in config.by_split().items():
-        pictures = KeptSplit(dataset, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged)
+        pictures = KeptSplit(
+            dataset, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged, ranks=ranks, cache=cache
+        )
         reasons = {name: task.unfit(pictures.split) for name, task in tasks.items()}
         if all(reasons.values()):
             why = "; ".join(f"{task}: {reason}" for task, reason in reasons.items())
             raise UserError(f"there is nothing to evaluate on {dataset.spec} ({why})")
-        split = pictures.embedded(release, bar=True)
+        split = pictures.embedded(release, bar=ranks.rank == 0)
         results = ((task, tasks[task].measure(split)) for task, reason in reasons.items() if not reason)
         parts.append(report.Part(split_name, split, tasks, gather(split_name, results), reasons))
     if not parts:
         raise UserError("there is nothing to evaluate: name a shard set, such as bundled:emoji/test_style")
-    return report.assemble(release, parts)
+    return parts
 
 
 def table(tree: Tree, console: Console) -> None:
@@ -90,37 +118,26 @@ def table(tree: Tree, console: Console) -> None:
                 console.print(cell(left_out, 1000), style="dim")
 
 
-def unmet(tree: Tree, wanted: Sequence[str]) -> list[str]:
-    """One sentence for each `metric=value` of `wanted` that the report does not reach, from its better side.
-
-    Raises UserError for a metric that was not measured.
-    """
-    sentences = []
-    for want in wanted:
-        name, sign, least = want.rpartition("=")
-        try:
-            bound = float(least)
-        except ValueError:
-            sign = ""
-            bound = 0.0
-        if not sign:
-            raise UserError(f'"{want}" should be metric=value, such as test/en/image_to_text/recall@1=0.2')
-        if name not in tree["metrics"]:
-            raise UserError(f'no metric is called "{name}"{did_you_mean(name, list(tree["metrics"]))}')
-        value, lower = tree["metrics"][name], tree["better"][name] == "lower"
-        if value > bound if lower else value < bound:
-            sentences.append(f"{name} is {value:.4f}, but at {'most' if lower else 'least'} {least} was asked for")
-    return sentences
-
-
 @dataclass(frozen=True)
 class EvalRun(EvalConfig):
     """The settings of `vlp eval`: the tasks, and where the report goes."""
 
     out: Path | None = None
-    """folder for report.json and report.html; without it only the table is shown"""
+    """folder for report.json, report.html and what each query scored; without it only the table is shown"""
+    json: str = ""
+    """file for the report as JSON, - for stdout; {dataset}, {task} and {language} in it make a file of each"""
+    format: Literal["vlp", "clip-benchmark"] = "vlp"
+    """keys of --json: those of report.json, or those of clip-benchmark's results"""
     at_least: tuple[str, ...] = ()
     """metric=value pairs; if one is not reached, the exit status is 1"""
+    at_most: tuple[str, ...] = ()
+    """metric=value pairs; if one is exceeded, the exit status is 1"""
+    cache: Path | None = None
+    """folder of embeddings that are kept for the next evaluation; none: $VLP_CACHE/embeddings, in ~/.cache/vlp"""
+    no_cache: bool = False
+    """embed everything, and keep nothing: an interrupted evaluation then starts anew"""
+    cache_bytes: Annotated[int, Ge(0)] = LIMIT
+    """most that kept embeddings take on disk, bytes; what was not used for longest is removed"""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
     random_weights: bool = False
@@ -160,9 +177,7 @@ def usage(config: EvalConfig) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """`vlp eval MODEL SHARDS... [PRESET...] [flags]`."""
-    from vlp.models import release
-
+    """`vlp eval MODEL SHARDS... [PRESET...] [flags]`, by any number of ranks."""
     split = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
     words, flags = argv[:split], argv[split:]
     presets, shards = sorted_words(words[1:])
@@ -176,13 +191,46 @@ def main(argv: list[str]) -> int:
     own = {f.name for f in fields(EvalRun)} | {"help_all"}
     run = parse(EvalRun, [*preset_files(presets), *data, *spread(flags, own, tasks)], "vlp eval", __doc__ or "")
     refuse_missing(run)  # before a model is loaded
-    tree = evaluate(release.load(words[0], run.device, random_weights=run.random_weights, trust=run.trust), run)
-    table(tree, Console())
-    if run.out is not None:
-        report.write_json(tree, run.out / "report.json")
-        write_whole(run.out / "report.html", report_page(tree, run=Path(words[0]).parent))
-        print(f"written: {run.out / 'report.json'}, {run.out / 'report.html'}")
-    short = unmet(tree, run.at_least)
-    for sentence in short:
-        Console(stderr=True).print(cell(f"not met: {sentence}", 1000), style="bold red")
+    with connect() as world:
+        return command(run, words[0], world, shlex.join(["vlp", "eval", *argv]))
+
+
+def command(run: EvalRun, model: str, world: World, typed: str) -> int:
+    """Evaluate, show and write; the exit status. All ranks participate, and rank 0 alone shows and writes."""
+    from vlp.models import release
+
+    device = str(world.device) if world.size > 1 and run.device == "cuda" else run.device
+    ranks = Ranks(world.rank, world.size, gather_objects) if world.size > 1 else Ranks()
+    cache = None if run.no_cache else EmbeddingCache(run.cache, run.cache_bytes)
+    loaded = release.load(model, device, random_weights=run.random_weights, trust=run.trust)
+    parts = measure(loaded, run, cache=cache, ranks=ranks)
+    tree = report.assemble(loaded, parts, typed)
+    short = unmet(tree, run.at_least, run.at_most)
+    if world.rank == 0:
+        table(tree, Console(stderr=run.json == "-"))
+        write(run, tree, parts, Path(model).parent)
+        for sentence in short:
+            Console(stderr=True).print(cell(f"not met: {sentence}", 1000), style="bold red")
     return 1 if short else 0
+
+
+def write(run: EvalRun, tree: Tree, parts: Sequence[report.Part], folder: Path) -> None:
+    """Write what was asked for; `folder` is that of the run the model came from."""
+    if run.out is not None:
+        write_queries({name: m for part in parts for name, m in part.measured.items()}, run.out)
+        write_json(tree, run.out / "report.json")
+        write_whole(run.out / "report.html", report_page(tree, run=folder))
+        print(f"written: {run.out / 'report.json'}, {run.out / 'report.html'}", file=_where(run))
+    if run.json:
+        named = clip_benchmark.files(tree, run.json) if run.format == "clip-benchmark" else [(run.json, tree)]
+        for name, content in named:
+            if name == "-":
+                print(json.dumps(content, indent=1, ensure_ascii=False))
+            else:
+                write_json(content, Path(name))
+                print(f"written: {name}", file=_where(run))
+
+
+def _where(run: EvalRun) -> TextIO:
+    """Where sentences go: stdout, unless that is for JSON."""
+    return sys.stderr if run.json == "-" else sys.stdout

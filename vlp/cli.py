@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
+    "compare": (
+        "eval.compare:main",
+        "models on the same queries: which differences are more than chance? a page; one table of many",
+    ),
     "blend": (
         "eval.blend:main",
         "the weights between two models (WiSE-FT): a model folder, or how they score along the way",

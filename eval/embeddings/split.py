@@ -15,7 +15,9 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from eval.datasets import Dataset, Protocol
 from eval.datasets.shards import Shards
+from eval.embeddings.cache import EmbeddingCache, identity, name_of_pictures
 from eval.embeddings.encode import pixels_of
+from eval.embeddings.sound import refuse_broken
 from eval.embeddings.together import Ranks
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
@@ -109,7 +111,12 @@ class EmbeddedSplit(Split):
         made = cls.__new__(cls)
         Split.__init__(made, split.dataset, split.samples, split.skipped)
         made.release, made.image = release, _joined(parts, split.dataset)
+        made._refuse_broken()
         return made
+
+    def _refuse_broken(self) -> None:
+        """Raise UserError if a picture's vector is not finite."""
+        refuse_broken(self.image, self.release.name, lambda row: f"{plain(self.samples[row].key)} of {self.spec}")
 
 
 def _joined(parts: list[NDArray[np.float32]], dataset: Dataset) -> NDArray[np.float32]:
@@ -125,6 +132,7 @@ class _Part:
 
     place: str
     samples: list[Sample]
+    keys: list[str]  # of all that were read
     pixels: Tensor | None = None  # uint8 [n, 3, H, W], kept from then on
     counted: bool = False  # whether it is known what cannot be decoded
 
@@ -141,8 +149,9 @@ class KeptSplit:
     """A dataset, or the shard set of a name, whose pictures are embedded when asked, as often as a model changes.
 
     cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time. skip_damaged: whether a
-    damaged shard is left out and counted. ranks: who embeds; each rank keeps its own pictures only. Raises UserError
-    for a damaged shard, unless `skip_damaged`.
+    damaged shard is left out and counted. ranks: who embeds; each rank keeps its own pictures only. cache: where
+    vectors are looked for before they are computed, and kept after. Raises UserError for a damaged shard, unless
+    `skip_damaged`.
     """
 
     def __init__(
@@ -153,11 +162,12 @@ class KeptSplit:
         *,
         skip_damaged: bool = False,
         ranks: Ranks | None = None,
+        cache: EmbeddingCache | None = None,
     ) -> None:
         self.split = Split(Shards(root=data) if isinstance(data, str) else data)
-        self.transform, self.left, self.ranks = transform, cache_bytes, ranks or Ranks()
+        self.transform, self.left, self.ranks, self.cache = transform, cache_bytes, ranks or Ranks(), cache
         read = self.split.dataset.read(self.split.skipped, skip_damaged=skip_damaged)
-        self.parts = [_Part(place, samples) for place, samples in read]
+        self.parts = [_Part(place, samples, [sample.key for sample in samples]) for place, samples in read]
         own = set(self.ranks.own(len(self.parts)))
         for number, part in enumerate(self.parts):
             if number not in own:
@@ -170,11 +180,12 @@ class KeptSplit:
         Raises UserError if no picture can be decoded.
         """
         what = f"embedding {PurePath(self.split.spec).name}"
+        model = identity(release) if self.cache is not None else ""
         with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
 
             def embed(part: _Part) -> _Embedded:
                 count = len(part.samples)
-                result = self._embedded(part, release)
+                result = self._embedded(part, release, model)
                 advance(count)
                 return result
 
@@ -188,7 +199,23 @@ class KeptSplit:
         vectors = [result.image for result in results if result.keys]
         return EmbeddedSplit.of(replace(self.split, samples=samples), release, vectors)
 
-    def _embedded(self, part: _Part, release: Release) -> _Embedded:
+    def _embedded(self, part: _Part, release: Release, model: str) -> _Embedded:
+        """What the model of this identity sees in a part, from the cache where it has it; "" asks for no cache."""
+        if self.cache is None or not model or part.counted:
+            return self._computed(part, release)
+        name = name_of_pictures(model, part.samples)
+        kept = self.cache.get(name)
+        if kept is None:
+            result = self._computed(part, release)
+            rows = _rows(part.keys, result.keys)
+            self.cache.put(name, result.image, rows=rows, lost=Ledger.of(result.lost).by_reason())
+            return result
+        lost = Ledger()
+        for reason, count in kept.about["lost"].items():
+            lost.drop(reason, part.place, count)
+        return _Embedded([part.keys[row] for row in kept.about["rows"]], kept.vectors, lost.state())
+
+    def _computed(self, part: _Part, release: Release) -> _Embedded:
         lost = Ledger()
         pixels = part.pixels if part.pixels is not None else self._decoded(part, lost)
         none = np.empty((0, 0), np.float32)
@@ -205,3 +232,16 @@ class KeptSplit:
             part.pixels = pixels
             part.samples = [replace(sample, image=b"") for sample in part.samples]
         return pixels
+
+
+def _rows(every: list[str], some: list[str]) -> list[int]:
+    """The places among `every` of `some`, which are in the same order.
+
+    >>> _rows(["a", "b", "a"], ["b", "a"])
+    [1, 2]
+    """
+    rows, start = [], 0
+    for key in some:
+        start = every.index(key, start) + 1
+        rows.append(start - 1)
+    return rows

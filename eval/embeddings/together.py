@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from eval.embeddings.sound import refuse_broken
+from vlp.legible import plain
 from vlp.models.release import Release
 
 if TYPE_CHECKING:
@@ -54,8 +56,15 @@ class SharedRelease(Release):
     ranks: Ranks = field(default_factory=Ranks)
 
     def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
-        """As Release's (all ranks participate, with equal texts)."""
-        embed = super().embed_texts
+        """As Release's (all ranks participate, with equal texts). Raises UserError for vectors that are not finite."""
         some = [texts] if isinstance(texts, str) else list(texts)
         parts = [some[i : i + batch] for i in range(0, len(some), batch)]
-        return torch.cat(self.ranks.share(parts, embed)) if parts else embed([])
+        if not parts:
+            return self.embed_some([])
+        vectors = torch.cat(self.ranks.share(parts, self.embed_some))
+        refuse_broken(vectors.numpy(), self.name, lambda row: f'the text "{plain(some[row], 60)}"')
+        return vectors
+
+    def embed_some(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors [n, D] of texts that fit one batch, by this rank alone."""
+        return super().embed_texts(texts)

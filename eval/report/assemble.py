@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.datasets import Dataset
 from eval.embeddings.split import EmbeddedSplit
 from eval.tasks import Measured, Task
-from vlp.files import write_whole
+from vlp.config import component_name, to_tree
 from vlp.record import versions
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class Part:
     left_out: Mapping[str, str]  # task -> why it has nothing to measure here; "" where it was measured
 
 
-def assemble(release: Release, parts: Sequence[Part]) -> Tree:
-    """The tree of report.json.
+def assemble(release: Release, parts: Sequence[Part], command: str = "") -> Tree:
+    """The tree of report.json; `command` is what was typed.
 
     `metrics` is a flat map from names such as `test_style/en/image_to_text/recall@1` to values; MAPS lists the flat
     maps from the same names to what else is known of each metric. If the model folder stands in a run's folder,
@@ -47,6 +48,7 @@ def assemble(release: Release, parts: Sequence[Part]) -> Tree:
     tree = {
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
         "train": training_record(Path(release.name).parent, release.id),
         "metrics": {name: round(m.value, 6) for name, m in measured.items()},
         **{key: {name: of(m) for name, m in measured.items()} for key, of in MAPS.items()},
@@ -68,6 +70,7 @@ MAPS: dict[str, Callable[[Measured], Any]] = {
     "chance": lambda m: None if m.chance is None else round(m.chance, 6),
     "units": lambda m: m.unit,
     "better": lambda m: m.better,
+    "primary": lambda m: m.presentation.primary,
     "labels": lambda m: list(m.presentation.label),
     "measures": lambda m: m.presentation.measure,
     "explanations": lambda m: m.presentation.explains,
@@ -78,7 +81,10 @@ MAPS: dict[str, Callable[[Measured], Any]] = {
 
 def is_current(tree: Tree) -> bool:
     """Whether a report.json that was written earlier has all that tables and pages want."""
-    return tree.get("format") == FORMAT and tree.keys() >= {"metrics", "tasks", "data", "model", "versions", *MAPS}
+    return tree.get("format") == FORMAT and tree.keys() >= {
+        *("metrics", "tasks", "data", "model", "versions", "command"),
+        *MAPS,
+    }
 
 
 def _seed(parts: Sequence[Part]) -> int | dict[str, int]:
@@ -124,6 +130,8 @@ def about_split(split: EmbeddedSplit) -> Tree:
     """What was evaluated on."""
     return {
         "spec": split.spec,
+        "dataset": {"name": component_name(split.dataset, Dataset), **to_tree(split.dataset)},
+        "folder": os.getcwd(),
         "asks": split.dataset.asks,
         "sha256": split.dataset.sha256(),
         "samples": len(split.samples),
@@ -157,9 +165,3 @@ def machine() -> Tree:
         "memory_gib": round(memory / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     }
-
-
-def write_json(tree: Tree, path: Path) -> None:
-    """Write a tree as JSON for people and programs, as a whole or not at all."""
-    text = json.dumps(tree, indent=1, ensure_ascii=False, default=str) + "\n"
-    write_whole(path, text)

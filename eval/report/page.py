@@ -160,6 +160,7 @@ def _conditions(tree: Tree) -> list[tuple[str, str]]:
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in tree["versions"].items())),
         ("written", tree["written"]),
+        *([("command", tree["command"])] if tree["command"] else []),
     ]
 
 

@@ -21,7 +21,8 @@ from eval import configuration
 from eval.configuration import read
 from eval.embeddings.split import EmbeddedSplit
 from eval.report.assemble import MAPS, training_record
-from eval.run import evaluate, main, unmet
+from eval.report.gates import unmet
+from eval.run import evaluate, main
 from eval.tasks.retrieval import Retrieval
 from vlp.errors import UserError
 from vlp.models.release import Release

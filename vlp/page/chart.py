@@ -20,15 +20,16 @@ class Series:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover low..high in about so many steps.
+    """Round numbers that cover low..high in about so many steps, at least two of them.
 
-    >>> ticks(0.3, 6.1)
-    [0.0, 2.0, 4.0, 6.0, 8.0]
+    >>> ticks(0.3, 6.1), len(ticks(0, 0))
+    ([0.0, 2.0, 4.0, 6.0, 8.0], 2)
     """
-    rough = max(high - low, 1e-9) / about
+    rough = (high - low or max(abs(high), 1)) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 

@@ -62,18 +62,13 @@ def main(argv: Sequence[str]) -> int:
 
 def work_of(run: PlannedRun) -> Work:
     """What the run does to each pair: counted on the meta device, and decoding measured here."""
-    from vlp.training.forwards import Forwards, recompute
-    from vlp.training.memory import saved_bytes
-
     vocabulary, context = vocabulary_of(run)
     with torch.device("meta"):
         encoder = run.model.build(vocabulary, weights=False)
         run.towers.adapt(encoder)
-    one, two = (pairs(encoder, run, n, context) for n in (1, 2))
+    one = pairs(run, 1, context, "meta")
     forward, width = forward_flops(encoder, one), encoder(one.image, one.text).image.shape[1]
-    training, forwards = run.training, Forwards()
-    if training.recompute:
-        recompute(forwards, encoder)
+    training = run.training
     state = training.optimizer.state_per_weight + bool(training.ema)
     pictures, pair_bytes = some_pictures(run)
     return Work(
@@ -84,7 +79,7 @@ def work_of(run: PlannedRun) -> Work:
         parameters=sum(p.numel() for p in encoder.parameters()),
         copies=1 + state,
         saved=state,
-        activations=saved_bytes(encoder, two) - saved_bytes(encoder, one),
+        activations=activations(encoder, run, context),
         chunk=training.chunk,
         pair_bytes=run.pair_bytes or pair_bytes,
         decode=decode_seconds(run, pictures),
@@ -106,11 +101,34 @@ def vocabulary_of(run: RunConfig) -> tuple[int, int]:
     return tokenizer.vocab, tokenizer.context
 
 
-def pairs(encoder: DualEncoder, run: RunConfig, n: int, context: int) -> Batch:
-    """`n` pairs on the meta device."""
+def activations(encoder: DualEncoder, run: RunConfig, context: int) -> int:
+    """Bytes that the backward pass of one pair keeps at the run's precision; `encoder` has no weights any more then.
+
+    Fake tensors have the kinds and sizes of what autocast would make, and no memory. A text tower that packs its texts
+    on a CPU has to know them, so it is asked as for an evaluation.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from vlp.training.forwards import Forwards, recompute
+    from vlp.training.memory import saved_bytes
+    from vlp.training.parallel.precision import HALF
+
+    training = run.training
+    half = HALF.get("bf16" if training.precision == "auto" else training.precision)  # the GPUs of a plan have it
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", half, enabled=half is not None):
+        encoder.to_empty(device="cpu")
+        encoder.text_tower.eval()
+        if training.recompute:
+            recompute(Forwards(), encoder)
+        one, two = (saved_bytes(encoder, pairs(run, n, context, "cpu")) for n in (1, 2))
+    return two - one
+
+
+def pairs(run: RunConfig, n: int, context: int, device: str) -> Batch:
+    """`n` pairs without contents."""
     size = run.model.transform().size
-    text = torch.zeros(n, context, dtype=torch.int64, device="meta")
-    return Batch(torch.zeros(n, 3, size, size, device="meta"), text, tuple(map(str, range(n))))
+    text = torch.zeros(n, context, dtype=torch.int64, device=device)
+    return Batch(torch.zeros(n, 3, size, size, device=device), text, tuple(map(str, range(n))))
 
 
 def forward_flops(encoder: DualEncoder, batch: Batch) -> float:

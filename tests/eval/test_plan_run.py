@@ -49,6 +49,16 @@ def test_the_examples_are_presets(preset: Path) -> None:
     assert encoder.logit_scale.is_meta
 
 
+@pytest.mark.parametrize("preset", ["lit_b16", "m2_bilingual"])
+def test_activations_are_counted_at_the_precision_of_the_run(preset: str) -> None:
+    flags = (preset, "--pair-bytes", "1000", "--data.shards", "none", "--training.no-recompute")
+    half, full = (
+        work_of(parse(PlannedRun, [*flags, "--training.precision", precision], "vlp plan run", "")).activations
+        for precision in ("bf16", "fp32")
+    )
+    assert 0.3 * full < half < 0.9 * full
+
+
 def test_the_objective_says_what_travels() -> None:
     flags = ("--pair-bytes", "1000", "--data.shards", "none")
     works = [work_of(parse(PlannedRun, ["plain", *flags, "--loss.name", name], "vlp plan run", "")) for name in LOSSES]

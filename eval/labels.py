@@ -13,6 +13,8 @@ from eval.metrics.ranking import Ints
 from vlp.errors import UserError
 from vlp.legible import plain
 
+USUAL_LABELS = ("subgroup", "class", "cls")  # as the bundled corpus, other datasets and .cls members have it
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -34,37 +36,44 @@ class Labels:
         return Labels(tuple(classes), self.rows, own[self.of])
 
 
-def classes_of(value: Any, known: Sequence[str] = ()) -> list[str]:
-    """The classes that a metadata value names: a text, a number, or a list of them; a number may be that of `known`.
+def listed(value: Any) -> list[str]:
+    """The classes that a metadata value names, as texts: a text, a number, or a list of them.
 
-    >>> classes_of("cat"), classes_of([1, 0], ("dog", "cat")), classes_of(None)
-    (['cat'], ['cat', 'dog'], [])
+    >>> listed("cat"), listed([1, "dog"]), listed(None)
+    (['cat'], ['1', 'dog'], [])
     """
     values = value if isinstance(value, list) else [value]
-    names = []
-    for one in values:
-        if one in (None, ""):
-            continue
-        number = one if isinstance(one, int) and not isinstance(one, bool) else None
-        names.append(known[number] if number is not None and 0 <= number < len(known) else str(one))
-    return names
+    return [str(one) for one in values if one not in (None, "")]
 
 
-def labels_of(split: Split, field: str, known: Sequence[str] = ()) -> Labels:
-    """The classes in a field: those of `known` in their order, or if there are none all that occur, sorted.
+def field_of(split: Split, label: str) -> str:
+    """The metadata field that holds the class: the one asked for, the dataset's own, or the first usual one."""
+    usual = (name for name in USUAL_LABELS if any(name in sample.metadata for sample in split.samples))
+    return label or split.protocol.label or next(usual, USUAL_LABELS[0])
 
-    Raises UserError for a class that is none of `known`.
+
+def labels_of(
+    split: Split, field: str, classes: Sequence[str] = (), names: Sequence[Sequence[str]] = (), *, of: str = ""
+) -> Labels:
+    """The classes in a field, of `classes` in their order, or if there are none of all that occur, sorted.
+
+    A class of `classes` may also be called by one of its `names` [C], and by its number. Raises UserError for a class
+    that is none of them; of: the list they are from, "" the dataset's own.
     """
-    names = [classes_of(sample.metadata.get(field), known) for sample in split.samples]
-    classes = tuple(known) or tuple(sorted({name for some in names for name in some}))
-    number = {name: i for i, name in enumerate(classes)}
-    for row, some in enumerate(names):
+    own = [listed(sample.metadata.get(field)) for sample in split.samples]
+    labels = tuple(classes) or tuple(sorted({name for some in own for name in some}))
+    number = {name: i for i, some in reversed(list(enumerate(names))) for name in some}
+    number |= {label: i for i, label in enumerate(labels)}
+    number = {str(i): i for i in range(len(classes))} | number
+    pairs = []
+    for row, some in enumerate(own):
         for name in some:
             if name not in number:
                 raise UserError(
-                    f'the sample {plain(split.samples[row].key)} of {split.spec} has the class "{plain(name, 60)}" in '
-                    f'"{field}", which is none of the {len(classes)} classes of the dataset; correct it, or the list'
+                    f'{split.spec} has the class {plain(name)!r} in "{field}" of {plain(split.samples[row].key)}, '
+                    f"which is none of the {len(labels):,} classes of {of or 'the dataset'}: "
+                    f"{plain(', '.join(labels), 100)}"
                 )
-    pairs = np.array([(row, number[name]) for row, some in enumerate(names) for name in some], np.int64)
-    rows, of = pairs.reshape(-1, 2).T
-    return Labels(classes, rows, of)
+            pairs.append((row, number[name]))
+    rows, numbers = np.array(sorted(set(pairs)), np.int64).reshape(-1, 2).T
+    return Labels(labels, rows, numbers)

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from eval.classified import Classified
 from eval.embeddings.split import EmbeddedSplit, Split
-from eval.labels import Labels, labels_of
+from eval.labels import USUAL_LABELS, Labels, field_of, labels_of
 from eval.metrics.ranking import Floats, Ints
 from eval.tasks import Measured, Task
 from vlp.errors import UserError
-
-DEFAULT_LABEL = "subgroup"  # as the bundled corpus has it
 
 
 class Features(NamedTuple):
@@ -49,16 +47,16 @@ class Probe(Task):
     """Base of the tasks that learn a classifier of frozen embeddings."""
 
     label: str = ""
-    """metadata field that holds a picture's class; pictures without it take no part; empty: subgroup, where there is"""
+    """metadata field that holds a picture's class; pictures without it take no part; empty: the dataset's own, else the
+    first there is of subgroup, class and cls"""
     train: str = ""
     """shard set to learn from; empty: a part of the data itself, by hash of the keys, which is then not tested"""
     train_share: Annotated[float, Gt(0), Lt(1)] = 0.5
     """how much of the data is learned from where `train` is empty"""
 
-    @property
-    def field(self) -> str:
+    def field(self, split: Split) -> str:
         """The metadata field that is read."""
-        return self.label or DEFAULT_LABEL
+        return field_of(split, self.label)
 
     @property
     def method(self) -> str:
@@ -68,30 +66,38 @@ class Probe(Task):
     @property
     def primary(self) -> str:
         """Accuracy at 1."""
-        return f"{self.method}/{self.field}/acc1"
+        return f"{self.name(self.label or USUAL_LABELS[0])}/acc1"
+
+    def name(self, field: str) -> str:
+        """What the names of the metrics begin with."""
+        return f"{self.method}/{field}"
 
     def unfit(self, split: Split) -> str:
         """Fewer than two classes, or several of one picture. Raises UserError where the label was asked for by name."""
-        labels = labels_of(split, self.field)
+        labels, field = self.labels(split), self.field(split)
         count = len(np.unique(labels.of))
         if count > 1 and labels.single:
             return ""
         what = "pictures that have several classes" if count > 1 else f"{count} classes"
         if self.label:
-            raise UserError(f'{split.spec} has {what} in the field "{self.field}", and one a picture, of two is needed')
-        return f'it has {what} in the field "{self.field}"'
+            raise UserError(f'{split.spec} has {what} in the field "{field}", and one a picture, of two is needed')
+        return f'it has {what} in the field "{field}"'
+
+    def labels(self, split: Split) -> Labels:
+        """Which picture has which class. Raises UserError for one that is none of the dataset's."""
+        return labels_of(split, self.field(split), split.protocol.labels)
 
     def parts(self, split: EmbeddedSplit) -> tuple[tuple[str, ...], Features, Features]:
         """The classes, what to learn from, and what to test. Raises UserError if one of the two has nothing."""
         if reason := self.unfit(split):
             raise UserError(f"{split.spec} cannot be probed: {reason}")
-        own = labels_of(split, self.field)
+        own = self.labels(split)
         if self.train:
             other = EmbeddedSplit(split.release, self.train, bar=False)
-            theirs = labels_of(other, self.field)
+            theirs = labels_of(other, self.field(split), split.protocol.labels)
             if not len(theirs.rows) or not theirs.single:
-                raise UserError(f'{self.train} has no pictures with one class each in the field "{self.field}"')
-            classes = tuple(sorted({*own.classes, *theirs.classes}))
+                raise UserError(f'{self.train} has no pictures with one class each in the field "{self.field(split)}"')
+            classes = split.protocol.labels or tuple(sorted({*own.classes, *theirs.classes}))
             return classes, _features(other, theirs.in_classes(classes)), _features(split, own.in_classes(classes))
         every = _features(split, own)
         learned = hashed_below(every.keys, self.train_share, "train")
@@ -99,14 +105,14 @@ class Probe(Task):
             raise UserError(f"{split.spec} is too small to be divided into a part to learn from and one to test")
         return own.classes, every.rows(learned), every.rows(~learned)
 
-    def report(self, scores: Floats, test: Features, classes: tuple[str, ...]) -> dict[str, Measured]:
+    def report(self, split: Split, scores: Floats, test: Features, classes: tuple[str, ...]) -> dict[str, Measured]:
         """The accuracies of scores [Q, C] by name."""
         result = Classified.by_scores(classes, test.keys, test.labels, scores)
-        return result.measured(f"{self.method}/{self.field}", self.words(), seed=self.seed)
+        return result.measured(self.name(self.field(split)), self.words(split), seed=self.seed)
 
-    def words(self) -> tuple[str, ...]:
+    def words(self, split: Split) -> tuple[str, ...]:
         """What is measured, as reports say it."""
-        return (f"{self.method.replace('_', ' ')} by {self.field}",)
+        return (f"{self.method.replace('_', ' ')} by {self.field(split)}",)
 
 
 def _features(split: EmbeddedSplit, labels: Labels) -> Features:

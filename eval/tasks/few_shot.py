@@ -31,10 +31,7 @@ class FewShot(Probe):
     @property
     def primary(self) -> str:
         """Accuracy with the fewest pictures."""
-        return self._name(min(self.shots))
-
-    def _name(self, shots: int) -> str:
-        return f"{self.method}/{self.field}/acc1@{shots}"
+        return f"{super().primary}@{min(self.shots)}"
 
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
         """`few_shot/LABEL/acc1@SHOTS`; in the detail the accuracy of each draw.
@@ -49,13 +46,13 @@ class FewShot(Probe):
         for shots in self.shots:
             hits = np.stack([self._hits(train, test, classes, shots, seed) for seed in range(self.draws)])
             each = hits.mean(axis=1)
-            result[self._name(shots)] = Measured(
+            result[f"{self.name(self.field(split))}/acc1@{shots}"] = Measured(
                 value=float(hits.mean()),
                 interval=two_way_interval(hits, seed=self.seed),
                 queries=len(test.keys),
                 candidates=len(classes),
                 chance=1 / len(classes),
-                presentation=accuracy_words((*self.words(), f"{shots} a class"), 1),
+                presentation=accuracy_words((*self.words(split), f"{shots} a class"), 1),
                 per_query=hits.mean(axis=0),
                 queries_by=test.keys,
                 detail={"draws": each.tolist(), "deviation": float(each.std(ddof=1)) if len(each) > 1 else 0.0},

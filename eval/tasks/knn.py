@@ -34,4 +34,4 @@ class NearestNeighbours(Probe):
             k=self.k,
             temperature=self.temperature,
         )
-        return self.report(votes, test, classes)
+        return self.report(split, votes, test, classes)

@@ -35,14 +35,14 @@ class LinearProbe(Probe):
         classes, train, test = self.parts(split)
         c, tried = self._searched(train, classes)
         linear = fit(train.vectors, train.labels, classes=len(classes), c=c)
-        result = self.report(linear.scores(test.vectors), test, classes)
-        first = result[self.primary]
+        result = self.report(split, linear.scores(test.vectors), test, classes)
+        name = f"{self.name(self.field(split))}/acc1"
         chosen = {
             "c": c,
             "tried": {f"{one:.4g}": value for one, value in tried.items()},
             "learned_from": len(train.keys),
         }
-        return {**result, self.primary: replace(first, detail={**first.detail, **chosen})}
+        return {**result, name: replace(result[name], detail={**result[name].detail, **chosen})}
 
     def _searched(self, train: Features, classes: tuple[str, ...]) -> tuple[float, dict[float, float]]:
         """The regularisation of the highest accuracy on the validation part, and the accuracy of each."""

@@ -1,8 +1,8 @@
 """Choice of the true caption among false ones, as in ARO, SugarCrepe and CountBench.
 
 A picture's true caption is its first one in a language; its false ones are in the metadata under `negatives`, a list or
-a list for each language. A false caption of equal score counts as preferred (ARO: Yuksekgonul et al. 2023; SugarCrepe:
-Hsieh et al. 2023; CountBench: Paiss et al. 2023).
+a list for each language. A false caption of equal score (up to ROUNDING) counts as preferred. (ARO: Yuksekgonul et al.
+2023; SugarCrepe: Hsieh et al. 2023; CountBench: Paiss et al. 2023.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.sample import Sample
 from eval.embeddings.split import EmbeddedSplit, Split
 from eval.languages import in_words
-from eval.metrics.ranking import Floats, Ints
+from eval.metrics.ranking import ROUNDING, Floats, Ints
 from eval.tasks import Measured, Presentation, Task, mean_of
 from vlp.errors import UserError
 
@@ -166,5 +166,5 @@ def shares_below(split: EmbeddedSplit, choices: Choices) -> Iterator[Floats]:
             scores = vectors[[number[text] for text in own]] @ split.image[row]
             if not np.isfinite(scores).all():
                 raise UserError(f"a score on {split.spec} is NaN or infinite: the model's embeddings are broken")
-            shares.append(float((scores[1:] < scores[0]).mean()))
+            shares.append(float((scores[1:] < scores[0] - ROUNDING).mean()))
         yield np.array(shares)

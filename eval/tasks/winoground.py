@@ -1,7 +1,7 @@
 """Winoground: two pictures and two captions of the same words (Thrush et al. 2022, equations 1 to 3).
 
 The two samples of an item share an id in the metadata under `pair`; each has one picture and its own caption. Equal
-scores are no success.
+scores (up to ROUNDING) are no success.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.embeddings.split import EmbeddedSplit, Split
 from eval.languages import in_words
-from eval.metrics.ranking import Floats, Ints
+from eval.metrics.ranking import ROUNDING, Floats, Ints
 from eval.tasks import Measured, Presentation, Task, mean_of
 from vlp.errors import UserError
 
@@ -32,7 +32,7 @@ def pair_scores(scores: Floats) -> dict[str, Floats]:
     >>> {name: float(score[0]) for name, score in pair_scores(np.array([[[0.9, 0.2], [0.6, 0.3]]])).items()}
     {'text_score': 1.0, 'image_score': 0.0, 'group_score': 0.0}
     """
-    own = (scores[:, 0, 0], scores[:, 1, 1])
+    own = (scores[:, 0, 0] - ROUNDING, scores[:, 1, 1] - ROUNDING)
     text = (own[0] > scores[:, 1, 0]) & (own[1] > scores[:, 0, 1])
     image = (own[0] > scores[:, 0, 1]) & (own[1] > scores[:, 1, 0])
     every = {"text_score": text, "image_score": image, "group_score": text & image}

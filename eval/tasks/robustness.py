@@ -40,15 +40,15 @@ class Robustness(Task):
     @property
     def primary(self) -> str:
         """The mean over corruptions and strengths."""
-        return "robustness/corrupted"
+        return f"robustness/{self.metric or self.of.primary}/corrupted"
 
     def unfit(self, split: Split) -> str:
         """What the other task says."""
         return self.of.unfit(split)
 
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
-        """`robustness/clean`, `robustness/corrupted` (the mean over all), `robustness/relative` (one by the other), and
-        `robustness/CORRUPTION`, the mean over its strengths, each of which stands in the detail.
+        """`robustness/METRIC/clean`, `.../corrupted` (the mean over all), `.../relative` (one divided by the other), and
+        `.../CORRUPTION`, the mean over its strengths, each of which stands in the detail.
 
         Raises UserError for an unknown corruption or metric, and as the other task does.
         """
@@ -56,16 +56,16 @@ class Robustness(Task):
         kinds = {name: component(Corruption, name)() for name in self.corruptions or component_names(Corruption)}
         clean_name, clean = self._of(split, self.of.measure(split))
         each = {name: self._corrupted(split, kind, clean_name, clean) for name, kind in kinds.items()}
-        label = (f"{clean_name}, pictures corrupted",)
+        own, label = f"robustness/{clean_name}", (f"{clean_name}, pictures corrupted",)
         result = {
-            "robustness/clean": replace(clean, presentation=_words((f"{clean_name}, pictures as they are",), "clean")),
-            "robustness/corrupted": self._mean(clean, list(each.values()), _words(label, "all", primary=True)),
+            f"{own}/clean": replace(clean, presentation=_words((f"{clean_name}, pictures as they are",), "clean")),
+            f"{own}/corrupted": self._mean(clean, list(each.values()), _words(label, "all", primary=True)),
         }
-        result["robustness/relative"] = self._relative(result["robustness/corrupted"], clean, label)
+        result[f"{own}/relative"] = self._relative(result[f"{own}/corrupted"], clean, label)
         for name, some in each.items():
             measured = self._mean(clean, [some], _words((*label, name.replace("_", " ")), "mean of strengths"))
             detail = {"strengths": list(self.strengths), "values": some.mean(axis=1).tolist()}
-            result[f"robustness/{name}"] = replace(measured, detail=detail)
+            result[f"{own}/{name}"] = replace(measured, detail=detail)
         return result
 
     def settings(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Robustness(Task):
         return self.of.unfit(split)
 
     def measure(self, split: EmbeddedSplit) -> dict[str, Measured]:
-        """`robustness/METRIC/clean`, `.../corrupted` (the mean over all), `.../relative` (one divided by the other), and
+        """`robustness/METRIC/clean`, `.../corrupted` (the mean over all), `.../relative` (corrupted by clean), and
         `.../CORRUPTION`, the mean over its strengths, each of which stands in the detail.
 
         Raises UserError for an unknown corruption or metric, and as the other task does.

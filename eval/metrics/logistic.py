@@ -17,16 +17,19 @@ FINEST = 0.125  # of a decade: the search ends at eight steps a decade
 MOST_STEPS = 1000
 
 
+TOLERANCE = 1e-4  # of the gradient, as scikit-learn's
+
+
 @dataclass(frozen=True)
 class Linear:
     """Weights of a linear classifier: scores are x @ weight + bias."""
 
-    weight: Tensor  # [D, C], float64
+    weight: Tensor  # [D, C]
     bias: Tensor  # [C]
 
     def scores(self, vectors: Floats) -> Floats:
         """[N, C] scores of vectors [N, D]."""
-        return np.asarray(torch.from_numpy(np.asarray(vectors, np.float64)) @ self.weight + self.bias)
+        return np.asarray(torch.from_numpy(np.asarray(vectors)).to(self.weight.dtype) @ self.weight + self.bias)
 
 
 def objective(linear: Linear, vectors: Tensor, labels: Tensor, c: float) -> Tensor:
@@ -38,20 +41,30 @@ def objective(linear: Linear, vectors: Tensor, labels: Tensor, c: float) -> Tens
     return loss + (linear.weight**2).sum() / (2 * c * len(vectors))
 
 
-def fit(vectors: Floats, labels: Ints, *, classes: int, c: float, start: Linear | None = None) -> Linear:
-    """The minimum of `objective`, which has one, by L-BFGS with a line search.
+def fit(
+    vectors: Floats,
+    labels: Ints,
+    *,
+    classes: int,
+    c: float,
+    start: Linear | None = None,
+    tolerance: float = TOLERANCE,
+) -> Linear:
+    """The minimum of `objective`, which has one, by L-BFGS with a line search, in the precision of the vectors.
 
     vectors: [N, D]; labels: [N]; c: the inverse of the regularisation; start: where to begin, which changes the time
-    and nothing else.
+    alone. What is searched is scaled so that weights and bias bend the objective alike: strong regularisation would
+    otherwise take hundreds of steps.
     """
-    x, y = torch.from_numpy(np.asarray(vectors, np.float64)), torch.from_numpy(labels)
-    first = start or Linear(torch.zeros(x.shape[1], classes).double(), torch.zeros(classes).double())
-    linear = Linear(first.weight.clone().requires_grad_(), first.bias.clone().requires_grad_())
+    x, y = torch.from_numpy(np.asarray(vectors)), torch.from_numpy(labels)
+    scale, bias_scale = min(1.0, c * len(x)) ** 0.5, classes**0.5
+    first = start or Linear(torch.zeros(x.shape[1], classes, dtype=x.dtype), torch.zeros(classes, dtype=x.dtype))
+    free = Linear((first.weight / scale).requires_grad_(), (first.bias / bias_scale).requires_grad_())
     optimizer = torch.optim.LBFGS(
-        [linear.weight, linear.bias],
+        [free.weight, free.bias],
         max_iter=MOST_STEPS,
         max_eval=2 * MOST_STEPS,
-        tolerance_grad=1e-7,
+        tolerance_grad=tolerance,
         tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -59,13 +72,13 @@ def fit(vectors: Floats, labels: Ints, *, classes: int, c: float, start: Linear 
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = objective(linear, x, y, c)
+        value = objective(Linear(free.weight * scale, free.bias * bias_scale), x, y, c)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return Linear(linear.weight.detach(), linear.bias.detach())
+    return Linear(free.weight.detach() * scale, free.bias.detach() * bias_scale)
 
 
 def search(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:

@@ -13,13 +13,13 @@ def problem(seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, 60)
     vectors = rng.normal(size=(60, 5)) + np.eye(classes, 5)[labels]
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), labels
 
 
-@pytest.mark.parametrize("c", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("c", [1e-5, 1e-3, 1.0, 1e3])
 def test_the_gradient_is_zero_at_the_minimum_and_every_step_away_is_worse(c: float) -> None:
     vectors, labels = problem()
-    linear = fit(vectors, labels, classes=3, c=c)
+    linear = fit(vectors, labels, classes=3, c=c, tolerance=1e-9)
     x, y = torch.from_numpy(vectors).double(), torch.from_numpy(labels)
     free = Linear(linear.weight.clone().requires_grad_(), linear.bias.clone().requires_grad_())
     least = objective(free, x, y, c)
@@ -41,15 +41,22 @@ def test_two_classes_give_what_newton_gives() -> None:
         p = 1 / (1 + np.exp(-x @ w))
         gradient = x.T @ (p - labels) + penalty @ w
         w -= np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + penalty, gradient)
-    linear = fit(vectors, labels, classes=2, c=c)
+    linear = fit(vectors, labels, classes=2, c=c, tolerance=1e-9)
     assert np.asarray(linear.weight[:, 1] - linear.weight[:, 0]) == pytest.approx(w[:5], abs=1e-4)
     assert float(linear.bias[1] - linear.bias[0]) == pytest.approx(w[5], abs=1e-4)
 
 
+def test_the_usual_tolerance_is_close_in_single_precision_too() -> None:
+    vectors, labels = problem(2)
+    exact = fit(vectors, labels, classes=3, c=1.0, tolerance=1e-9).scores(vectors)
+    usual = fit(vectors.astype(np.float32), labels, classes=3, c=1.0).scores(vectors.astype(np.float32))
+    assert usual == pytest.approx(exact, abs=0.02)
+
+
 def test_where_it_begins_does_not_matter() -> None:
     vectors, labels = problem(1)
-    first = fit(vectors, labels, classes=3, c=10.0)
-    again = fit(vectors, labels, classes=3, c=10.0, start=fit(vectors, labels, classes=3, c=1e-2))
+    first = fit(vectors, labels, classes=3, c=10.0, tolerance=1e-9)
+    again = fit(vectors, labels, classes=3, c=10.0, tolerance=1e-9, start=fit(vectors, labels, classes=3, c=1e-2))
     assert np.asarray(again.weight) == pytest.approx(np.asarray(first.weight), abs=1e-3)
 
 

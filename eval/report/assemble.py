@@ -37,8 +37,8 @@ class Part:
     left_out: Mapping[str, str]  # task -> why it has nothing to measure here; "" where it was measured
 
 
-def assemble(release: Release, parts: Sequence[Part], command: str = "") -> Tree:
-    """The tree of report.json; `command` is what was typed.
+def assemble(release: Release, parts: Sequence[Part], command: str = "", contamination: Tree | None = None) -> Tree:
+    """The tree of report.json; `command` is what was typed, `contamination` what the training set has of the data.
 
     `metrics` is a flat map from names such as `test_style/en/image_to_text/recall@1` to values; MAPS lists the flat
     maps from the same names to what else is known of each metric. If the model folder stands in a run's folder,
@@ -57,6 +57,7 @@ def assemble(release: Release, parts: Sequence[Part], command: str = "") -> Tree
         "model": about_model(release),
         "data": {part.name: about_split(part.split) for part in parts},
         "tasks": {part.name: [_task(part, name) for name in part.tasks] for part in parts},
+        "contamination": contamination or {},
         "versions": versions(),
         "machine": machine(),
     }
@@ -82,7 +83,7 @@ MAPS: dict[str, Callable[[Measured], Any]] = {
 def is_current(tree: Tree) -> bool:
     """Whether a report.json that was written earlier has all that tables and pages want."""
     return tree.get("format") == FORMAT and tree.keys() >= {
-        *("metrics", "tasks", "data", "model", "versions", "command"),
+        *("metrics", "tasks", "data", "model", "versions", "command", "contamination"),
         *MAPS,
     }
 

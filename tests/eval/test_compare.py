@@ -99,10 +99,15 @@ def test_the_order_of_queries_does_not_matter(evaluated: tuple[Path, Path], tmp_
         (lambda t: t["data"]["shapes"].update(sha256="f" * 64), '"shapes" was measured on other data'),
         (lambda t: t["data"]["shapes"].update(samples=23), "on samples: 24, .* on 23"),
         (lambda t: t["tasks"]["shapes"][1].update(templates="bare"), "another protocol: templates is .* and bare for"),
+        (
+            lambda t: t["data"]["shapes"]["protocol"].update(templates=3),
+            "another protocol: .* not have the same templates",
+        ),
+        (lambda t: t["tasks"]["shapes"][1].update(files={"a.toml": "f"}), "another protocol: files is"),
         (lambda t: t.update(format="vlp-report-0"), "is no report of this version"),
         (lambda t: t.update(metrics={}), "no metric in common"),
     ],
-    ids=["data", "count", "protocol", "version", "nothing"],
+    ids=["data", "count", "templates", "protocol", "files", "version", "nothing"],
 )
 def test_what_cannot_be_compared_is_one_sentence(
     change: Callable[[dict], object], sentence: str, evaluated: tuple[Path, Path], tmp_path: Path

@@ -17,6 +17,7 @@ from vlp.page.chart import Series, line_chart
 
 TEMPLATE = Path(__file__).parent / "compare_page.html"
 MOST_CLASSES = 12  # in a table of confusions, and of differences each way
+LEAST_PICTURES = 10  # of a bin of a reliability diagram that is drawn
 NAME = 32  # characters of a class's name
 Tree = dict[str, Any]
 Bins = Sequence[Tree]
@@ -45,6 +46,7 @@ def compare_page(
         splits=[_split(tree, split) for split in tree["data"]],
         explanations=list(dict.fromkeys(filter(None, (m["explanations"] for m in tree["metrics"].values())))),
         recalls=_recalls(tree, labels),
+        least_pictures=LEAST_PICTURES,
         reliabilities=_reliabilities(tree, reliability, labels),
         classes=[_classes(_title(name, tree), about, labels) for name, about in classified.items()],
         changed=changed,
@@ -145,7 +147,7 @@ def _reliabilities(tree: Tree, metrics: Mapping[str, Sequence[Bins]], labels: Se
     charts = []
     for name, each in metrics.items():
         lines = [
-            Series(model, [(one["confidence"], one["accuracy"]) for one in bins if one["count"]])
+            Series(model, [(one["confidence"], one["accuracy"]) for one in bins if one["count"] >= LEAST_PICTURES])
             for model, bins in zip(labels, each, strict=True)
         ]
         lines.append(Series("as sure as it is right", [(0.0, 0.0), (1.0, 1.0)]))

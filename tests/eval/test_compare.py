@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +254,24 @@ def test_no_average_of_what_cannot_be_averaged(
     other = altered(evaluated[1], tmp_path / "other", lambda t: t["data"]["shapes"].update(sha256="f" * 64))
     with pytest.raises(UserError, match="measured on other data"):
         main([str(evaluated[0]), str(other), "--table"])
+
+
+WIDE = """<script>
+document.body.style.width = "390px";
+const wide = [...document.querySelectorAll("main *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
+  && e.getBoundingClientRect().right > 391);
+document.title = `wide: ${wide.length} ${wide.slice(0, 3).map(e => e.className)}`;
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_nothing_lies_outside_of_a_phone(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main([*map(str, evaluated), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "compare.html").read_text().replace("<details", "<details open") + WIDE
+    (tmp_path / "page.html").write_text(page)
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert re.findall(r"<title>(.*)</title>", done.stdout) == ["wide: 0 "]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_pipelines.captions import normalised
 from data_pipelines.ledger import Ledger
 from data_pipelines.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint, fingerprint_of
 from data_pipelines.sample import Sample
+from data_pipelines.writing.repeats import BANDS, bands
 from eval.datasets import Block
 from eval.datasets.shards import Shards
 from eval.embeddings.cache import CachedRelease, name_of_pictures
@@ -35,7 +37,6 @@ from vlp.errors import UserError
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
-PAIRS_AT_ONCE = 2**22  # of hashes that are compared: 128 MiB
 Tree = dict[str, Any]
 
 
@@ -52,28 +53,43 @@ class Against:
 
 @dataclass
 class Hashes:
-    """Fingerprints of N pictures, to be compared with many at once."""
+    """Fingerprints of N pictures, to be compared with others without comparing each with each.
+
+    Of alike hashes at least one of BANDS parts is equal (there are more parts than bits that may differ).
+    """
 
     bits: NDArray[np.uint64]  # [N, 4]
     colour: NDArray[np.float64]  # [N, 3]
+    bands: NDArray[np.int64]  # [N, BANDS]
 
     @classmethod
     def of(cls, prints: Sequence[Fingerprint]) -> Hashes:
         """Those of these pictures."""
         packed = b"".join(one.bits.to_bytes(32, "big") for one in prints)
-        bits = np.frombuffer(packed, np.uint64).reshape(-1, 4)
-        return cls(bits, np.array([one.mean for one in prints], np.float64).reshape(-1, 3))
+        parts = [bands(one.bits) for one in prints]
+        return cls(
+            np.frombuffer(packed, np.uint64).reshape(-1, 4),
+            np.array([one.mean for one in prints], np.float64).reshape(-1, 3),
+            np.array(parts, np.int64).reshape(-1, BANDS),
+        )
 
-    def alike(self, others: Hashes) -> NDArray[np.int64]:
-        """[n, 2] the pairs (row of these, row of `others`) that Fingerprint.alike would call alike."""
-        pairs = []
-        step = max(1, PAIRS_AT_ONCE // max(1, len(others.bits)))
-        for start in range(0, len(self.bits), step):
-            apart = self.bits[start : start + step, None] ^ others.bits[None]
-            rows, columns = np.nonzero(np.bitwise_count(apart).sum(axis=2, dtype=np.int64) <= ALIKE_BITS)
-            near = (np.abs(self.colour[start + rows] - others.colour[columns]) <= ALIKE_COLOUR).all(axis=1)
-            pairs.append(np.stack([start + rows[near], columns[near]], axis=1))
-        return np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each part in order, and the rows that it comes from: [BANDS, N] both."""
+        rows = np.argsort(self.bands.T, axis=1, kind="stable")
+        return np.take_along_axis(self.bands.T, rows, axis=1), rows
+
+    def alike(self, others: Hashes) -> set[tuple[int, int]]:
+        """The pairs (row of these, row of `others`) that Fingerprint.alike would call alike."""
+        pairs = set()
+        for values, rows, own in zip(*self._sorted, others.bands.T, strict=True):
+            starts, stops = (np.searchsorted(values, own, side) for side in ("left", "right"))  # type: ignore[arg-type]
+            for other in np.flatnonzero(stops > starts):
+                some = rows[starts[other] : stops[other]]
+                apart = np.bitwise_count(self.bits[some] ^ others.bits[other]).sum(axis=1, dtype=np.int64)
+                near = (np.abs(self.colour[some] - others.colour[other]) <= ALIKE_COLOUR).all(axis=1)
+                pairs |= {(int(row), int(other)) for row in some[(apart <= ALIKE_BITS) & near]}
+        return pairs
 
 
 @dataclass
@@ -193,16 +209,16 @@ def _compare(tests: Sequence[_Test], block: Block, against: Against, release: Ca
     vectors = _vectors(kept, place, release) if against.cosine and kept else None
     forms = {form for sample in samples for form in _forms(sample)}
     for test in tests:
-        for row, column in test.hashes.alike(hashes):
-            test.seen.by_hash.setdefault(int(row), keys[column])
+        for row, column in sorted(test.hashes.alike(hashes)):
+            test.seen.by_hash.setdefault(row, keys[column])
         test.seen.captions |= forms & test.captions
         if vectors is not None:
             step = SCORES_IN_MEMORY // len(vectors)
             for start in range(0, len(test.image), step):
                 scores = test.image[start : start + step] @ vectors.T
                 best, score = scores.argmax(axis=1), scores.max(axis=1)
-                for row in np.flatnonzero(score > test.seen.cosine[start : start + step]):
-                    test.seen.nearest[start + row], test.seen.cosine[start + row] = keys[best[row]], score[row]
+                for at in np.flatnonzero(score > test.seen.cosine[start : start + step]):
+                    test.seen.nearest[start + at], test.seen.cosine[start + at] = keys[best[at]], score[at]
 
 
 def _vectors(samples: Sequence[Sample], place: str, release: CachedRelease) -> NDArray[np.float32]:

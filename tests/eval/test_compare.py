@@ -187,6 +187,23 @@ def test_queries_that_changed_have_their_own_pictures(evaluated: tuple[Path, Pat
     assert not own.note
 
 
+def test_only_queries_that_are_right_or_wrong_are_called_so(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(evaluated[1], tmp_path / "scores")
+    table = pq.read_table(evaluated[1] / "per_query.parquet")
+    halves = pa.array(table["value"].to_numpy() / 2)
+    pq.write_table(table.set_column(2, "value", halves), tmp_path / "scores" / "per_query.parquet")
+    models = opened([str(evaluated[0]), str(tmp_path / "scores")])
+    tree = compared(models)
+    assert {metric["against_first"][0]["test"] for metric in tree["metrics"].values() if max(metric["values"])} == {
+        "bootstrap"
+    }
+    titles = {one.title for one in changed_queries(models, tree, {})}
+    assert "shapes: zero-shot by subgroup, acc@1" not in titles
+
+
 def test_without_the_data_the_page_says_so(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
     gone = [
         altered(folder, tmp_path / folder.name, lambda t: t["data"]["shapes"]["dataset"].update(root="/no/such/data"))

@@ -89,25 +89,25 @@ def _rows(tree: Tree, split: str, other: int) -> Table:
     rows = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, padding=(0, 0), pad_edge=False)
     rows.add_column("metric", overflow="fold")
     for heading in (first, label, "", "95 % interval"):
-        rows.add_column(cell(f"  {heading}", 16), justify="right", no_wrap=True)
-    rows.add_column("  p (Holm)", no_wrap=True)
+        rows.add_column(cell(f" {heading}", 16), justify="right", no_wrap=True)
+    rows.add_column(" p (Holm)", no_wrap=True)
     for name, metric in tree["metrics"].items():
         if not name.startswith(f"{split}/"):
             continue
         plain, against = UNITS[metric["units"]].plain, metric["against_first"][other]
         words: list[Text | str] = [
             cell(name.removeprefix(f"{split}/"), 80),
-            f"  {plain(metric['values'][0])}",
-            f"  {plain(metric['values'][other + 1])}",
+            f" {plain(metric['values'][0])}",
+            f" {plain(metric['values'][other + 1])}",
         ]
         if against is None:
-            rows.add_row(*words, "", "", "  not by query")
+            rows.add_row(*words, "", "", " not by query")
             continue
         low, high = (signed(bound, metric["units"]) for bound in against["interval"])
         colour = {"better": "bold green", "worse": "bold red", "": "dim"}[against["verdict"]]
-        p = in_words(against["p_holm"]).removeprefix("p ").removeprefix("= ")
-        difference = f"  [{colour}]{signed(against['difference'], metric['units'])}[/]"
-        rows.add_row(*words, difference, f"  {low} – {high}", f"  {p} [{colour}]{against['verdict']}[/]")
+        p = in_words(against["p_holm"]).removeprefix("p ").removeprefix("= ").replace(" ", "")
+        difference = f" [{colour}]{signed(against['difference'], metric['units'])}[/]"
+        rows.add_row(*words, difference, f" {low} – {high}", f" {p} [{colour}]{against['verdict']}[/]")
     return rows
 
 

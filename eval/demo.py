@@ -17,11 +17,13 @@ from rich.console import Console
 
 from eval import run
 from eval.configuration import read
+from eval.embeddings.cache import cached
+from eval.embeddings.together import Ranks
 from eval.index.flat import Flat
 from eval.progress_bar import progress_bar
 from eval.report import assemble as report
 from eval.report.page import report_page
-from eval.report.results import write_json
+from eval.report.results import write_json, write_queries
 from eval.search.answer import Answer, ask_picture, ask_text
 from eval.search.build import build_gallery, refuse_other_folder
 from eval.search.gallery import Gallery
@@ -176,8 +178,10 @@ def evaluate(demo: Demo, release: Release) -> dict[str, Any]:
             demo.done("the test splits are evaluated")
             run.table(tree, demo.console)
             return tree
-    tree = run.evaluate(release, config)
+    parts = run.measure(cached(release, None, Ranks()), config)
+    tree = report.assemble(release, parts)
     run.table(tree, demo.console)
+    write_queries({name: m for part in parts for name, m in part.measured.items()}, demo.out)
     write_json(tree, path)
     return tree
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +26,8 @@ from eval.configuration import (
     sorted_words,
     spread,
 )
-from eval.embeddings.cache import LIMIT, EmbeddingCache, cached
+from eval.contamination import Against, search
+from eval.embeddings.cache import LIMIT, CachedRelease, EmbeddingCache, cached
 from eval.embeddings.sound import refuse_unlike_widths
 from eval.embeddings.split import KeptSplit
 from eval.embeddings.together import Ranks
@@ -36,6 +37,7 @@ from eval.report import clip_benchmark
 from eval.report.gates import unmet
 from eval.report.page import report_page
 from eval.report.results import write_json, write_queries
+from eval.report.seen import sentences
 from eval.report.units import UNITS
 from vlp.config import parse
 from vlp.config.flags_help import field_docs
@@ -56,21 +58,18 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
 
     Raises UserError as `measure` does.
     """
-    return report.assemble(release, measure(release, config))
+    return report.assemble(release, measure(cached(release, None, Ranks()), config))
 
 
-def measure(
-    release: Release, config: EvalConfig, *, cache: EmbeddingCache | None = None, ranks: Ranks | None = None
-) -> list[report.Part]:
-    """What came of each shard set of `config` (all ranks participate, and get the same).
+def measure(release: CachedRelease, config: EvalConfig) -> list[report.Part]:
+    """What came of each shard set of `config` (all ranks of `release` participate, and get the same).
 
-    A task that has nothing to measure on a shard set is left out there, with the reason. cache: where vectors are kept
-    from one evaluation to the next. ranks: who embeds. Raises UserError if no task has anything to measure on a shard
-    set, if it lacks something that was asked for by name, or if the model's vectors are of no use.
+    A task that has nothing to measure on a shard set is left out there, with the reason. Raises UserError if no task
+    has anything to measure on a shard set, if it lacks something that was asked for by name, or if the model's vectors
+    are of no use.
     """
     refuse_unlike_widths(release)
-    ranks = ranks or Ranks()
-    release = cached(release, cache, ranks)
+    ranks, cache = release.ranks, release.cache
     parts: list[report.Part] = []
     for split_name, (dataset, tasks) in config.by_split().items():
         pictures = KeptSplit(
@@ -117,6 +116,29 @@ def table(tree: Tree, console: Console) -> None:
             if task["left_out"]:
                 left_out = f"left out on {split}: {task['name']}, because {task['left_out']}"
                 console.print(cell(left_out, 1000), style="dim")
+        if tree["contamination"]:
+            clean_table(tree, split, console)
+
+
+def clean_table(tree: Tree, split: str, console: Console) -> None:
+    """Print how much of a shard set the training set has, and the metrics without that, with the queries left."""
+    rows = Table(title=cell(f"{split} · without what was seen"), title_justify="left", title_style="bold", box=SIMPLE)
+    rows.add_column("metric", no_wrap=True)
+    for heading in ("all", "pictures unseen", "captions unseen"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for name, kinds in tree["contamination"]["without"].items():
+        if name.startswith(f"{split}/"):
+            precise = UNITS[tree["units"][name]].precise
+            left = [
+                f"{precise(kinds[kind]['value'])} of {kinds[kind]['queries']:,}"
+                if kinds[kind]["queries"]
+                else "none left"
+                for kind in ("pictures", "captions")
+                if kind in kinds
+            ]
+            rows.add_row(cell(name.removeprefix(f"{split}/"), 80), precise(tree["metrics"][name]), *left)
+    console.print(rows)
+    console.print(cell(dict(sentences(tree["contamination"]))[split], 1000), style="yellow")
 
 
 @dataclass(frozen=True)
@@ -133,6 +155,10 @@ class EvalRun(EvalConfig):
     """metric=value pairs; if one is not reached, the exit status is 1"""
     at_most: tuple[str, ...] = ()
     """metric=value pairs; if one is exceeded, the exit status is 1"""
+    against: str = ""
+    """training shards: which test pictures and captions are in them too, and the metrics without these"""
+    duplicate_cosine: Annotated[float, Ge(0), Le(1)] = 0.97
+    """pictures whose vectors have at least this cosine count as the same for --against; 0: hashes alone decide"""
     cache: Path | None = None
     """folder of embeddings that are kept for the next evaluation; none: $VLP_CACHE/embeddings, in ~/.cache/vlp"""
     no_cache: bool = False
@@ -210,8 +236,10 @@ def command(run: EvalRun, model: str, world: World, typed: str) -> int:
     values = expected(model, list(run.by_split()), trust=run.trust) if run.published else {}
     loaded = release.load(model, device, random_weights=run.random_weights, trust=run.trust)
     loaded = replace(loaded, precision=run.precision)
-    parts = measure(loaded, run, cache=cache, ranks=ranks)
-    tree = report.assemble(loaded, parts, typed)
+    shared = cached(loaded, cache, ranks)
+    parts = measure(shared, run)
+    against = Against(run.against, run.duplicate_cosine, run.skip_damaged)
+    tree = report.assemble(loaded, parts, typed, search(parts, against, shared) if run.against else {})
     short = unmet(tree, run.at_least, run.at_most)
     compared = compare(tree["metrics"], values)
     short += [str(one) for one in compared if not one.agrees]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlp.errors import UserError
-
-if TYPE_CHECKING:
-    from vlp.models.release import Release
+from vlp.models.release import Release
 
 
 def refuse_broken(vectors: NDArray[Any], model: str, what: Callable[[int], str]) -> None:
@@ -30,7 +28,7 @@ def refuse_unlike_widths(release: Release) -> None:
 
     size = release.transform.size
     image = release.embed_pixels(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    text = release.embed_texts("a")
+    text = Release.embed_texts(release, "a")  # by this rank alone
     if image.shape[1] != text.shape[1]:
         raise UserError(
             f"the model {release.name} gives pictures {image.shape[1]} numbers and texts {text.shape[1]}, "

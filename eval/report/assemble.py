@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.datasets import Dataset
+from eval.datasets import Dataset, Protocol
 from eval.embeddings.split import EmbeddedSplit
 from eval.tasks import Measured, Task
 from vlp.config import component_name, to_tree
+from vlp.files import sha256
 from vlp.record import versions
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class Part:
     left_out: Mapping[str, str]  # task -> why it has nothing to measure here; "" where it was measured
 
 
-def assemble(release: Release, parts: Sequence[Part], command: str = "") -> Tree:
-    """The tree of report.json; `command` is what was typed.
+def assemble(release: Release, parts: Sequence[Part], command: str = "", contamination: Tree | None = None) -> Tree:
+    """The tree of report.json; `command` is what was typed, `contamination` what the training set has of the data.
 
     `metrics` is a flat map from names such as `test_style/en/image_to_text/recall@1` to values; MAPS lists the flat
     maps from the same names to what else is known of each metric. If the model folder stands in a run's folder,
@@ -57,6 +59,7 @@ def assemble(release: Release, parts: Sequence[Part], command: str = "") -> Tree
         "model": about_model(release),
         "data": {part.name: about_split(part.split) for part in parts},
         "tasks": {part.name: [_task(part, name) for name in part.tasks] for part in parts},
+        "contamination": contamination or {},
         "versions": versions(),
         "machine": machine(),
     }
@@ -82,7 +85,7 @@ MAPS: dict[str, Callable[[Measured], Any]] = {
 def is_current(tree: Tree) -> bool:
     """Whether a report.json that was written earlier has all that tables and pages want."""
     return tree.get("format") == FORMAT and tree.keys() >= {
-        *("metrics", "tasks", "data", "model", "versions", "command"),
+        *("metrics", "tasks", "data", "model", "versions", "command", "contamination"),
         *MAPS,
     }
 
@@ -97,7 +100,9 @@ def _task(part: Part, name: str) -> Tree:
     task = part.tasks[name]
     module = type(task).__module__
     about = {"name": name, "task": module, **task.settings(), "data": part.split.spec}
-    return {**about, "left_out": part.left_out.get(name, "")}
+    files = [Path(value) for value in task.settings().values() if isinstance(value, str) and value.endswith(".toml")]
+    sums = {path.name: sha256(path) for path in files if path.is_file()}
+    return {**about, "files": sums, "left_out": part.left_out.get(name, "")}
 
 
 def about_model(release: Release) -> Tree:
@@ -132,12 +137,20 @@ def about_split(split: EmbeddedSplit) -> Tree:
         "spec": split.spec,
         "dataset": {"name": component_name(split.dataset, Dataset), **to_tree(split.dataset)},
         "folder": os.getcwd(),
+        "protocol": _about_protocol(split.protocol),
         "asks": split.dataset.asks,
         "sha256": split.dataset.sha256(),
         "samples": len(split.samples),
         "skipped": split.skipped.by_reason(),
         "languages": list(split.languages),
     }
+
+
+def _about_protocol(protocol: Protocol) -> Tree:
+    """How the dataset is measured, as its makers say: its lists by their length, and the sha256 of all of it."""
+    tree = to_tree(protocol)
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    return {k: len(v) if isinstance(v, list) else v for k, v in tree.items()} | {"sha256": digest}
 
 
 def training_record(run: Path, model: str) -> Tree:

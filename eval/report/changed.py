@@ -54,12 +54,17 @@ class _Side:
 
 
 def changed_queries(models: Sequence[Evaluated], tree: Tree, classified: Mapping[str, Tree]) -> list[Changed]:
-    """For each metric that stands for its row: what the first model alone answers, and what the last one alone does."""
+    """Of each metric that stands for its row, what the first model alone answers, and what the last one alone does.
+
+    Metrics of which a query is not right or wrong are left out.
+    """
     names = [name for name, metric in tree["metrics"].items() if metric["primary"]]
     each = [read_queries(model.folder, names) for model in (models[0], models[-1])]
     labels = (models[0].label, models[-1].label)
     sides = {
-        name: _sides(each[0][name], each[1][name], labels) for name in names if name in each[0] and name in each[1]
+        name: _sides(each[0][name], each[1][name], labels)
+        for name in names
+        if all(name in one and one[name].right_or_wrong for one in each)
     }
     wanted: dict[str, set[str]] = {}
     for name, both in sides.items():

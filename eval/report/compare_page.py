@@ -17,6 +17,7 @@ from vlp.page.chart import Series, line_chart
 
 TEMPLATE = Path(__file__).parent / "compare_page.html"
 MOST_CLASSES = 12  # in a table of confusions, and of differences each way
+LEAST_PICTURES = 10  # of a bin of a reliability diagram that is drawn
 NAME = 32  # characters of a class's name
 Tree = dict[str, Any]
 Bins = Sequence[Tree]
@@ -45,8 +46,9 @@ def compare_page(
         splits=[_split(tree, split) for split in tree["data"]],
         explanations=list(dict.fromkeys(filter(None, (m["explanations"] for m in tree["metrics"].values())))),
         recalls=_recalls(tree, labels),
-        reliabilities=_reliabilities(reliability, labels),
-        classes=[_classes(name, about, labels) for name, about in classified.items()],
+        least_pictures=LEAST_PICTURES,
+        reliabilities=_reliabilities(tree, reliability, labels),
+        classes=[_classes(_title(name, tree), about, labels) for name, about in classified.items()],
         changed=changed,
         conditions=_conditions(tree),
     )
@@ -140,17 +142,27 @@ def _recalls(tree: Tree, labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(title, chart) for title, chart in charts if chart]
 
 
-def _reliabilities(metrics: Mapping[str, Sequence[Bins]], labels: Sequence[str]) -> list[tuple[str, str]]:
+def _reliabilities(tree: Tree, metrics: Mapping[str, Sequence[Bins]], labels: Sequence[str]) -> list[tuple[str, str]]:
     """(title, SVG) of how often each model is right over how sure it is; the last line is a model that knows."""
     charts = []
     for name, each in metrics.items():
         lines = [
-            Series(model, [(one["confidence"], one["accuracy"]) for one in bins if one["count"]])
+            Series(model, [(one["confidence"], one["accuracy"]) for one in bins if one["count"] >= LEAST_PICTURES])
             for model, bins in zip(labels, each, strict=True)
         ]
         lines.append(Series("as sure as it is right", [(0.0, 0.0), (1.0, 1.0)]))
-        charts.append((name, line_chart(lines, x_label="how sure it is (mean of the bin)", y_label="how often right")))
+        charts.append(
+            (
+                _title(name, tree),
+                line_chart(lines, x_label="how sure it is (mean of the bin)", y_label="how often right"),
+            )
+        )
     return [(title, chart) for title, chart in charts if chart]
+
+
+def _title(name: str, tree: Tree) -> str:
+    """A metric in the words of its task, and its data."""
+    return f"{', '.join(tree['metrics'][name]['labels'])}, on {name.split('/', maxsplit=1)[0]}"
 
 
 def _classes(name: str, about: Tree, labels: Sequence[str]) -> Tree:

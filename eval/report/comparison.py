@@ -115,6 +115,12 @@ def _refuse_other_data(split: str, first: Evaluated, other: Evaluated) -> None:
                 f'"{split}" was measured on other data: {first.label} on {what} {mine}, {other.label} on {its}; '
                 "evaluate both on the same"
             )
+    if one["protocol"] != two["protocol"]:
+        key = next(key for key, value in one["protocol"].items() if value != two["protocol"].get(key))
+        raise UserError(
+            f'"{split}" was measured by another protocol: {first.label} and {other.label} do not have the same {key} '
+            "(classes or templates of the dataset were changed); evaluate both alike"
+        )
 
 
 def _refuse_other_protocol(split: str, first: Evaluated, other: Evaluated) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.report.seen import sentences
 from eval.report.units import UNITS, in_a_sentence
 from eval.search.answer import Answer
 from eval.search.page import ANSWERS, shown
@@ -39,6 +40,7 @@ def report_page(tree: Tree, *, run: Path, answers: Sequence[Answer] = (), about_
         about_answers=about_answers,
         loss=line_chart([Series("loss", _points(rows, "loss"))], x_label="pairs seen", y_label="training loss"),
         validation=_validation(rows, words),
+        seen=_seen(tree),
         conditions=_conditions(tree),
         config=config.read_text(encoding="utf-8") if tree["train"] and config.is_file() else "",
     )
@@ -134,6 +136,30 @@ def _cell(tree: Tree, name: str) -> Tree:
         "queries": tree["queries"][name],
         "candidates": tree["candidates"][name],
     }
+
+
+def _seen(tree: Tree) -> list[Tree]:
+    """What of each shard set the training set has, and the metrics without it; nothing where that was not asked for."""
+    contamination = tree["contamination"]
+    splits = []
+    for split, sentence in sentences(contamination) if contamination else ():
+        rows = []
+        for name, kinds in contamination["without"].items():
+            if name.startswith(f"{split}/"):
+                plain = UNITS[tree["units"][name]].plain
+                cells = [
+                    {
+                        "measure": f"{kind} unseen",
+                        "value": plain(left["value"]) if left["queries"] else "–",
+                        "interval": " – ".join(map(plain, left["interval"])) if left["queries"] else "none is left",
+                        "queries": left["queries"],
+                    }
+                    for kind, left in kinds.items()
+                ]
+                label = ", ".join((*tree["labels"][name], tree["measures"][name]))
+                rows.append({"label": label, "all": plain(tree["metrics"][name]), "cells": cells})
+        splits.append({"name": split, "sentence": sentence, "rows": rows})
+    return splits
 
 
 def _fine(chance: float, unit: str) -> str:

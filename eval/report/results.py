@@ -32,6 +32,11 @@ class Queries:
     values: NDArray[np.float64]  # [Q]
     groups: NDArray[np.int64] | None = field(default=None, compare=False)  # [Q] where the metric is a mean of means
 
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether every query scored 0 or 1."""
+        return bool(np.isin(self.values, (0, 1)).all())
+
 
 def write_json(tree: object, path: Path) -> None:
     """Write a tree as JSON for people and programs, as a whole or not at all."""
@@ -115,4 +120,6 @@ def read_details(folder: Path) -> dict[str, Tree]:
         details: dict[str, Tree] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({plain(error)}): evaluate again into {folder}") from None
+    if not isinstance(details, dict) or not all(isinstance(one, dict) for one in details.values()):
+        raise UserError(f"{path} is not what an evaluation writes: evaluate again into {folder}")
     return details

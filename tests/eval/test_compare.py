@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,10 +100,15 @@ def test_the_order_of_queries_does_not_matter(evaluated: tuple[Path, Path], tmp_
         (lambda t: t["data"]["shapes"].update(sha256="f" * 64), '"shapes" was measured on other data'),
         (lambda t: t["data"]["shapes"].update(samples=23), "on samples: 24, .* on 23"),
         (lambda t: t["tasks"]["shapes"][1].update(templates="bare"), "another protocol: templates is .* and bare for"),
+        (
+            lambda t: t["data"]["shapes"]["protocol"].update(templates=3),
+            "another protocol: .* not have the same templates",
+        ),
+        (lambda t: t["tasks"]["shapes"][1].update(files={"a.toml": "f"}), "another protocol: files is"),
         (lambda t: t.update(format="vlp-report-0"), "is no report of this version"),
         (lambda t: t.update(metrics={}), "no metric in common"),
     ],
-    ids=["data", "count", "protocol", "version", "nothing"],
+    ids=["data", "count", "templates", "protocol", "files", "version", "nothing"],
 )
 def test_what_cannot_be_compared_is_one_sentence(
     change: Callable[[dict], object], sentence: str, evaluated: tuple[Path, Path], tmp_path: Path
@@ -181,6 +187,23 @@ def test_queries_that_changed_have_their_own_pictures(evaluated: tuple[Path, Pat
     assert not own.note
 
 
+def test_only_queries_that_are_right_or_wrong_are_called_so(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(evaluated[1], tmp_path / "scores")
+    table = pq.read_table(evaluated[1] / "per_query.parquet")
+    halves = pa.array(table["value"].to_numpy() / 2)
+    pq.write_table(table.set_column(2, "value", halves), tmp_path / "scores" / "per_query.parquet")
+    models = opened([str(evaluated[0]), str(tmp_path / "scores")])
+    tree = compared(models)
+    assert {metric["against_first"][0]["test"] for metric in tree["metrics"].values() if max(metric["values"])} == {
+        "bootstrap"
+    }
+    titles = {one.title for one in changed_queries(models, tree, {})}
+    assert "shapes: zero-shot by subgroup, acc@1" not in titles
+
+
 def test_without_the_data_the_page_says_so(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
     gone = [
         altered(folder, tmp_path / folder.name, lambda t: t["data"]["shapes"]["dataset"].update(root="/no/such/data"))
@@ -248,3 +271,24 @@ def test_no_average_of_what_cannot_be_averaged(
     other = altered(evaluated[1], tmp_path / "other", lambda t: t["data"]["shapes"].update(sha256="f" * 64))
     with pytest.raises(UserError, match="measured on other data"):
         main([str(evaluated[0]), str(other), "--table"])
+
+
+WIDE = """<script>
+document.body.style.width = "390px";
+const wide = [...document.querySelectorAll("main *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
+  && e.getBoundingClientRect().right > 391);
+document.title = `wide: ${wide.length} ${wide.slice(0, 3).map(e => e.className)}`;
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_nothing_lies_outside_of_a_phone(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main([*map(str, evaluated), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "compare.html").read_text().replace("<details", "<details open") + WIDE
+    (tmp_path / "page.html").write_text(page)
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert re.findall(r"<title>(.*)</title>", done.stdout) == ["wide: 0 "]

@@ -56,13 +56,15 @@ def test_every_metric_has_all_that_makes_it_believable(tree: dict, release: Rele
     )
 
 
-def test_the_conditions_are_written_down(tree: dict, release: Release) -> None:
+def test_the_conditions_are_written_down(tree: dict, release: Release, shards: Path) -> None:
     assert tree["model"]["weights_sha256"] == release.id
     assert tree["model"]["precision"] == "float32"
     assert tree["model"]["preprocessing"]["size"] == 32
     assert len(tree["data"]["shapes"]["sha256"]) == 64
     assert (tree["data"]["shapes"]["samples"], tree["seed"]) == (24, 0)
     assert {"python", "torch", "numpy", "vlp"} <= set(tree["versions"])
+    assert tree["data"]["shapes"]["dataset"] == {"name": "shards", "root": str(shards), "count": 0, "label": ""}
+    assert len(tree["data"]["shapes"]["protocol"]["sha256"]) == 64
     assert [task["name"] for task in tree["tasks"]["shapes"]] == ["retrieval", "zero_shot"]
     json.dumps(tree)
 
@@ -219,6 +221,7 @@ def test_flags_go_to_the_tasks(model_folder: Path, shards: Path, tmp_path: Path)
     flags = ["--languages", "zh", "--ks", "1", "2", "--tasks.zero_shot.templates", "bare", "--seed", "3"]
     assert main([str(model_folder), str(shards), *flags, "--out", str(tmp_path)]) == 0
     tree = json.loads((tmp_path / "report.json").read_text())
+    assert tree["command"].startswith(f"vlp eval {model_folder} {shards} --languages zh")
     assert {name for name in tree["metrics"] if "recall@" in name} == {
         f"shapes/zh/{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 2)
     }

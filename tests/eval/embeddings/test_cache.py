@@ -60,12 +60,12 @@ def test_a_second_evaluation_embeds_nothing_and_gives_the_same(
     for _ in range(2):
         release = releases.load(model_folder)
         counted = Counted(release)
-        parts = measure(release, read(data=[data]), cache=cache)
+        parts = measure(cached(release, cache, Ranks()), read(data=[data]))
         results.append((values(parts), parts[0].split.skipped.state(), [s.key for s in parts[0].split.samples]))
         counts.append((counted.pictures, counted.texts))
     assert results[0] == results[1]
     assert results[0][1]["drops"][0][0] == "undecodable picture"
-    assert results[0][0] == values(measure(releases.load(model_folder), read(data=[data])))
+    assert results[0][0] == values(measure(cached(releases.load(model_folder), None, Ranks()), read(data=[data])))
     assert counts[0][0] == 22 + 1
     assert counts[1] == (1, 1)  # the picture and the text that show how wide the model's vectors are
 

@@ -92,6 +92,7 @@ def test_json_goes_where_it_is_asked_for(
 def test_ranks_of_torchrun_give_the_report_of_one_process(model_folder: Path, shards: Path, tmp_path: Path) -> None:
     """Both exit with the status of the bound, one of them writes, and every number is that of one process."""
     rest = [str(model_folder), str(shards), "--no-cache", "--at-most", "shapes/subgroup/acc5=0.5"]
+    rest += ["--against", str(shards)]
     assert main([*rest, "--out", str(tmp_path / "one")]) == 1
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "vlp.cli", "eval", *rest, "--out", str(tmp_path / "two")]

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.shards import manifest
+from data_pipelines.shards.shard_set import PACKED_TARS
 from eval.datasets import Dataset
 from eval.datasets.shards import Shards
 from eval.tasks import Measured, Task
-from vlp.config import build, did_you_mean, merge, read_preset
+from vlp.config import build, component, did_you_mean, merge, read_preset
+from vlp.config.components import component_names
 from vlp.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -39,13 +42,13 @@ class EvalConfig:
 
         Raises UserError if a task has nothing to run on.
         """
-        own = {spec: Shards(root=spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
+        own = {spec: opened(spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
         named = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
         datasets: dict[str, Dataset] = {**own, **named}
         tasks = {name: {n: task for n, task in self.tasks.items() if not task.data} for name in datasets}
         for name, task in self.tasks.items():
             if task.data:
-                datasets.setdefault(task.data, Shards(root=task.data))
+                datasets.setdefault(task.data, opened(task.data))
                 tasks.setdefault(task.data, {})[name] = task
             elif not own and not named:
                 raise UserError(
@@ -57,6 +60,28 @@ class EvalConfig:
                 short = split_name(name if name in named else datasets[name].spec, splits)
                 splits[short] = (datasets[name], some)
         return splits
+
+
+def opened(spec: str) -> Dataset:
+    """The shard set of a specification, or the dataset in a folder that has no tars.
+
+    Raises UserError for a folder that is of no known layout.
+    """
+    folder = Path(spec).expanduser()
+    if not folder.is_dir() or (folder / manifest.FILE).is_file() or any(map(_is_tar, folder.iterdir())):
+        return Shards(root=spec)
+    layouts = component_names(Dataset)
+    for name in layouts:
+        if dataset := component(Dataset, name).at(folder):  # type: ignore[attr-defined]
+            return dataset  # type: ignore[no-any-return]
+    raise UserError(
+        f"{folder} is no shard set and no dataset that is known by its looks: expected tars, folders of pictures (a "
+        f"class each), or a layout that a preset names ({', '.join(layouts)})"
+    )
+
+
+def _is_tar(path: Path) -> bool:
+    return path.name.endswith((".tar", *PACKED_TARS))
 
 
 def refuse_missing(config: EvalConfig) -> None:

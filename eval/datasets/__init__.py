@@ -93,6 +93,11 @@ class Dataset:
         """What it asks of a model, in a sentence; "" where nobody says."""
         return ""
 
+    @classmethod
+    def at(cls, folder: Path) -> Self | None:
+        """The dataset in a folder that is of this layout by its looks; None if it is of none or another."""
+        return None
+
     def missing(self) -> str:
         """What is not there, where it was looked for and where to get it, as one sentence; "" if all is there."""
         raise NotImplementedError

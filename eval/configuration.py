@@ -34,8 +34,15 @@ class EvalConfig:
     """datasets that such tasks run on as well: [datasets.NAME] has name = "cifar" (a file of eval/datasets) and root"""
     root: str = ""
     """folder that the datasets lie in, those that have no absolute path of their own"""
+    collection: str = ""
+    """name of the collection that the datasets make up: those that are not there are named, only all are averaged"""
     skip_damaged: bool = False
     """go on without what a damaged dataset has lost, counted and said, instead of refusing it"""
+
+    def placed(self) -> dict[str, Dataset]:
+        """The datasets where they are: under `root`, which may be the dataset itself where there is one only."""
+        alone = len(self.datasets) == 1 and not self.collection
+        return {name: dataset.below(self.root, itself=alone) for name, dataset in self.datasets.items()}
 
     def by_split(self) -> dict[str, tuple[Dataset, dict[str, Task]]]:
         """Short name of each dataset or shard set -> itself, and the tasks that run on it by name.
@@ -43,7 +50,7 @@ class EvalConfig:
         Raises UserError if a task has nothing to run on.
         """
         own = {spec: opened(spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
-        named = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
+        named = self.placed()
         datasets: dict[str, Dataset] = {**own, **named}
         tasks = {name: {n: task for n, task in self.tasks.items() if not task.data} for name in datasets}
         for name, task in self.tasks.items():
@@ -85,10 +92,23 @@ def _is_tar(path: Path) -> bool:
 
 
 def refuse_missing(config: EvalConfig) -> None:
-    """Raise UserError for a dataset that is not there, with where to get it."""
-    for dataset, _ in config.by_split().values():
+    """Raise UserError for a dataset that is not there, with where to get it; of a collection, if none is there."""
+    for dataset, _ in present(config)[0].by_split().values():
         if reason := dataset.missing():
             raise UserError(reason)
+
+
+def present(config: EvalConfig) -> tuple[EvalConfig, dict[str, str]]:
+    """The configuration without those datasets of a collection that are not there, and why each of them is not.
+
+    Raises UserError if none is there.
+    """
+    placed = config.placed() if config.collection else {}
+    absent = {name: reason for name, dataset in placed.items() if (reason := dataset.missing())}
+    if absent and len(absent) == len(config.datasets):
+        name, reason = next(iter(absent.items()))
+        raise UserError(f"nothing of {config.collection} is there; {name}, for one: {reason}")
+    return replace(config, datasets={n: d for n, d in config.datasets.items() if n not in absent}), absent
 
 
 def split_name(spec: str, taken: Mapping[str, object]) -> str:

@@ -16,10 +16,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from eval.collection import lines, summary
 from eval.configuration import (
     EvalConfig,
     gather,
     known_presets,
+    present,
     preset_files,
     read,
     refuse_missing,
@@ -55,7 +57,15 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
 
     Raises UserError as `measure` does.
     """
-    return report.assemble(release, measure(release, config))
+    return tree_of(release, config, measure(release, config))
+
+
+def tree_of(release: Release, config: EvalConfig, parts: Sequence[report.Part], typed: str = "") -> Tree:
+    """The tree of report.json for what was measured; `typed` is the command."""
+    tree = report.assemble(release, parts, typed)
+    if config.collection:
+        tree["collection"] = summary(config, parts)
+    return tree
 
 
 def measure(
@@ -71,7 +81,7 @@ def measure(
     ranks = ranks or Ranks()
     release = cached(release, cache, ranks)
     parts: list[report.Part] = []
-    for split_name, (dataset, tasks) in config.by_split().items():
+    for split_name, (dataset, tasks) in present(config)[0].by_split().items():
         pictures = KeptSplit(
             dataset, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged, ranks=ranks, cache=cache
         )
@@ -116,6 +126,8 @@ def table(tree: Tree, console: Console) -> None:
             if task["left_out"]:
                 left_out = f"left out on {split}: {task['name']}, because {task['left_out']}"
                 console.print(cell(left_out, 1000), style="dim")
+    for line in lines(tree["collection"]) if "collection" in tree else ():
+        console.print(cell(line, 2000), style="bold")
 
 
 @dataclass(frozen=True)
@@ -204,7 +216,7 @@ def command(run: EvalRun, model: str, world: World, typed: str) -> int:
     cache = None if run.no_cache else EmbeddingCache(run.cache, run.cache_bytes)
     loaded = release.load(model, device, random_weights=run.random_weights, trust=run.trust)
     parts = measure(loaded, run, cache=cache, ranks=ranks)
-    tree = report.assemble(loaded, parts, typed)
+    tree = tree_of(loaded, run, parts, typed)
     short = unmet(tree, run.at_least, run.at_most)
     if world.rank == 0:
         table(tree, Console(stderr=run.json == "-"))

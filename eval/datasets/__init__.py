@@ -43,6 +43,10 @@ class Protocol:
     """number of samples; None: nobody says"""
     metric: str = ""
     """the metric that stands for the dataset, as tasks call it, such as mean_per_class_recall; "": the task's own"""
+    groups: str = ""
+    """metadata field of the group of a sample, such as its region; "": there are none"""
+    except_groups: tuple[int, ...] = ()
+    """groups that are not compared with the others, such as "elsewhere" """
     source: str = ""
     """where to get the dataset, as a sentence goes on after "get it from" """
 
@@ -132,12 +136,12 @@ class Dataset:
         """One sha256 (hex) of all that is read; "" where nothing certain is known."""
         raise NotImplementedError
 
-    def below(self, folder: str) -> Self:
+    def below(self, folder: str, *, itself: bool = True) -> Self:
         """The same dataset, a relative `root` of which lies in `folder`; "" leaves it as it is.
 
-        Where `folder` has no such folder in it, it is taken for the dataset itself.
+        Where `folder` has no such folder in it, it is taken for the dataset `itself`.
         """
         if not folder or os.path.isabs(self.root):
             return self
         inside = Path(folder).expanduser() / self.root
-        return replace(self, root=str(inside if inside.exists() else Path(folder).expanduser()))
+        return replace(self, root=str(Path(folder).expanduser() if itself and not inside.exists() else inside))

@@ -44,6 +44,10 @@ class Wds(Dataset):
     """set of templates, where zeroshot_classification_templates.txt is not there; empty: the task's own"""
     columns: tuple[str, ...] = ()
     """names of the numbers in a .npy beside a .cls, as the sets of WILDS have them; they go into the metadata"""
+    groups: str = ""
+    """the one of `columns` that groups the pictures; the worst group is measured; empty: none does"""
+    except_groups: tuple[int, ...] = ()
+    """groups that are not compared with the others"""
     metric: str = ""
     """metric that stands for the dataset, such as mean_per_class_recall; empty: the task's own"""
     language: str = "en"
@@ -66,6 +70,8 @@ class Wds(Dataset):
             label="class",
             multi_label=kind == "multilabel",
             metric=self.metric,
+            groups=self.groups,
+            except_groups=self.except_groups,
             source=SOURCE,
         )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from eval.datasets.wds import Wds
 from vlp.errors import UserError
 
 Read = Callable[..., list[Sample]]
+WriteWds = Callable[..., Path]
 NAMES = ["cat", "dog", "cow"]
 
 
@@ -25,26 +25,7 @@ def npy(values: list[int]) -> bytes:
     return file.getvalue()
 
 
-def write_wds(root: Path, rows: list[Mapping[str, bytes]], *, kind: str = "", per_tar: int = 3) -> Path:
-    """`rows` as members by ending, `per_tar` of them in a tar."""
-    (root / "test").mkdir(parents=True)
-    for number, start in enumerate(range(0, len(rows), per_tar)):
-        with tarfile.open(root / "test" / f"{number}.tar", "w") as tar:
-            for place, row in enumerate(rows[start : start + per_tar], start):
-                for ending, data in row.items():
-                    member = tarfile.TarInfo(f"s{place:07d}.{ending}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-    (root / "test" / "nshards.txt").write_text(f"{-(-len(rows) // per_tar)}\n")
-    if kind:
-        (root / "dataset_type.txt").write_text(f"{kind}\n")
-    if kind != "retrieval":
-        (root / "classnames.txt").write_text("\n".join(NAMES) + "\n")
-        (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}\n")
-    return root
-
-
-def test_classification(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_classification(write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
     labels = [0, 2, 1, 1, 0]
     rows = [{"png": s.image, "cls": str(n).encode()} for s, n in zip(drawn, labels, strict=False)]
     root = write_wds(tmp_path / "w", rows)
@@ -59,7 +40,7 @@ def test_classification(tmp_path: Path, read: Read, drawn: list[Sample]) -> None
         read(Wds(root=str(root), count=6))
 
 
-def test_several_classes(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_several_classes(write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
     rows = [{"jpg": drawn[0].image, "npy": npy([1, 0, 1])}, {"jpg": drawn[1].image, "npy": npy([0, 0, 0])}]
     dataset = Wds(root=str(write_wds(tmp_path / "w", rows, kind="multilabel")))
     assert dataset.protocol.multi_label
@@ -69,7 +50,7 @@ def test_several_classes(tmp_path: Path, read: Read, drawn: list[Sample]) -> Non
         read(Wds(root=str(write_wds(tmp_path / "short", short, kind="multilabel"))))
 
 
-def test_retrieval(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_retrieval(write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
     rows = [{"webp": drawn[0].image, "txt": b"a cat\n\n the cat \n"}, {"png": drawn[1].image, "txt": b"dog"}]
     dataset = Wds(root=str(write_wds(tmp_path / "w", rows, kind="retrieval")))
     samples = read(dataset)
@@ -80,13 +61,17 @@ def test_retrieval(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
         read(Wds(root=str(write_wds(tmp_path / "silent", silent, kind="retrieval"))))
 
 
-def test_numbers_beside_the_class_go_into_the_metadata(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_numbers_beside_the_class_go_into_the_metadata(
+    write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]
+) -> None:
     rows = [{"png": drawn[0].image, "cls": b"1", "npy": npy([3, 2016, 1])}]
     (sample,) = read(Wds(root=str(write_wds(tmp_path / "w", rows)), columns=("region", "year", "y")))
     assert sample.metadata == {"region": 3, "year": 2016, "y": 1, "class": "dog"}
 
 
-def test_missing_and_cut_tars_are_refused_unless_asked_for(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_missing_and_cut_tars_are_refused_unless_asked_for(
+    write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]
+) -> None:
     rows = [{"png": s.image, "cls": b"0"} for s in drawn[:6]]
     dataset = Wds(root=str(write_wds(tmp_path / "w", rows)))
     second = tmp_path / "w" / "test" / "1.tar"
@@ -110,14 +95,16 @@ def test_missing_and_cut_tars_are_refused_unless_asked_for(tmp_path: Path, read:
     ],
 )
 def test_labels_that_are_none_are_refused(
-    row: dict[str, bytes], sentence: str, tmp_path: Path, read: Read, drawn: list[Sample]
+    write_wds: WriteWds, row: dict[str, bytes], sentence: str, *, tmp_path: Path, read: Read, drawn: list[Sample]
 ) -> None:
     root = write_wds(tmp_path / "w", [{"png": drawn[0].image, **row}])
     with pytest.raises(UserError, match=sentence):
         read(Wds(root=str(root)))
 
 
-def test_text_files_that_are_missing_or_wrong_are_one_sentence(tmp_path: Path, read: Read, drawn: list[Sample]) -> None:
+def test_text_files_that_are_missing_or_wrong_are_one_sentence(
+    write_wds: WriteWds, tmp_path: Path, read: Read, drawn: list[Sample]
+) -> None:
     root = write_wds(tmp_path / "w", [{"png": drawn[0].image, "cls": b"0"}])
     with pytest.raises(UserError, match=r"there is no .*/val/nshards.txt: get the dataset from https:"):
         read(Wds(root=str(root), split="val"))

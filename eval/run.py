@@ -158,14 +158,16 @@ class EvalRun(EvalConfig):
     """run code that the model's folder names and that is no part of vlp"""
 
 
-USAGE = """usage: vlp eval MODEL SHARDS... [PRESET...] [flags]
+USAGE = """usage: vlp eval MODEL SHARDS|PRESET... [flags]
 
 MODEL   a model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k
-SHARDS  shard sets: a folder with a manifest, glob, brace range, union (a::b) or bundled:NAME
-PRESET  what to measure: a .toml file, or one of %s; default where none names a task.
-        A folder that is called like a preset is a shard set when it is written ./NAME
+SHARDS  shard sets: a folder with a manifest, glob, brace range, union (a::b) or bundled:NAME; or class folders
+PRESET  what to measure, and on which datasets: a .toml file, or one of
+        %s;
+        default where none names a task. A folder that is called like a preset is a shard set when it is written ./NAME
 
   vlp eval runs/demo/model bundled:emoji/test_style --languages zh --out runs/eval
+  vlp eval runs/demo/model imagenet --root /data/imagenet
   vlp eval runs/demo/model my_data/test my_tasks.toml --at-least test/en/image_to_text/recall@1=0.2
 
 Flags; what is a setting of tasks is meant for every task that has it, --tasks.NAME.SETTING for one of them:
@@ -177,7 +179,7 @@ vlp eval --help-all lists every flag; each is also a key of a preset (TOML)."""
 
 def usage(config: EvalConfig) -> str:
     """The text of `vlp eval --help`: the flags of the command and those of the tasks of `config`."""
-    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name != "tasks"}
+    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name not in ("tasks", "datasets")}
     for task in config.tasks.values():
         docs = {**{f.name: field_docs(type(task))[f.name] for f in fields(task)}, **docs}
     wide = max(map(len, docs)) + 4

@@ -179,7 +179,8 @@ vlp eval --help-all lists every flag; each is also a key of a preset (TOML)."""
 
 def usage(config: EvalConfig) -> str:
     """The text of `vlp eval --help`: the flags of the command and those of the tasks of `config`."""
-    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name not in ("tasks", "datasets")}
+    tables = ("tasks", "datasets")
+    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name not in tables}
     for task in config.tasks.values():
         docs = {**{f.name: field_docs(type(task))[f.name] for f in fields(task)}, **docs}
     wide = max(map(len, docs)) + 4

@@ -33,6 +33,8 @@ def rows_of(folder: Path, split: str) -> Any:
     for name, kind in saved.features.items():
         if isinstance(kind, datasets.Image):
             saved = saved.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(getattr(kind, "feature", None), datasets.Image):
+            saved = saved.cast_column(name, type(kind)(datasets.Image(decode=False)))
     return saved
 
 

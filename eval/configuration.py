@@ -40,9 +40,13 @@ class EvalConfig:
     """go on without what a damaged dataset has lost, counted and said, instead of refusing it"""
 
     def placed(self) -> dict[str, Dataset]:
-        """The datasets where they are: under `root`, which may be the dataset itself where there is one only."""
-        alone = len(self.datasets) == 1 and not self.collection
-        return {name: dataset.below(self.root, itself=alone) for name, dataset in self.datasets.items()}
+        """The datasets where they are: in `root`, or `root` itself where one alone is asked for and is not in it."""
+        placed = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
+        if len(placed) == 1 and not self.collection:
+            name, dataset = next(iter(placed.items()))
+            if dataset != self.datasets[name] and not Path(dataset.root).exists():
+                return {name: replace(dataset, root=self.root)}
+        return placed
 
     def by_split(self) -> dict[str, tuple[Dataset, dict[str, Task]]]:
         """Short name of each dataset or shard set -> itself, and the tasks that run on it by name.

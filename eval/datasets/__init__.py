@@ -136,12 +136,8 @@ class Dataset:
         """One sha256 (hex) of all that is read; "" where nothing certain is known."""
         raise NotImplementedError
 
-    def below(self, folder: str, *, itself: bool = True) -> Self:
-        """The same dataset, a relative `root` of which lies in `folder`; "" leaves it as it is.
-
-        Where `folder` has no such folder in it, it is taken for the dataset `itself`.
-        """
+    def below(self, folder: str) -> Self:
+        """The same dataset, a relative `root` of which lies in `folder`; "" leaves it as it is."""
         if not folder or os.path.isabs(self.root):
             return self
-        inside = Path(folder).expanduser() / self.root
-        return replace(self, root=str(Path(folder).expanduser() if itself and not inside.exists() else inside))
+        return replace(self, root=str(Path(folder).expanduser() / self.root))

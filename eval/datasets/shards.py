@@ -55,6 +55,6 @@ class Shards(Dataset):
         """Of the manifest's checksums, or of the files where it has none."""
         return data_sha256(self.shards)
 
-    def below(self, folder: str, *, itself: bool = True) -> Self:
+    def below(self, folder: str) -> Self:
         """The same: shards are where their specification says."""
         return self

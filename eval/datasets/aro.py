@@ -55,7 +55,8 @@ class Aro(Dataset):
     @property
     def protocol(self) -> Protocol:
         """One true caption each, with one false one or four."""
-        return Protocol(expected=PARTS[self.part].size, source=PARTS[self.part].source)
+        metric = "per_category" if self.part == "vg_relation" else "accuracy"  # the mean over relations, as ARO has it
+        return Protocol(expected=PARTS[self.part].size, metric=metric, source=PARTS[self.part].source)
 
     def missing(self) -> str:
         """No such file."""

@@ -37,7 +37,7 @@ class SugarCrepe(Dataset):
     @property
     def protocol(self) -> Protocol:
         """One true and one false caption each."""
-        return Protocol(expected=COUNTS.get(self.part), source=SOURCE)
+        return Protocol(expected=COUNTS.get(self.part), metric="accuracy", source=SOURCE)
 
     def missing(self) -> str:
         """No such file."""

@@ -77,8 +77,12 @@ def refuse_absent(paths: Sequence[Path], named_by: Path, skip: Ledger, *, skip_d
 
 
 def stored(path: Path, skip: Ledger, place: str) -> tuple[bytes, str] | None:
-    """A picture's bytes and its format, as shards would store it; None, counted, if it is no picture."""
-    picture = as_stored(path.read_bytes())
+    """A picture's bytes and its format, as shards would store it; None, counted, if it cannot be read."""
+    try:
+        picture = as_stored(path.read_bytes())
+    except OSError:
+        skip.drop("missing picture", place)
+        return None
     if picture is None:
         skip.drop("undecodable picture", place)
     return picture

@@ -18,14 +18,29 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES)
 
 
+def _loaded(folder: Path) -> Any:
+    """What save_to_disk wrote. Raises UserError if it cannot be read."""
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:  # what the package and pyarrow raise for files that are cut off
+        raise UserError(f"the dataset in {folder} cannot be read ({plain(error)}); save it again") from None
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The names of the splits; none where there is one only. Raises UserError if they cannot be read."""
+    import datasets
+
+    saved = _loaded(folder)
+    return list(saved) if isinstance(saved, datasets.DatasetDict) else []
+
+
 def rows_of(folder: Path, split: str) -> Any:
     """The rows of a split, their pictures as files and not decoded. Raises UserError if they cannot be read."""
     import datasets
 
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # what the package and pyarrow raise for files that are cut off
-        raise UserError(f"the dataset in {folder} cannot be read ({plain(error)}); save it again") from None
+    saved = _loaded(folder)
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(f'{folder} has no split "{split}"; it has: {", ".join(saved)}')

@@ -12,7 +12,7 @@ from data_pipelines.sample import Sample
 from eval.datasets import Block, Dataset, Protocol
 from eval.datasets._labelled import own_classes
 from eval.datasets._reading import absent, captioned, sum_of, together
-from eval.datasets._saved import class_names, column_there, is_saved, picture_of, rows_of
+from eval.datasets._saved import class_names, column_there, is_saved, picture_of, rows_of, splits_of
 from eval.prompts.class_names import first_names
 from eval.prompts.templates import texts_of_set
 from vlp.errors import UserError
@@ -65,12 +65,9 @@ class HfDisk(Dataset):
     @classmethod
     def at(cls, folder: Path) -> Self | None:
         """`folder` itself, where save_to_disk wrote it; of several splits test, else the last."""
-        import datasets
-
         if not is_saved(folder):
             return None
-        saved = datasets.load_from_disk(str(folder))
-        splits = list(saved) if isinstance(saved, datasets.DatasetDict) else ["test"]
+        splits = splits_of(folder) or ["test"]
         return cls(root=str(folder), split="test" if "test" in splits else splits[-1])
 
     def missing(self) -> str:

@@ -117,10 +117,12 @@ def write() -> Callable[..., Path]:
     return write_shards
 
 
-WDS_NAMES = ["cat", "dog", "cow"]
+WDS_NAMES = ["cat", "dog", "cow", "fox", "owl", "bee"]
 
 
-def written_wds(root: Path, rows: list[Mapping[str, bytes]], *, kind: str = "", per_tar: int = 3) -> Path:
+def written_wds(
+    root: Path, rows: list[Mapping[str, bytes]], *, kind: str = "", per_tar: int = 3, names: int = 3
+) -> Path:
     """CLIP_benchmark's layout: `rows` as members by ending, `per_tar` of them in a tar."""
     (root / "test").mkdir(parents=True)
     for number, start in enumerate(range(0, len(rows), per_tar)):
@@ -134,7 +136,7 @@ def written_wds(root: Path, rows: list[Mapping[str, bytes]], *, kind: str = "", 
     if kind:
         (root / "dataset_type.txt").write_text(f"{kind}\n")
     if kind != "retrieval":
-        (root / "classnames.txt").write_text("\n".join(WDS_NAMES) + "\n")
+        (root / "classnames.txt").write_text("\n".join(WDS_NAMES[:names]) + "\n")
         (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}\n")
     return root
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets as hf
 import numpy as np
 import pytest
 
 from data_pipelines.sample import Sample
+from eval.collection import BOTH_WAYS
 from eval.configuration import known_presets, read
+from eval.datasets.wds import Wds
+from eval.datasets.winogavil import WinoGaViL
 from eval.run import main
 from vlp.errors import UserError
 
@@ -118,3 +123,47 @@ def test_collections_have_all_their_datasets(name: str, count: int) -> None:
     assert config.collection
     with pytest.raises(UserError, match=f"nothing of {config.collection.replace('+', '.')} is there"):
         main(["no_model", name, "--root", "/nowhere"])
+
+
+def fill(root: Path, name: str, samples: list[Sample], write_wds: Callable[..., Path]) -> None:
+    """A tiny version of every dataset of a collection, in its layout."""
+    for number, dataset in enumerate(read([name]).datasets.values()):
+        some = samples[number % 8 : number % 8 + 6]
+        if isinstance(dataset, WinoGaViL):
+            row = {
+                "cue": ["red"],
+                "candidates": [[s.key for s in samples[:10]]],
+                "candidate_images": [[{"bytes": s.image, "path": None} for s in samples[:10]]],
+                "associations": [[s.key for s in samples[:3]]],
+            }
+            text = hf.Value("string")
+            kinds = {"cue": text, "candidates": [text], "candidate_images": [hf.Image()], "associations": [text]}
+            hf.Dataset.from_dict(row, features=hf.Features(kinds)).save_to_disk(str(root / dataset.root))
+            continue
+        assert isinstance(dataset, Wds)
+        if dataset.metric == BOTH_WAYS:
+            rows = [{"png": s.image, "txt": s.captions["en"].encode()} for s in some]
+        else:
+            rows = [{"png": s.image, "cls": str(i % 3).encode()} for i, s in enumerate(some)]
+        if dataset.columns:
+            rows = [{**row, "npy": npy([i % 2] * len(dataset.columns))} for i, row in enumerate(rows)]
+        write_wds(root / dataset.root, rows, kind="retrieval" if dataset.metric == BOTH_WAYS else "", names=6)
+
+
+def npy(values: list[int]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(values))
+    return file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, count", [("datacomp", 38), ("vtab", 35)])
+def test_a_whole_collection_of_the_presets_has_an_average(
+    name: str, count: int, model_folder: Path, samples: list[Sample], *, write_wds: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every dataset has the metric that stands for it: the layouts, columns and groups of the presets fit the tasks."""
+    fill(tmp_path / "all", name, samples, write_wds)
+    about = tree_of(model_folder, Path(name), tmp_path / "all", "--skip-damaged", "--no-cache")["collection"]
+    assert (about["missing"], about["without"]) == ({}, {})
+    assert len(about["values"]) == count
+    assert about["average"] == pytest.approx(np.mean(list(about["values"].values())), abs=1e-6)

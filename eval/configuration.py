@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.shards import manifest
+from data_pipelines.shards.shard_set import PACKED_TARS
 from eval.datasets import Dataset
 from eval.datasets.shards import Shards
 from eval.tasks import Measured, Task
-from vlp.config import build, did_you_mean, merge, read_preset
+from vlp.config import build, component, did_you_mean, merge, read_preset
+from vlp.config.components import component_names
 from vlp.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -31,21 +34,32 @@ class EvalConfig:
     """datasets that such tasks run on as well: [datasets.NAME] has name = "cifar" (a file of eval/datasets) and root"""
     root: str = ""
     """folder that the datasets lie in, those that have no absolute path of their own"""
+    collection: str = ""
+    """name of the collection that the datasets make up: those that are not there are named, only all are averaged"""
     skip_damaged: bool = False
     """go on without what a damaged dataset has lost, counted and said, instead of refusing it"""
+
+    def placed(self) -> dict[str, Dataset]:
+        """The datasets where they are: in `root`, or `root` itself where one alone is asked for and is not in it."""
+        placed = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
+        if len(placed) == 1 and not self.collection:
+            name, dataset = next(iter(placed.items()))
+            if dataset != self.datasets[name] and not Path(dataset.root).exists():
+                return {name: replace(dataset, root=self.root)}
+        return placed
 
     def by_split(self) -> dict[str, tuple[Dataset, dict[str, Task]]]:
         """Short name of each dataset or shard set -> itself, and the tasks that run on it by name.
 
         Raises UserError if a task has nothing to run on.
         """
-        own = {spec: Shards(root=spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
-        named = {name: dataset.below(self.root) for name, dataset in self.datasets.items()}
+        own = {spec: opened(spec) for spec in (f"{self.folder}/{s}" if self.folder else s for s in self.data)}
+        named = self.placed()
         datasets: dict[str, Dataset] = {**own, **named}
         tasks = {name: {n: task for n, task in self.tasks.items() if not task.data} for name in datasets}
         for name, task in self.tasks.items():
             if task.data:
-                datasets.setdefault(task.data, Shards(root=task.data))
+                datasets.setdefault(task.data, opened(task.data))
                 tasks.setdefault(task.data, {})[name] = task
             elif not own and not named:
                 raise UserError(
@@ -59,11 +73,46 @@ class EvalConfig:
         return splits
 
 
+def opened(spec: str) -> Dataset:
+    """The shard set of a specification, or the dataset in a folder that has no tars.
+
+    Raises UserError for a folder that is of no known layout.
+    """
+    folder = Path(spec).expanduser()
+    if not folder.is_dir() or (folder / manifest.FILE).is_file() or any(map(_is_tar, folder.iterdir())):
+        return Shards(root=spec)
+    layouts = component_names(Dataset)
+    for name in layouts:
+        if dataset := component(Dataset, name).at(folder):  # type: ignore[attr-defined]
+            return dataset  # type: ignore[no-any-return]
+    raise UserError(
+        f"{folder} is no shard set and no dataset that is known by its looks: expected tars, folders of pictures (a "
+        f"class each), or a layout that a preset names ({', '.join(layouts)})"
+    )
+
+
+def _is_tar(path: Path) -> bool:
+    return path.name.endswith((".tar", *PACKED_TARS))
+
+
 def refuse_missing(config: EvalConfig) -> None:
-    """Raise UserError for a dataset that is not there, with where to get it."""
-    for dataset, _ in config.by_split().values():
+    """Raise UserError for a dataset that is not there, with where to get it; of a collection, if none is there."""
+    for dataset, _ in present(config)[0].by_split().values():
         if reason := dataset.missing():
             raise UserError(reason)
+
+
+def present(config: EvalConfig) -> tuple[EvalConfig, dict[str, str]]:
+    """The configuration without those datasets of a collection that are not there, and why each of them is not.
+
+    Raises UserError if none is there.
+    """
+    placed = config.placed() if config.collection else {}
+    absent = {name: reason for name, dataset in placed.items() if (reason := dataset.missing())}
+    if absent and len(absent) == len(config.datasets):
+        name, reason = next(iter(absent.items()))
+        raise UserError(f"nothing of {config.collection} is there; {name}, for one: {reason}")
+    return replace(config, datasets={n: d for n, d in config.datasets.items() if n not in absent}), absent
 
 
 def split_name(spec: str, taken: Mapping[str, object]) -> str:

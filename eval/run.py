@@ -16,10 +16,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from eval.collection import lines, summary
 from eval.configuration import (
     EvalConfig,
     gather,
     known_presets,
+    present,
     preset_files,
     read,
     refuse_missing,
@@ -58,7 +60,17 @@ def evaluate(release: Release, config: EvalConfig) -> Tree:
 
     Raises UserError as `measure` does.
     """
-    return report.assemble(release, measure(cached(release, None, Ranks()), config))
+    return tree_of(release, config, measure(cached(release, None, Ranks()), config))
+
+
+def tree_of(
+    release: Release, config: EvalConfig, parts: Sequence[report.Part], typed: str = "", seen: Tree | None = None
+) -> Tree:
+    """The tree of report.json for what was measured; `typed` is the command, `seen` what training had seen of it."""
+    tree = report.assemble(release, parts, typed, seen or {})
+    if config.collection:
+        tree["collection"] = summary(config, parts)
+    return tree
 
 
 def measure(release: CachedRelease, config: EvalConfig) -> list[report.Part]:
@@ -71,7 +83,7 @@ def measure(release: CachedRelease, config: EvalConfig) -> list[report.Part]:
     refuse_unlike_widths(release)
     ranks, cache = release.ranks, release.cache
     parts: list[report.Part] = []
-    for split_name, (dataset, tasks) in config.by_split().items():
+    for split_name, (dataset, tasks) in present(config)[0].by_split().items():
         pictures = KeptSplit(
             dataset, release.transform, cache_bytes=None, skip_damaged=config.skip_damaged, ranks=ranks, cache=cache
         )
@@ -118,6 +130,8 @@ def table(tree: Tree, console: Console) -> None:
                 console.print(cell(left_out, 1000), style="dim")
         if tree["contamination"]:
             clean_table(tree, split, console)
+    for line in lines(tree["collection"]) if "collection" in tree else ():
+        console.print(cell(line, 2000), style="bold")
 
 
 def clean_table(tree: Tree, split: str, console: Console) -> None:
@@ -177,14 +191,16 @@ class EvalRun(EvalConfig):
     """run code that the model's folder names and that is no part of vlp"""
 
 
-USAGE = """usage: vlp eval MODEL SHARDS... [PRESET...] [flags]
+USAGE = """usage: vlp eval MODEL SHARDS|PRESET... [flags]
 
 MODEL   a model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k
-SHARDS  shard sets: a folder with a manifest, glob, brace range, union (a::b) or bundled:NAME
-PRESET  what to measure: a .toml file, or one of %s; default where none names a task.
-        A folder that is called like a preset is a shard set when it is written ./NAME
+SHARDS  shard sets: a folder with a manifest, glob, brace range, union (a::b) or bundled:NAME; or class folders
+PRESET  what to measure, and on which datasets: a .toml file, or one of
+        %s;
+        default where none names a task. A folder that is called like a preset is a shard set when it is written ./NAME
 
   vlp eval runs/demo/model bundled:emoji/test_style --languages zh --out runs/eval
+  vlp eval runs/demo/model imagenet --root /data/imagenet
   vlp eval runs/demo/model my_data/test my_tasks.toml --at-least test/en/image_to_text/recall@1=0.2
 
 Flags; what is a setting of tasks is meant for every task that has it, --tasks.NAME.SETTING for one of them:
@@ -196,7 +212,8 @@ vlp eval --help-all lists every flag; each is also a key of a preset (TOML)."""
 
 def usage(config: EvalConfig) -> str:
     """The text of `vlp eval --help`: the flags of the command and those of the tasks of `config`."""
-    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name != "tasks"}
+    tables = ("tasks", "datasets")
+    docs = {f.name: text for f in fields(EvalRun) if (text := field_docs(EvalRun)[f.name]) and f.name not in tables}
     for task in config.tasks.values():
         docs = {**{f.name: field_docs(type(task))[f.name] for f in fields(task)}, **docs}
     wide = max(map(len, docs)) + 4
@@ -239,7 +256,7 @@ def command(run: EvalRun, model: str, world: World, typed: str) -> int:
     shared = cached(loaded, cache, ranks)
     parts = measure(shared, run)
     against = Against(run.against, run.duplicate_cosine, run.skip_damaged)
-    tree = report.assemble(loaded, parts, typed, search(parts, against, shared) if run.against else {})
+    tree = tree_of(loaded, run, parts, typed, search(parts, against, shared) if run.against else None)
     short = unmet(tree, run.at_least, run.at_most)
     compared = compare(tree["metrics"], values)
     short += [str(one) for one in compared if not one.agrees]

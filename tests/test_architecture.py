@@ -14,7 +14,7 @@ FILES = [*sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")), ROOT
 # module prefix -> the only files that may import it
 ONLY = {
     "faiss": ("eval/index/",),
-    "webdataset": ("data_pipelines/",),
+    "webdataset": ("data_pipelines/", "eval/datasets/"),
     "wandb": ("vlp/training/sinks/",),
     "tensorboard": ("vlp/training/sinks/",),
     "torch.utils.tensorboard": ("vlp/training/sinks/",),

@@ -43,6 +43,10 @@ class Protocol:
     """number of samples; None: nobody says"""
     metric: str = ""
     """the metric that stands for the dataset, as tasks call it, such as mean_per_class_recall; "": the task's own"""
+    groups: str = ""
+    """metadata field of the group of a sample, such as its region; "": there are none"""
+    except_groups: tuple[int, ...] = ()
+    """groups that are not compared with the others, such as "elsewhere" """
     source: str = ""
     """where to get the dataset, as a sentence goes on after "get it from" """
 
@@ -93,6 +97,11 @@ class Dataset:
         """What it asks of a model, in a sentence; "" where nobody says."""
         return ""
 
+    @classmethod
+    def at(cls, folder: Path) -> Self | None:
+        """The dataset in a folder that is of this layout by its looks; None if it is of none or another."""
+        return None
+
     def missing(self) -> str:
         """What is not there, where it was looked for and where to get it, as one sentence; "" if all is there."""
         raise NotImplementedError
@@ -128,11 +137,7 @@ class Dataset:
         raise NotImplementedError
 
     def below(self, folder: str) -> Self:
-        """The same dataset, a relative `root` of which lies in `folder`; "" leaves it as it is.
-
-        Where `folder` has no such folder in it, it is taken for the dataset itself.
-        """
+        """The same dataset, a relative `root` of which lies in `folder`; "" leaves it as it is."""
         if not folder or os.path.isabs(self.root):
             return self
-        inside = Path(folder).expanduser() / self.root
-        return replace(self, root=str(inside if inside.exists() else Path(folder).expanduser()))
+        return replace(self, root=str(Path(folder).expanduser() / self.root))

@@ -19,7 +19,7 @@ Names = tuple[tuple[str, ...], ...]
 
 def known_lists() -> list[str]:
     """Every name that `classes` takes."""
-    return sorted([*(path.stem for path in HERE.glob("*.toml")), IMAGENET])
+    return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
 def classes(name: str) -> Names:
@@ -43,6 +43,12 @@ def classes(name: str) -> Names:
     if len(names) < 2:
         raise UserError(f"{path} has {len(names)} classes, and two are needed; expected a name in each line")
     return names
+
+
+def synsets() -> dict[str, int]:
+    """ImageNet's synsets, such as n01440764, each with the number of its class."""
+    tree = tomllib.loads((HERE / f"{IMAGENET}.toml").read_text(encoding="utf-8"))
+    return {synset: number for number, synset in enumerate(tree["synsets"])}
 
 
 def of_lines(path: Path) -> Names:

@@ -31,16 +31,25 @@ def templates(name: str) -> Sequence[Template]:
     >>> [template("cat") for template in templates("bare")]
     ['cat']
     """
+    return from_texts(texts_of_set(name))
+
+
+def texts_of_set(name: str) -> tuple[str, ...]:
+    """The texts of a set, with {} where the class goes. Raises UserError as `templates` does.
+
+    >>> texts_of_set("bare")
+    ('{}',)
+    """
     if name in FROM_OPEN_CLIP:
         import open_clip
 
-        return list(getattr(open_clip, FROM_OPEN_CLIP[name]))
+        return tuple(template("{}") for template in getattr(open_clip, FROM_OPEN_CLIP[name]))
     path = Path(name) if name.endswith(".toml") else HERE / f"{name}.toml"
     if not path.is_file():
         if name.endswith(".toml"):
             raise UserError(f"there is no file of templates {name}; known sets: {', '.join(known_sets())}")
         raise UserError(f'no set of templates is called "{name}"{did_you_mean(name, known_sets())}')
-    return from_texts(_texts(path))
+    return tuple(_texts(path))
 
 
 def from_texts(texts: Sequence[str]) -> Sequence[Template]:

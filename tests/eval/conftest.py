@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -115,3 +115,32 @@ def samples() -> list[Sample]:
 @pytest.fixture(scope="session")
 def write() -> Callable[..., Path]:
     return write_shards
+
+
+WDS_NAMES = ["cat", "dog", "cow", "fox", "owl", "bee"]
+
+
+def written_wds(
+    root: Path, rows: list[Mapping[str, bytes]], *, kind: str = "", per_tar: int = 3, names: int = 3
+) -> Path:
+    """CLIP_benchmark's layout: `rows` as members by ending, `per_tar` of them in a tar."""
+    (root / "test").mkdir(parents=True)
+    for number, start in enumerate(range(0, len(rows), per_tar)):
+        with tarfile.open(root / "test" / f"{number}.tar", "w") as tar:
+            for place, row in enumerate(rows[start : start + per_tar], start):
+                for ending, data in row.items():
+                    member = tarfile.TarInfo(f"s{place:07d}.{ending}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    (root / "test" / "nshards.txt").write_text(f"{-(-len(rows) // per_tar)}\n")
+    if kind:
+        (root / "dataset_type.txt").write_text(f"{kind}\n")
+    if kind != "retrieval":
+        (root / "classnames.txt").write_text("\n".join(WDS_NAMES[:names]) + "\n")
+        (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def write_wds() -> Callable[..., Path]:
+    return written_wds

@@ -18,6 +18,7 @@ from eval.configuration import (
     split_name,
     spread,
 )
+from eval.datasets.cifar import Cifar
 from eval.datasets.shards import Shards
 from eval.tasks import Measured, Presentation, Task
 from eval.tasks.retrieval import Retrieval
@@ -150,3 +151,21 @@ def test_bad_presets_are_one_sentence(text: str, sentence: str, tmp_path: Path) 
 def test_split_names_in_use_are_not_given_again() -> None:
     assert split_name("a/test", {"test": 0}) == "test_2"
     assert split_name("a/test", {"test": 0, "test_2": 0}) == "test_3"
+
+
+def test_a_dataset_lies_under_the_root_or_is_the_root_itself(tmp_path: Path) -> None:
+    """Where several are asked for, each has a folder of its own."""
+    (tmp_path / "in").mkdir()
+
+    def roots(*given: str, **more: str) -> list[str]:
+        datasets = {str(i): Cifar(root=root) for i, root in enumerate(given)}
+        return [dataset.root for dataset in EvalConfig(datasets=datasets, root=str(tmp_path), **more).placed().values()]
+
+    root = str(tmp_path)
+    assert roots("in") == [f"{root}/in"]
+    assert roots("out") == [root]
+    assert roots("/abs") == ["/abs"]
+    assert roots("out", collection="some") == [f"{root}/out"]
+    assert roots("in", "out") == [f"{root}/in", f"{root}/out"]
+    shards = EvalConfig(datasets={"s": Shards(root="bundled:emoji/val")}, root=root)
+    assert shards.placed() == shards.datasets

@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 
 from data_pipelines.sample import Sample
-from eval.configuration import read
+from eval.configuration import EvalConfig, read
+from eval.datasets.shards import Shards
 from eval.run import evaluate
 from eval.tasks import Task
 from eval.tasks.retrieval import Retrieval
@@ -129,3 +130,13 @@ def test_a_task_without_anything_to_measure_is_refused_before_training(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         evaluations(Validation({"mine": task}, data=(plain,)), release)
+
+
+def test_a_dataset_is_measured_while_training_as_in_a_report(release: Release, shards: Path) -> None:
+    datasets = {"things": Shards(root=str(shards), label="artist")}
+    tasks: dict[str, Task] = {"zero_shot": ZeroShot()}
+    calls = evaluations(Validation(tasks, datasets=datasets), release)
+    tree = evaluate(release, EvalConfig(tasks, datasets=datasets))
+    first = calls["things"](release.encoder)
+    assert {f"things/{name}": round(value, 6) for name, value in first.items()} == tree["metrics"]
+    assert "things/artist/acc1" in tree["metrics"]

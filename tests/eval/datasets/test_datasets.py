@@ -40,9 +40,8 @@ def test_another_number_of_samples_is_refused(shards: Path) -> None:
 
 
 def test_a_relative_root_is_below_the_folder_that_is_given(tmp_path: Path) -> None:
-    (tmp_path / "inside").mkdir()
     assert Dataset(root="inside").below(str(tmp_path)).root == str(tmp_path / "inside")
-    assert Dataset(root="another").below(str(tmp_path)).root == str(tmp_path)  # DIR is the dataset itself
+    assert Dataset(root="another").below(str(tmp_path)).root == str(tmp_path / "another")
     assert Dataset(root="/x").below(str(tmp_path)).root == "/x"
     assert Dataset(root="x").below("").root == "x"
     assert Shards(root="bundled:emoji/val").below(str(tmp_path)).root == "bundled:emoji/val"

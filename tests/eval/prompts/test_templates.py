@@ -70,5 +70,7 @@ def test_a_file_that_is_no_set_is_refused(text: str, sentence: str, tmp_path: Pa
 def test_a_set_that_is_not_there_names_the_nearest() -> None:
     with pytest.raises(UserError, match='did you mean "picture"'):
         templates("pictures")
-    with pytest.raises(UserError, match=r"no file of templates none\.toml; known sets: bare, imagenet_7"):
+    with pytest.raises(
+        UserError, match=r"no file of templates none\.toml; known sets: bare, caltech, cifar, imagenet_7"
+    ):
         templates("none.toml")

@@ -53,7 +53,7 @@ class WordOrder(Dataset):
     @property
     def protocol(self) -> Protocol:
         """The number of composed pictures, and the metric that stands for them."""
-        return Protocol(expected=2 * self.pairs, metric="winoground/group_score")
+        return Protocol(expected=2 * self.pairs, metric="group_score")
 
     @property
     def asks(self) -> str:

@@ -15,7 +15,7 @@ NO_LANGUAGE = "en"  # clip-benchmark's own default, where a task does not name o
 def rows(tree: Tree) -> list[Tree]:
     """One row a data set, task and language: dataset, model, pretrained, task, metrics, language.
 
-    Metrics that clip-benchmark does not have keep our names.
+    Metrics that clip-benchmark does not have keep our names, in rows of the task "other".
     """
     model, _, pretrained = (
         tree["model"]["name"].partition(":") if _is_open_clip(tree) else (tree["model"]["name"], "", "")
@@ -24,6 +24,8 @@ def rows(tree: Tree) -> list[Tree]:
     for name, value in tree["metrics"].items():
         split, metric = name.split("/", 1)
         task, language, key = _theirs(metric)
+        if key in gathered.get((split, task, language), {}):  # classes by another field, say
+            task, language, key = "other", NO_LANGUAGE, metric
         gathered.setdefault((split, task, language), {})[key] = value
     return [
         {
@@ -45,18 +47,20 @@ def _is_open_clip(tree: Tree) -> bool:
 def _theirs(metric: str) -> tuple[str, str, str]:
     """(task, language, key) of a metric of ours.
 
-    >>> _theirs("zh/text_to_image/recall@5")
-    ('zeroshot_retrieval', 'zh', 'image_retrieval_recall@5')
-    >>> _theirs("subgroup/acc1"), _theirs("subgroup/health/rank")
-    (('zeroshot_classification', 'en', 'acc1'), ('other', 'en', 'subgroup/health/rank'))
+    >>> _theirs("zh/text_to_image/recall@5"), _theirs("subgroup/acc1")
+    (('zeroshot_retrieval', 'zh', 'image_retrieval_recall@5'), ('zeroshot_classification', 'en', 'acc1'))
+    >>> _theirs("linear_probe/subgroup/acc1"), _theirs("knn/subgroup/acc1")
+    (('linear_probe', 'en', 'lp_acc1'), ('other', 'en', 'knn/subgroup/acc1'))
     """
-    retrieval = re.fullmatch(r"(?:.*/)?([^/]+)/(text_to_image|image_to_text)/(recall@\d+)", metric)
+    retrieval = re.fullmatch(r"([^/]+)/(text_to_image|image_to_text)/(recall@\d+)", metric)
     if retrieval:
         language, way, measure = retrieval.groups()
         return "zeroshot_retrieval", language, f"{RETRIEVAL[way]}_{measure}"
-    last = metric.rsplit("/", 1)[-1]
-    if last in CLASSIFICATION:
+    before, _, last = metric.rpartition("/")
+    if last in CLASSIFICATION and "/" not in before:
         return "zeroshot_classification", NO_LANGUAGE, last
+    if last in CLASSIFICATION and re.fullmatch("linear_probe/[^/]+", before):
+        return "linear_probe", NO_LANGUAGE, f"lp_{last}"
     return "other", NO_LANGUAGE, metric
 
 

@@ -27,6 +27,7 @@ from vlp.errors import UserError
 from vlp.legible import plain
 
 ACC = "shapes/subgroup/acc1"
+MEAN = "shapes/subgroup/mean_per_class_recall"
 R1 = "shapes/en/image_to_text/recall@1"
 
 
@@ -164,7 +165,7 @@ def test_the_page_has_every_number_and_asks_for_nothing(
     assert not re.search(r"https?://|@import|url\(", page)
     assert re.findall(r'src="(?!data:)', page) == []
     out = capsys.readouterr().out
-    assert "p is corrected for 14 tests (Holm)" in out
+    assert f"p is corrected for {len(tree['metrics'])} tests (Holm)" in out
     assert "en/image_to_text/recall@1" in out
 
 
@@ -244,11 +245,9 @@ def test_many_reports_make_one_table(
     for row, report in zip(rows, reports, strict=True):
         assert {name: float(value) for name, value in row.items() if name != "model" and value} == report
     assert rows[2][R1] == ""
-    tree = json.loads(table("--format", "json", "--metrics", "*/acc1", "*/mean_per_class_recall"))
-    assert tree["metrics"] == [ACC, "shapes/subgroup/mean_per_class_recall"]
-    assert [row["values"] for row in tree["rows"]] == [
-        [r[ACC], r["shapes/subgroup/mean_per_class_recall"]] for r in reports
-    ]
+    tree = json.loads(table("--format", "json", "--metrics", "*/acc1", "*_class_*"))
+    assert tree["metrics"] == [ACC, MEAN]
+    assert [row["values"] for row in tree["rows"]] == [[r[ACC], r[MEAN]] for r in reports]
     markdown = table("--metrics", "*/text_to_image/recall@1", "--average").splitlines()
     assert markdown[0].endswith("| shapes/zh/text_to_image/recall@1 | mean |")
     own = [reports[0][f"shapes/{language}/text_to_image/recall@1"] for language in ("en", "zh")]

@@ -73,10 +73,22 @@ class PackedTextTransformer(TextTransformer):  # type: ignore[misc]
 
     def forward(self, text: Tensor) -> Tensor:
         """Features [B, width] of token ids [B, L]."""
-        if not self.training or text.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(text)  # type: ignore[no-any-return]
-        lengths = text.argmax(dim=-1) + 1  # the end mark has the greatest number of all tokens
-        return self.packed(text, plan(lengths.cpu(), text.shape[1]))
+        if self.training and text.device.type == "cpu" and not torch.compiler.is_compiling():
+            lengths = text.argmax(dim=-1) + 1  # the end mark has the greatest number of all tokens
+            return self.packed(text, plan(lengths.cpu(), text.shape[1]))
+        return self.short(text) if text.shape[1] < self.num_pos else super().forward(text)
+
+    @staticmethod
+    def trimmed(text: Tensor) -> Tensor:
+        """Token ids [B, L] without the columns that are padding in all of them: their features are the same."""
+        return text[:, : int(text.argmax(dim=-1).max()) + 1]
+
+    def short(self, text: Tensor) -> Tensor:
+        """Features [B, width] of `trimmed` texts [B, L]: open_clip's own forward wants the whole context."""
+        kind, (count, length) = self.transformer.get_cast_dtype(), text.shape
+        x = self.token_embedding(text).to(kind) + self.positional_embedding[:length].to(kind)
+        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
+        return self._projected(x[torch.arange(count, device=text.device), text.argmax(dim=-1)])
 
     def packed(self, text: Tensor, where: Plan) -> Tensor:
         """Features [B, width] of the texts laid out as `where` says."""
@@ -84,7 +96,11 @@ class PackedTextTransformer(TextTransformer):  # type: ignore[misc]
         kind = self.transformer.get_cast_dtype()
         x = self.token_embedding(text.flatten()[source]).to(kind) + self.positional_embedding[position].to(kind)
         x = self.transformer(x, attn_mask=self.within(where.caption.to(text.device), kind))
-        x = self.ln_final(x.flatten(0, 1)[where.end.to(text.device)])
+        return self._projected(x.flatten(0, 1)[where.end.to(text.device)])
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Features [B, width] of what stands at the end marks [B, hidden]."""
+        x = self.ln_final(x)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)  # type: ignore[no-any-return]
         return x if self.text_projection is None else x @ self.text_projection  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
+from vlp.models.packing import PackedTextTransformer
 from vlp.models.tokenizer import Tokenizer, load_tokenizer
 from vlp.pictures import Limits, Refused, decode
 
@@ -49,6 +50,8 @@ class Release:
     """the folder, or open_clip's name"""
     config: Model | None = field(default=None, kw_only=True)
     """what the model was built from; None for one that was put together by hand"""
+    precision: Literal["fp32", "bf16"] = field(default="fp32", kw_only=True)
+    """what the towers compute in: fp32, or bf16 where autocast allows it; vectors are normalised in float32"""
 
     @torch.inference_mode()
     def embed_images(self, pictures: Picture | Sequence[Picture], batch: int = 256) -> Tensor:
@@ -68,19 +71,46 @@ class Release:
     def embed_pixels(self, image: Tensor, batch: int = 256) -> Tensor:
         """Unit vectors [N, D], float32 on the CPU, of uint8 pictures [N, 3, H, W] that went through `transform`."""
         device = self.encoder.logit_scale.device
-        return torch.cat(
-            [self.encoder.encode_image(part.to(device)).float().cpu() for part in torch.split(image, batch)]
-        )
+        with self._autocast():
+            return torch.cat(
+                [self.encoder.encode_image(part.to(device)).float().cpu() for part in torch.split(image, batch)]
+            )
 
     @torch.inference_mode()
     def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
-        """Unit vectors [N, D], float32 on the CPU, of N texts; one string is N = 1."""
+        """Unit vectors [N, D], float32 on the CPU, of N texts; one string is N = 1.
+
+        Texts of like length go through the tower together, so that little of a batch is padding.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             return self.embed_texts([""])[:0]
-        device = self.encoder.logit_scale.device
-        parts = [texts[i : i + batch] for i in range(0, len(texts), batch)]
-        return torch.cat([self.encoder.encode_text(self.tokenizer(p).to(device)).float().cpu() for p in parts])
+        order = by_length(texts)
+        parts = [[texts[i] for i in order[start : start + batch]] for start in range(0, len(texts), batch)]
+        vectors = torch.cat([self._embed_together(part) for part in parts])
+        return torch.empty_like(vectors).index_copy_(0, torch.tensor(order), vectors)
+
+    def _embed_together(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors [n, D], float32 on the CPU, of texts that fit one batch."""
+        tokens = self.tokenizer(texts)
+        tower = self.encoder.text_tower
+        if isinstance(tower, PackedTextTransformer):
+            tokens = tower.trimmed(tokens)
+        with self._autocast():
+            return self.encoder.encode_text(tokens.to(self.encoder.logit_scale.device)).float().cpu()
+
+    def _autocast(self) -> torch.autocast:
+        kind = self.encoder.logit_scale.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def by_length(texts: Sequence[str]) -> list[int]:
+    """The numbers of the texts, shortest first; by bytes, which tokens follow closely enough.
+
+    >>> by_length(["a red apple", "pear", "苹果"])
+    [1, 2, 0]
+    """
+    return sorted(range(len(texts)), key=lambda number: len(texts[number].encode("utf-8", "replace")))
 
 
 def _several(pictures: Picture | Sequence[Picture]) -> list[Picture]:

@@ -51,6 +51,18 @@ def test_features_and_gradients_are_those_of_padded_texts(options: dict[str, obj
         assert torch.allclose(a.grad, b.grad, rtol=1e-10, atol=1e-11), name
 
 
+@pytest.mark.parametrize("lengths", [[5, 2, 9, 3], [CONTEXT, 2], [1]])
+def test_texts_without_their_padding_have_the_same_features(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    padded = tower().eval()
+    short = copy.deepcopy(padded)
+    short.__class__ = PackedTextTransformer
+    text = texts(lengths)
+    trimmed = short.trimmed(text)
+    assert trimmed.shape[1] == max(lengths)
+    assert torch.allclose(padded(text), short(trimmed), rtol=0, atol=1e-12)
+
+
 def test_every_token_has_a_place_and_rows_are_filled() -> None:
     torch.manual_seed(0)
     lengths = torch.randint(1, 20, (200,))

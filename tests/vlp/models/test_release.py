@@ -48,6 +48,31 @@ def test_a_loaded_model_embeds_as_the_saved_one(folder: Path) -> None:
     assert model.embed_images([Image.new("RGB", (70, 90), "red")]).norm().item() == pytest.approx(1, abs=1e-5)
 
 
+def test_texts_come_back_in_their_order_whatever_their_lengths(folder: Path) -> None:
+    model = release.load(folder)
+    texts = [f"{'very ' * (i * 7 % 11)}red apple {i}" for i in range(50)]
+    alone = torch.cat([model.encoder.encode_text(model.tokenizer([text])) for text in texts])
+    torch.testing.assert_close(model.embed_texts(texts, batch=8), alone)
+    clip = release.load("ViT-S-32-alt", random_weights=True)
+    with torch.inference_mode():
+        whole = clip.encoder.encode_text(clip.tokenizer(texts[:6]))
+    torch.testing.assert_close(clip.embed_texts(texts[:6], batch=4), whole)
+
+
+def test_bf16_is_asked_for_and_near(folder: Path) -> None:
+    model = release.load(folder)
+    fast = replace(model, precision="bf16")
+    pictures = [Image.new("RGB", (70, 90), colour) for colour in ("red", "blue")]
+    for exact, rounded in (
+        (model.embed_texts(CAPTIONS), fast.embed_texts(CAPTIONS)),
+        (model.embed_images(pictures), fast.embed_images(pictures)),
+    ):
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(exact, rounded)
+        assert (exact * rounded).sum(dim=1).min() > 0.999
+        torch.testing.assert_close(rounded.norm(dim=1), torch.ones(len(rounded)))
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
 def test_missing_and_altered_files_are_refused(folder: Path, file: str) -> None:
     with (folder / file).open("ab") as f:

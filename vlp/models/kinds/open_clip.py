@@ -22,6 +22,7 @@ from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.hub import fetching
 from vlp.models.image_transform import ImageTransform
+from vlp.models.origin import other_activation, other_pictures, tags_of, with_activation
 from vlp.models.packing import PackedTextTransformer
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
@@ -179,15 +180,35 @@ class OpenClip(Model):
                 f'open_clip has no weights "{self.pretrained}" of "{self.architecture}", and there is no such '
                 f"checkpoint file{did_you_mean(self.pretrained, self.tags())}"
             )
+        self.check_origin()
+
+    def origin(self) -> list[tuple[str, str]]:
+        """(architecture, tag) of open_clip's table whose weights these are; none for weights from elsewhere."""
+        import open_clip
+
         if open_clip.is_pretrained_cfg(self.architecture, self.pretrained):
-            quick = bool(open_clip.get_pretrained_cfg(self.architecture, self.pretrained).get("quick_gelu"))
-            if quick != bool(self._model_config().get("quick_gelu")):
-                other = f"{self.architecture}-quickgelu" if quick else self.architecture.removesuffix("-quickgelu")
-                raise UserError(
-                    f'the weights "{self.pretrained}" were trained with {"QuickGELU" if quick else "GELU"}, and '
-                    f'"{self.architecture}" has {"GELU" if quick else "QuickGELU"}: '
-                    f"name them as {other}:{self.pretrained}"
-                )
+            return [(self.architecture, self.pretrained)]
+        where, _, rest = self.architecture.partition(":")
+        return tags_of(self.pretrained or (rest if where == "hf-hub" else ""))
+
+    def check_origin(self) -> None:
+        """Raise UserError if the weights are known, and were trained otherwise than the model would use them."""
+        import open_clip
+
+        why, quick = "", bool(self._model_config().get("quick_gelu"))
+        for architecture, tag in self.origin():
+            known = open_clip.get_pretrained_cfg(architecture, tag)
+            trained = OpenClip(architecture, tag, self.image_size)
+            reason = other_activation(quick, known) or other_pictures(self.transform(), trained.transform())
+            if not reason:
+                return
+            name = with_activation(architecture, bool(known.get("quick_gelu")))
+            if f"{name}:{tag}" == f"{self.architecture}:{self.pretrained}":
+                return  # open_clip's table does not say of roberta-ViT-B-32 what its architecture does
+            why = why or f"{reason}: name them as {name}:{tag}"
+        if why:
+            which = f'"{self.pretrained}"' if self.pretrained else f'of "{self.architecture}"'
+            raise UserError(f"the weights {which} {why}")
 
     def start(self, encoder: DualEncoder, *, scale: float, bias: float) -> None:
         """Scale and bias of the objective for new weights; pretrained ones keep theirs."""

@@ -38,6 +38,8 @@ class Index:
     """Base of all kinds."""
 
     component_package: ClassVar[str] = "eval.index"
+    exact: ClassVar[bool] = False
+    """Whether its hits are those of a comparison with every vector"""
 
     def empty(self, dim: int) -> Vectors:
         """An index of this kind for vectors of width `dim`, with nothing in it.
@@ -66,7 +68,7 @@ class Index:
         if count < self.vectors_to_train():
             raise UserError(
                 f"an index of kind {type(self).__name__.lower()} needs at least {self.vectors_to_train():,} vectors "
-                f"to train on, but there are {count:,}; use --kind flat, or make it coarser"
+                f"to train on, but there are {count:,}; use the kind flat, or make it coarser"
             )
 
     def can_remove(self) -> bool:

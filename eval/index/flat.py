@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from eval.index import Index, with_ids
 
@@ -11,6 +11,8 @@ from eval.index import Index, with_ids
 @dataclass(frozen=True)
 class Flat(Index):
     """Exact search; 4 bytes per dimension and vector. Good up to some hundred thousand vectors."""
+
+    exact: ClassVar[bool] = True
 
     def create(self, dim: int) -> Any:
         """IndexFlatIP."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -16,8 +17,9 @@ from annotated_types import Ge
 from data_pipelines.captions import normalised
 from eval.embeddings.split import EmbeddedSplit, Split
 from eval.languages import in_words
-from eval.metrics.ranking import Relevant, first_relevant_rank
-from eval.tasks import Measured, Presentation, Task, measure_recall
+from eval.metrics.ranking import Ints, Relevant
+from eval.search.searched import Searched
+from eval.tasks import Measured, Presentation, measure_recall
 from vlp.errors import UserError
 
 
@@ -54,7 +56,7 @@ WAYS = {"image_to_text": "picture → caption", "text_to_image": "caption → pi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Task):
+class Retrieval(Searched):
     """Recall@K from picture to caption and from caption to picture."""
 
     languages: tuple[str, ...] = ()
@@ -98,18 +100,29 @@ class Retrieval(Task):
             ("image_to_text", image, keys, text, Relevant.from_pairs(picture, captions.captions)),
             ("text_to_image", text, captions.texts, image, Relevant.from_pairs(captions.captions, picture)),
         ):
-            ranks = first_relevant_rank(queries, candidates, relevant)
-            for k in self.ks:
-                result[f"{language}/{way}/recall@{k}"] = measure_recall(
-                    ranks,
-                    relevant,
-                    keys=by,
-                    candidates=len(candidates),
-                    k=k,
-                    seed=self.seed,
-                    presentation=self._presentation(language, way, k),
-                )
+            measure = partial(
+                self._recalls, f"{language}/{way}", relevant=relevant, keys=by, candidates=len(candidates)
+            )
+            result |= self.ranked(queries, candidates, relevant, measure, most=max(self.ks))
         return result
+
+    def _recalls(
+        self, name: str, ranks: Ints, *, relevant: Relevant, keys: tuple[str, ...], candidates: int
+    ) -> dict[str, Measured]:
+        """`NAME/recall@K`, where NAME is LANGUAGE/WAY."""
+        language, _, way = name.rpartition("/")
+        return {
+            f"{name}/recall@{k}": measure_recall(
+                ranks,
+                relevant,
+                keys=keys,
+                candidates=candidates,
+                k=k,
+                seed=self.seed,
+                presentation=self._presentation(language, way, k),
+            )
+            for k in self.ks
+        }
 
     def _presentation(self, language: str, way: str, k: int) -> Presentation:
         least = k == min(self.ks)

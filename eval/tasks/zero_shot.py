@@ -7,23 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.classified import Classified
+from eval.classified import KS, Classified
 from eval.datasets import Protocol
 from eval.embeddings.split import EmbeddedSplit, Split
 from eval.labels import USUAL_LABELS, Labels, field_of, labels_of, listed
 from eval.metrics.average_precision import average_precision_per_class
-from eval.metrics.ranking import Relevant, first_relevant_rank, predicted
+from eval.metrics.ranking import Ints, Relevant, predicted
 from eval.prompts.class_names import Names, classes, first_names
 from eval.prompts.classifier import class_vectors, spoken
 from eval.prompts.templates import Template, from_texts, templates
-from eval.tasks import Measured, Presentation, Task, mean_of
+from eval.search.searched import Searched
+from eval.tasks import Measured, Presentation, mean_of
 from vlp.errors import UserError
 
 USUAL_TEMPLATES = "picture"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot(Task):
+class ZeroShot(Searched):
     """Accuracy at 1 and 5 and mean per-class recall, or mAP, over the classes of the dataset or of a metadata field."""
 
     label: str = ""
@@ -106,10 +107,14 @@ class ZeroShot(Task):
             return self._several_classes(split, labels, vectors)
         keys = tuple(split.keys[row] for row in labels.rows)
         image, relevant = split.image[labels.rows], Relevant.from_pairs(np.arange(len(keys)), labels.of)
-        ranks, first = first_relevant_rank(image, vectors, relevant), predicted(image, vectors, relevant)
-        result = Classified(labels.classes, keys, labels.of, ranks, first)
+        first = predicted(image, vectors, relevant)
         headline = "Given a picture, it names the right one of {candidates} classes first, {value} of the time."
-        return result.measured(self.field(split), self._words(split), seed=self.seed, headline=headline)
+
+        def measure(ranks: Ints) -> dict[str, Measured]:
+            result = Classified(labels.classes, keys, labels.of, ranks, first)
+            return result.measured(self.field(split), self._words(split), seed=self.seed, headline=headline)
+
+        return self.ranked(image, vectors, relevant, measure, most=max(KS))
 
     def _several_classes(
         self, split: EmbeddedSplit, labels: Labels, vectors: NDArray[np.float32]

@@ -7,7 +7,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -30,6 +30,7 @@ from eval.embeddings.cache import LIMIT, EmbeddingCache, cached
 from eval.embeddings.sound import refuse_unlike_widths
 from eval.embeddings.split import KeptSplit
 from eval.embeddings.together import Ranks
+from eval.published import compare, expected
 from eval.report import assemble as report
 from eval.report import clip_benchmark
 from eval.report.gates import unmet
@@ -73,7 +74,7 @@ def measure(
     parts: list[report.Part] = []
     for split_name, (dataset, tasks) in config.by_split().items():
         pictures = KeptSplit(
-            dataset, release.transform, cache_bytes=0, skip_damaged=config.skip_damaged, ranks=ranks, cache=cache
+            dataset, release.transform, cache_bytes=None, skip_damaged=config.skip_damaged, ranks=ranks, cache=cache
         )
         reasons = {name: task.unfit(pictures.split) for name, task in tasks.items()}
         if all(reasons.values()):
@@ -138,8 +139,12 @@ class EvalRun(EvalConfig):
     """embed everything, and keep nothing: an interrupted evaluation then starts anew"""
     cache_bytes: Annotated[int, Ge(0)] = LIMIT
     """most that kept embeddings take on disk, bytes; what was not used for longest is removed"""
+    published: bool = False
+    """compare with what was published for the model; the exit status is 1 beyond 0.1 percentage points"""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """what the model computes in; bf16 is faster and moves accuracies by some hundredths of a point"""
     random_weights: bool = False
     """take an open_clip name without a tag, whose weights are random"""
     trust: bool = False
@@ -202,12 +207,18 @@ def command(run: EvalRun, model: str, world: World, typed: str) -> int:
     device = str(world.device) if world.size > 1 and run.device == "cuda" else run.device
     ranks = Ranks(world.rank, world.size, gather_objects) if world.size > 1 else Ranks()
     cache = None if run.no_cache else EmbeddingCache(run.cache, run.cache_bytes)
+    values = expected(model, list(run.by_split()), trust=run.trust) if run.published else {}
     loaded = release.load(model, device, random_weights=run.random_weights, trust=run.trust)
+    loaded = replace(loaded, precision=run.precision)
     parts = measure(loaded, run, cache=cache, ranks=ranks)
     tree = report.assemble(loaded, parts, typed)
     short = unmet(tree, run.at_least, run.at_most)
+    compared = compare(tree["metrics"], values)
+    short += [str(one) for one in compared if not one.agrees]
     if world.rank == 0:
         table(tree, Console(stderr=run.json == "-"))
+        for one in compared:
+            print(one if one.agrees else f"{one}: OTHER THAN PUBLISHED", file=_where(run))
         write(run, tree, parts, Path(model).parent)
         for sentence in short:
             Console(stderr=True).print(cell(f"not met: {sentence}", 1000), style="bold red")

@@ -119,7 +119,7 @@ def identity(release: Release) -> str:
         "weights": release.id,
         "model": to_tree(release.config) if release.config is not None else type(release.encoder).__name__,
         "preprocessing": {"kind": type(release.transform).__name__, **asdict(release.transform)},
-        "precision": str(first.dtype),
+        "precision": [str(first.dtype), release.precision],
         "device": first.device.type,
         "versions": versions(),
     }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from vlp.models.release import Release
 
 PICTURES_AT_ONCE = 256
+PICTURES_A_JOB = 8  # decoded by one thread at a turn
 DAMAGE = ("unreadable shard", "changed shard", "corrupt tar", "truncated tail", "cut, unknown loss")
 log = logging.getLogger("vlp.eval")
 
@@ -54,26 +58,85 @@ def samples_of(shards: ShardSet, skip: Ledger, *, skip_damaged: bool = False) ->
         _judge_damage(skip, url, skip_damaged=skip_damaged)
 
 
+class Decoding:
+    """The pictures of some samples on their way to pixels, in threads: made, and asked for when they are needed.
+
+    Decoding and resizing let go of Python's lock, so that threads do as much as processes and nothing is copied between
+    them; the encoder works on one block while the next is decoded.
+    """
+
+    def __init__(self, samples: Sequence[Sample], transform: ImageTransform) -> None:
+        import torch
+
+        self.samples, size = samples, transform.size
+        self._pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+        some = [slice(start, start + PICTURES_A_JOB) for start in range(0, len(samples), PICTURES_A_JOB)]
+        self._jobs = [decoders().submit(_decode, samples[rows], transform, self._pixels[rows]) for rows in some]
+
+    def result(self, url: str, skip: Ledger) -> tuple[list[Sample], Tensor]:
+        """The samples whose pictures can be decoded, and these as uint8 [n, 3, H, W].
+
+        The others are counted in `skip` and named in the log.
+        """
+        reasons = [reason for job in self._jobs for reason in job.result()]
+        rows = [row for row, reason in enumerate(reasons) if not reason]
+        for sample, reason in zip(self.samples, reasons, strict=True):
+            if reason:
+                skip.drop(reason, url)
+                log.warning("skipped %s of %s: %s", plain(sample.key), url, reason)
+        if len(rows) == len(reasons):
+            return list(self.samples), self._pixels
+        return [self.samples[row] for row in rows], self._pixels[rows]
+
+
+def _decode(samples: Sequence[Sample], transform: ImageTransform, out: Tensor) -> list[str]:
+    """Write the pictures as the model wants them into `out` [n, 3, H, W]; why each cannot be decoded, "" if it can."""
+    reasons = []
+    for sample, pixels in zip(samples, out, strict=True):
+        try:
+            pixels.copy_(transform(decode(sample.image, Limits())))
+            reasons.append("")
+        except Refused as error:
+            reasons.append(str(error))
+    return reasons
+
+
+@cache
+def decoders() -> ThreadPoolExecutor:
+    """The threads that decode: as many as there are cores for this process, of which torchrun says its number here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), "decode")
+
+
 def pixels_of(
     samples: Sequence[Sample], url: str, transform: ImageTransform, skip: Ledger
 ) -> tuple[list[Sample], Tensor]:
-    """The samples whose pictures can be decoded, and these as uint8 [n, 3, H, W].
+    """The samples whose pictures can be decoded, and these as uint8 [n, 3, H, W]; the others are counted in `skip`."""
+    return Decoding(samples, transform).result(url, skip)
 
-    The others are counted in `skip` and named in the log.
+
+T = TypeVar("T")
+
+
+def ahead(blocks: Iterable[T], count: int = 1) -> Iterator[T]:
+    """The same blocks, each of them given out when the `count` after it were made too.
+
+    >>> made = (print("makes", i) or i for i in range(3))
+    >>> for block in ahead(made):
+    ...     print("uses", block)
+    makes 0
+    makes 1
+    uses 0
+    makes 2
+    uses 1
+    uses 2
     """
-    import torch
-
-    kept: list[Sample] = []
-    pixels: list[Tensor] = []
-    for sample in samples:
-        try:
-            pixels.append(transform(decode(sample.image, Limits())))
-            kept.append(sample)
-        except Refused as error:
-            skip.drop(str(error), url)
-            log.warning("skipped %s of %s: %s", plain(sample.key), url, error)
-    size = transform.size
-    return kept, torch.stack(pixels) if pixels else torch.empty((0, 3, size, size), dtype=torch.uint8)
+    waiting: deque[T] = deque()
+    for block in blocks:
+        waiting.append(block)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Embedded(NamedTuple):
@@ -96,11 +159,12 @@ def embedded_pictures(
     """All samples, some at a time, with the vectors of their pictures; what cannot be read is treated as above."""
     total = sum(shards.counts) if min(shards.counts) >= 0 else None
     with progress_bar(what, total, show=bar) as advance:
-        for url, samples in samples_of(shards, skip, skip_damaged=skip_damaged):
-            kept, pixels = pixels_of(samples, url, release.transform, skip)
+        read = samples_of(shards, skip, skip_damaged=skip_damaged)
+        for url, decoding in ahead((url, Decoding(samples, release.transform)) for url, samples in read):
+            kept, pixels = decoding.result(url, skip)
             if kept:
                 yield Embedded(url, kept, np.asarray(release.embed_pixels(pixels), np.float32))
-            advance(len(samples))
+            advance(len(decoding.samples))
 
 
 def _judge_damage(skip: Ledger, url: str, *, skip_damaged: bool) -> None:

@@ -15,8 +15,8 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from eval.datasets import Dataset, Protocol
 from eval.datasets.shards import Shards
-from eval.embeddings.cache import EmbeddingCache, identity, name_of_pictures
-from eval.embeddings.encode import pixels_of
+from eval.embeddings.cache import EmbeddingCache, Kept, identity, name_of_pictures
+from eval.embeddings.encode import Decoding, ahead
 from eval.embeddings.sound import refuse_broken
 from eval.embeddings.together import Ranks
 from eval.progress_bar import progress_bar
@@ -100,7 +100,7 @@ class EmbeddedSplit(Split):
     image: NDArray[np.float32]  # [N, D], unit norm
 
     def __init__(self, release: Release, data: str | Dataset, *, bar: bool = True, skip_damaged: bool = False) -> None:
-        kept = KeptSplit(data, release.transform, cache_bytes=0, skip_damaged=skip_damaged)
+        kept = KeptSplit(data, release.transform, cache_bytes=None, skip_damaged=skip_damaged)
         made = kept.embedded(release, bar=bar)
         super().__init__(made.dataset, made.samples, made.skipped)
         self.release, self.image = release, made.image
@@ -145,29 +145,40 @@ class _Embedded(NamedTuple):
     lost: dict[str, Any]  # state of the ledger of the others, where they were not yet counted
 
 
+class _Work(NamedTuple):
+    """What is to be done for a part."""
+
+    name: str  # under which the cache keeps its vectors; "" where it does not
+    kept: Kept | None  # what the cache has
+    decoding: Decoding | None  # its pictures on their way, where they are needed
+
+
 class KeptSplit:
     """A dataset, or the shard set of a name, whose pictures are embedded when asked, as often as a model changes.
 
-    cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time. skip_damaged: whether a
-    damaged shard is left out and counted. ranks: who embeds; each rank keeps its own pictures only. cache: where
-    vectors are looked for before they are computed, and kept after. Raises UserError for a damaged shard, unless
-    `skip_damaged`.
+    cache_bytes: most memory for decoded pictures; those beyond it are decoded again each time, from the encoded ones,
+    which are kept as well; None keeps none of them, and reads the dataset again. skip_damaged: whether a damaged shard
+    is left out and counted. ranks: who embeds; each rank keeps its own pictures only. cache: where vectors are looked
+    for before they are computed, and kept after. Raises UserError for a damaged shard, unless `skip_damaged`.
     """
 
     def __init__(
         self,
         data: str | Dataset,
         transform: ImageTransform,
-        cache_bytes: int,
+        cache_bytes: int | None,
         *,
         skip_damaged: bool = False,
         ranks: Ranks | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
         self.split = Split(Shards(root=data) if isinstance(data, str) else data)
-        self.transform, self.left, self.ranks, self.cache = transform, cache_bytes, ranks or Ranks(), cache
-        read = self.split.dataset.read(self.split.skipped, skip_damaged=skip_damaged)
-        self.parts = [_Part(place, samples, [sample.key for sample in samples]) for place, samples in read]
+        self.transform, self.ranks, self.cache = transform, ranks or Ranks(), cache
+        self.left, self.keeps, self.skip_damaged = cache_bytes or 0, cache_bytes is not None, skip_damaged
+        self.parts: list[_Part] = []
+        for place, samples in self.split.dataset.read(self.split.skipped, skip_damaged=skip_damaged):
+            bare = [replace(sample, image=b"") for sample in samples]
+            self.parts.append(_Part(place, samples if self.keeps else bare, [sample.key for sample in samples]))
         own = set(self.ranks.own(len(self.parts)))
         for number, part in enumerate(self.parts):
             if number not in own:
@@ -182,10 +193,11 @@ class KeptSplit:
         what = f"embedding {PurePath(self.split.spec).name}"
         model = identity(release) if self.cache is not None else ""
         with progress_bar(what, sum(len(part.samples) for part in self.parts), show=bar) as advance:
+            work = ahead(self._work(model))
 
             def embed(part: _Part) -> _Embedded:
                 count = len(part.samples)
-                result = self._embedded(part, release, model)
+                result = self._embedded(part, release, next(work))
                 advance(count)
                 return result
 
@@ -199,38 +211,65 @@ class KeptSplit:
         vectors = [result.image for result in results if result.keys]
         return EmbeddedSplit.of(replace(self.split, samples=samples), release, vectors)
 
-    def _embedded(self, part: _Part, release: Release, model: str) -> _Embedded:
-        """What the model of this identity sees in a part, from the cache where it has it; "" asks for no cache."""
-        if self.cache is None or not model or part.counted:
-            return self._computed(part, release)
-        name = name_of_pictures(model, part.samples)
-        kept = self.cache.get(name)
-        if kept is None:
-            result = self._computed(part, release)
-            rows = _rows(part.keys, result.keys)
-            self.cache.put(name, result.image, rows=rows, lost=Ledger.of(result.lost).by_reason())
-            return result
-        lost = Ledger()
-        for reason, count in kept.about["lost"].items():
-            lost.drop(reason, part.place, count)
-        return _Embedded([part.keys[row] for row in kept.about["rows"]], kept.vectors, lost.state())
+    def _work(self, model: str) -> Iterator[_Work]:
+        """What is to be done for each part of this rank, in its order; their pictures are on their way.
 
-    def _computed(self, part: _Part, release: Release) -> _Embedded:
+        model: the identity of the model, for the cache; "" asks for none.
+        """
+        pictures = self._pictures()
+        for number in self.ranks.own(len(self.parts)):
+            part, samples = self.parts[number], next(pictures)
+            cached = self.cache is not None and model and not part.counted
+            name = name_of_pictures(model, samples) if cached else ""
+            kept = self.cache.get(name) if self.cache is not None and name else None
+            decode = kept is None and part.pixels is None
+            yield _Work(name, kept, Decoding(samples, self.transform) if decode else None)
+
+    def _pictures(self) -> Iterator[list[Sample]]:
+        """The samples of each part of this rank with their pictures, which are read again where they are not kept.
+
+        Raises UserError if the dataset is no longer what it was.
+        """
+        own = self.ranks.own(len(self.parts))
+        if self.keeps:
+            yield from (self.parts[number].samples for number in own)
+            return
+        at, samples = -1, list[Sample]()
+        blocks = self.split.dataset.blocks(Ledger(), skip_damaged=self.skip_damaged)
+        for number in own:
+            while at < number:
+                at, (_, samples) = at + 1, next(blocks, ("", []))
+            part = self.parts[number]
+            if [sample.key for sample in samples] != part.keys:
+                raise UserError(f"{self.split.spec} changed while it was evaluated; evaluate it again")
+            rows = _rows(part.keys, [sample.key for sample in part.samples])
+            yield [samples[row] for row in rows]
+
+    def _embedded(self, part: _Part, release: Release, work: _Work) -> _Embedded:
+        """What the model sees in a part: from the cache where it has it, or computed, and then kept there."""
         lost = Ledger()
-        pixels = part.pixels if part.pixels is not None else self._decoded(part, lost)
+        if work.kept is not None:
+            for reason, count in work.kept.about["lost"].items():
+                lost.drop(reason, part.place, count)
+            return _Embedded([part.keys[row] for row in work.kept.about["rows"]], work.kept.vectors, lost.state())
+        pixels = part.pixels if work.decoding is None else self._decoded(part, work.decoding, lost)
+        assert pixels is not None
         none = np.empty((0, 0), np.float32)
         image = np.asarray(release.embed_pixels(pixels), np.float32) if len(pixels) else none
-        return _Embedded([sample.key for sample in part.samples], image, lost.state())
+        keys = [sample.key for sample in part.samples]
+        if self.cache is not None and work.name:
+            self.cache.put(work.name, image, rows=_rows(part.keys, keys), lost=lost.by_reason())
+        return _Embedded(keys, image, lost.state())
 
-    def _decoded(self, part: _Part, lost: Ledger) -> Tensor:
+    def _decoded(self, part: _Part, decoding: Decoding, lost: Ledger) -> Tensor:
         """uint8 [n, 3, H, W] of a part, kept where there is room; encoded pictures that are kept decoded are let go."""
-        skip = Ledger() if part.counted else lost
-        part.samples, pixels = pixels_of(part.samples, part.place, self.transform, skip)
+        samples, pixels = decoding.result(part.place, Ledger() if part.counted else lost)
         part.counted = True
-        if pixels.nbytes <= self.left:
+        keep = self.keeps and pixels.nbytes <= self.left
+        if keep:
             self.left -= pixels.nbytes
             part.pixels = pixels
-            part.samples = [replace(sample, image=b"") for sample in part.samples]
+        part.samples = samples if self.keeps and not keep else [replace(sample, image=b"") for sample in samples]
         return pixels
 
 

@@ -10,7 +10,7 @@ import torch
 
 from eval.embeddings.sound import refuse_broken
 from vlp.legible import plain
-from vlp.models.release import Release
+from vlp.models.release import Release, by_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,10 +58,12 @@ class SharedRelease(Release):
     def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
         """As Release's (all ranks participate, with equal texts). Raises UserError for vectors that are not finite."""
         some = [texts] if isinstance(texts, str) else list(texts)
-        parts = [some[i : i + batch] for i in range(0, len(some), batch)]
+        order = by_length(some)
+        parts = [[some[i] for i in order[start : start + batch]] for start in range(0, len(some), batch)]
         if not parts:
             return self.embed_some([])
-        vectors = torch.cat(self.ranks.share(parts, self.embed_some))
+        by_part = torch.cat(self.ranks.share(parts, self.embed_some))
+        vectors = torch.empty_like(by_part).index_copy_(0, torch.tensor(order), by_part)
         refuse_broken(vectors.numpy(), self.name, lambda row: f'the text "{plain(some[row], 60)}"')
         return vectors
 

@@ -112,7 +112,7 @@ def about_model(release: Release) -> Tree:
         "name": release.name,
         "weights_sha256": release.id,
         "parameters": sum(p.numel() for p in parameters),
-        "precision": str(parameters[0].dtype).removeprefix("torch."),
+        "precision": "bfloat16" if release.precision == "bf16" else str(parameters[0].dtype).removeprefix("torch."),
         "device": str(parameters[0].device),
         "logit_scale": round(release.encoder.logit_scale.detach().exp().item(), 4),
         "tokenizer": {

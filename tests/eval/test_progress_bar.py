@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,19 @@ def test_the_rate_is_what_was_done_by_the_time_it_took() -> None:
     assert re.fullmatch(r"(1|0\.99) pictures/s · 0:(39|40|41) to go", pace.words(100, "pictures"))
 
 
+ONE_AT_A_TIME = threading.Lock()
+
+
 @dataclass(frozen=True)
 class Slow:
-    """A preparation of pictures that takes 20 ms for each."""
+    """A preparation of pictures that takes 20 ms for each, one at a time however many threads decode."""
 
     transform: ImageTransform
     size: int = 32
 
     def __call__(self, picture: Image) -> Tensor:
-        time.sleep(0.02)
+        with ONE_AT_A_TIME:
+            time.sleep(0.02)
         return self.transform(picture)
 
 

@@ -57,8 +57,8 @@ def test_nan_pictures_name_the_model_and_the_first_of_them(of_folder, model_fold
 
 
 def test_nan_texts_name_the_model_and_the_first_of_them(of_folder, model_folder: Path, shards: Path) -> None:
-    of_folder(tower="text_tower")
-    with pytest.raises(UserError, match=r'runs/mine/model gives NaN or .*, first for the text "green square"'):
+    of_folder(tower="text_tower")  # short texts are embedded before long ones
+    with pytest.raises(UserError, match=r'runs/mine/model gives NaN or .*, first for the text "green circle"'):
         main([str(model_folder), str(shards), "--no-cache"])
 
 

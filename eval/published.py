@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.release import configuration
 
 TABLE = Path(__file__).with_suffix(".toml")
+WAYS = ("image_to_text", "text_to_image")
 ROUNDING = 1e-9  # a difference of just the tolerance is within it
 
 
@@ -83,15 +85,18 @@ def compare(metrics: Mapping[str, float], values: Mapping[str, float]) -> list[C
 
 
 def _ours(metrics: Mapping[str, float], name: str) -> float:
-    """The share that we measured for DATASET/METRIC: of the one metric that ends so, or the mean of both ways.
+    """The share that we measured for DATASET/METRIC: of the class field or of English, or the mean of both ways.
 
     >>> _ours({"coco/en/image_to_text/recall@1": 0.5, "coco/en/text_to_image/recall@1": 0.25}, "coco/mean_recall@1")
     0.375
     """
     dataset, _, metric = name.partition("/")
-    ways = ("image_to_text/", "text_to_image/") if metric.startswith("mean_recall@") else ("",)
-    ends = [f"/{way}{metric.removeprefix('mean_') if way else metric}" for way in ways]
-    some = [[key for key in metrics if key.startswith(f"{dataset}/") and key.endswith(end)] for end in ends]
+    both = metric.startswith("mean_recall@")
+    ends = [f"{way}/{metric.removeprefix('mean_')}" for way in WAYS] if both else [metric]
+    some = []
+    for end in ends:
+        keys = [key for key in metrics if re.fullmatch(f"{re.escape(dataset)}/[^/]+/{re.escape(end)}", key)]
+        some.append([key for key in keys if key == f"{dataset}/en/{end}"] or keys)
     if not all(len(keys) == 1 for keys in some):
         have = ", ".join(key for key in metrics if key.startswith(f"{dataset}/"))
         raise UserError(f"{name} is published, but what was measured does not say it alone: {have}")

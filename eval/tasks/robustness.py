@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -131,7 +131,8 @@ class TextsOnce(Release):
     @classmethod
     def of(cls, model: Release) -> TextsOnce:
         """The same model."""
-        return cls(model.encoder, model.tokenizer, model.transform, model.id, model.name, model, config=model.config)
+        own = {f.name: getattr(model, f.name) for f in fields(Release)}
+        return cls(**own, model=model)
 
     def embed_texts(self, texts: str | Sequence[str], batch: int = 512) -> Tensor:
         """As the model's."""

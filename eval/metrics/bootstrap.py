@@ -43,3 +43,23 @@ def bootstrap(
         mean = drawn @ values.astype(np.float64) / queries if labels is None else mean_per_class(values, labels, drawn)
         statistics.append(mean)
     return interval(np.concatenate(statistics), level)
+
+
+def ratio_interval(
+    above: NDArray[Any], below: NDArray[Any], *, rounds: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The bootstrap interval of the mean of `above` [Q] divided by that of `below` [Q], over the same queries.
+
+    >>> ratio_interval(np.array([0.5, 1.0] * 50), np.array([1.0, 2.0] * 50))
+    (0.5, 0.5)
+    """
+    queries = len(above)
+    rng = np.random.default_rng(seed)
+    both = np.stack([above, below], axis=1).astype(np.float64)
+    step = max(1, SCORES_IN_MEMORY // queries)
+    ratios = []
+    for start in range(0, rounds, step):
+        size = min(step, rounds - start)
+        sums = rng.multinomial(queries, np.full(queries, 1 / queries), size=size).astype(np.float64) @ both
+        ratios.append(np.divide(sums[:, 0], sums[:, 1], out=np.zeros(size), where=sums[:, 1] != 0))
+    return interval(np.concatenate(ratios), level)

@@ -41,12 +41,40 @@ def ndcg(queries: Floats, candidates: Floats, relevant: Relevant, *, k: int, gai
     array([0.6309])
     """
     gains = np.ones(len(relevant.ids)) if gains is None else gains
-    discount: Floats = 1 / np.log2(np.arange(2, min(k, len(candidates)) + 2))
     result = np.empty(len(queries))
     for rows, scores in scores_of(queries, candidates, relevant):
         gain = np.zeros(scores.shape)
         gain[relevant.pairs(rows)] = gains[relevant.offsets[rows.start] : relevant.offsets[rows.stop]]
-        ranked = np.take_along_axis(gain, np.lexsort((gain, -scores), axis=-1), axis=-1)[:, : len(discount)]
-        ideal = -np.sort(-gain, axis=1)[:, : len(discount)]
-        result[rows] = (ranked @ discount) / (ideal @ discount)
+        result[rows] = ndcg_of(scores, gain, k=k)
     return result
+
+
+def ndcg_of(scores: Floats, gain: Floats, *, k: int) -> Floats:
+    """[Q] nDCG@K of queries whose candidates have these scores [Q, N] and gains [Q, N], at least one above 0.
+
+    >>> ndcg_of(np.array([[0.9, 0.5, 0.3]]), np.array([[1.0, 3.0, 0.0]]), k=10).round(4)
+    array([0.7967])
+    """
+    ranked = np.take_along_axis(gain, np.lexsort((gain, -scores), axis=-1), axis=-1)
+    discount = _discount(gain.shape[1], k)
+    return np.asarray((ranked[:, : len(discount)] @ discount) / _ideal(gain, k))
+
+
+def chance_ndcg(gain: Floats, *, k: int) -> Floats:
+    """[Q] nDCG@K that a random order of candidates with these gains [Q, N] has on average.
+
+    >>> chance_ndcg(np.array([[1.0, 0.0]]), k=1)
+    array([0.5])
+    """
+    return np.asarray(gain.mean(axis=1) * _discount(gain.shape[1], k).sum() / _ideal(gain, k))
+
+
+def _discount(candidates: int, k: int) -> Floats:
+    return np.asarray(1 / np.log2(np.arange(2, min(k, candidates) + 2)))
+
+
+def _ideal(gain: Floats, k: int) -> Floats:
+    """[Q] the best DCG@K that there is."""
+    k = min(k, gain.shape[1])
+    best = -np.sort(np.partition(-gain, k - 1, axis=1)[:, :k], axis=1)
+    return np.asarray(best @ _discount(gain.shape[1], k))

@@ -20,6 +20,10 @@ Ints = NDArray[np.int64]
 
 SCORES_IN_MEMORY = 2**24  # float32 scores in memory at once: 64 MiB however many queries and candidates there are
 
+ROUNDING = 2.0**-22
+"""Cosines of float32 vectors that differ by less are equal where single captions are compared: a text encoder that is
+blind to the order of words gives the same vector up to rounding, of which no number should be made."""
+
 
 @dataclass(frozen=True)
 class Relevant:

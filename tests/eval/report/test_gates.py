@@ -50,10 +50,11 @@ def test_what_is_no_number_keeps_no_bound(tree: dict) -> None:
 
 
 def test_the_exit_status_is_for_ci(model_folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [str(model_folder), str(shards)]
-    assert main([*asked, "--at-most", "shapes/subgroup/acc5=0.99", "--at-least", "shapes/subgroup/acc5=1"]) == 1
-    assert capsys.readouterr().err.count("not met: shapes/subgroup/acc5 is 1.0000, but at most 0.99") == 1
-    assert main([*asked, "--at-most", "shapes/subgroup/acc5=1"]) == 0
+    asked = [str(model_folder), str(shards), "--ks", "24"]  # of as many candidates: always 1
+    metric = "shapes/en/text_to_image/recall@24"
+    assert main([*asked, "--at-most", f"{metric}=0.99", "--at-least", f"{metric}=1"]) == 1
+    assert capsys.readouterr().err.count(f"not met: {metric} is 1.0000, but at most 0.99") == 1
+    assert main([*asked, "--at-most", f"{metric}=1"]) == 0
 
 
 def test_rows_of_clip_benchmark(tree: dict) -> None:
@@ -68,7 +69,7 @@ def test_rows_of_clip_benchmark(tree: dict) -> None:
     }
     assert rows[1]["metrics"]["image_retrieval_recall@5"] == tree["metrics"]["shapes/zh/text_to_image/recall@5"]
     assert rows[1]["metrics"]["text_retrieval_recall@5"] == tree["metrics"]["shapes/zh/image_to_text/recall@5"]
-    assert set(rows[2]["metrics"]) == {"acc1", "acc5", "mean_per_class_recall"}
+    assert set(rows[2]["metrics"]) == {"acc1", "mean_per_class_recall"}  # of two classes there is no acc5
     assert sum(len(row["metrics"]) for row in rows) == len(tree["metrics"])
 
 
@@ -91,7 +92,15 @@ def test_json_goes_where_it_is_asked_for(
 @pytest.mark.slow
 def test_ranks_of_torchrun_give_the_report_of_one_process(model_folder: Path, shards: Path, tmp_path: Path) -> None:
     """Both exit with the status of the bound, one of them writes, and every number is that of one process."""
-    rest = [str(model_folder), str(shards), "--no-cache", "--at-most", "shapes/subgroup/acc5=0.5"]
+    rest = [
+        str(model_folder),
+        str(shards),
+        "--no-cache",
+        "--at-most",
+        "shapes/en/text_to_image/recall@24=0.5",
+        "--ks",
+        "24",
+    ]
     assert main([*rest, "--out", str(tmp_path / "one")]) == 1
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "vlp.cli", "eval", *rest, "--out", str(tmp_path / "two")]

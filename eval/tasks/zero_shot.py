@@ -80,8 +80,11 @@ class ZeroShot(Searched):
 
     def unfit(self, split: Split) -> str:
         """Fewer than two classes. Raises UserError where the label or the classes were asked for by name."""
-        labels, _ = self.labels(split)
+        labels, names = self.labels(split)
         count = len(labels.classes) if len(labels.rows) else 0
+        chosen = self.label or self.classes or split.protocol.classes
+        if count > 1 and not chosen and all(name.isdigit() for name, *_ in names):
+            return f'it has numbers in the field "{self.field(split)}": name them by --classes FILE'
         if count > 1:
             return ""
         what = f'{count or "no"} {"class" if count == 1 else "classes"} in the field "{self.field(split)}"'

@@ -90,6 +90,7 @@ def test_a_cls_member_is_a_class(
     root = write_wds(tmp_path / "w", rows, per_tar=len(rows))
     (tmp_path / "names.txt").write_text("cat\ndog\ncow\n")
     plain = EmbeddedSplit(release, str(root / "test"))
+    assert ZeroShot().unfit(plain) == 'it has numbers in the field "cls": name them by --classes FILE'
     own = EmbeddedSplit(release, Wds(root=str(root)))
     value = ZeroShot(classes=str(tmp_path / "names.txt"), templates="bare").measure(plain)["cls/acc1"].value
     assert ZeroShot(templates="bare").measure(own)["class/acc1"].value == value

@@ -27,8 +27,8 @@ def load(model: str | Path, device: str = "cpu", *, random_weights: bool = False
 def open_index(folder: str | Path, *, model: str = "", device: str = "cpu", trust: bool = False) -> Any:
     """An index that is asked in words or by pictures: `vlp.open_index("runs/demo/index").search("a red apple", k=5)`.
 
-    It is an eval.search.opened.OpenIndex. `model`: where the index's model is now, if it was moved; it is loaded with the
-    first question. `trust` as in `load`. Raises UserError if there is no index in `folder`.
+    It is an eval.search.opened.OpenIndex. `model`: where the index's model is now, if it was moved; it is loaded with
+    the first question. `trust` as in `load`. Raises UserError if there is no index in `folder`.
     """
     opened = importlib.import_module("eval.search.opened")  # by its name, as vlp.cli does: imports run downhill
     return opened.OpenIndex.open(folder, model=model, device=device, trust=trust)

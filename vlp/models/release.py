@@ -51,7 +51,7 @@ class Release:
     """what the model was built from; None for one that was put together by hand"""
 
     def embed(self, what: str | Picture | Sequence[str | Picture]) -> Tensor:
-        """Unit vectors [N, D], float32 on the CPU, of texts (str) and pictures (a Path, bytes, or PIL's), in their order.
+        """Unit vectors [N, D], float32 on the CPU, of texts (str) and pictures (Path, bytes, or PIL's), in their order.
 
         A str is always a text: give a picture's path as a Path. Raises UserError for a picture that cannot be read.
         """

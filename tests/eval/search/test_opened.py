@@ -54,7 +54,7 @@ def test_a_question_of_parts_is_their_weighted_sum(index: OpenIndex, release: Re
 def test_a_question_that_asks_nothing_is_one_sentence(
     index: OpenIndex, question: tuple[str, ...], less: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UserError, match="is empty|cancel each other"):
+    with pytest.raises(UserError, match=r"is empty|cancel each other"):
         index.search(*question, less=less, strength=1.0)
 
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from eval.search.gallery import Hit
 from eval.search.page import data_uri
 from eval.service.batching import Batcher, BatchFailed, Part, Question
-from eval.service.current import Current
+from eval.service.current import Current, Version
 from eval.service.fetching import fetched
 from eval.service.gate import Gate
 from eval.service.measures import Measures
@@ -61,7 +61,7 @@ class Service:
         self.decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="vlp-decode")
         self.fetchers = ThreadPoolExecutor(4, thread_name_prefix="vlp-fetch")
         gather = settings.gather_ms / 1000
-        self.batcher = Batcher(current, most=settings.batch, gather=gather, seen=self.measures.batch.observe)
+        self.batcher = Batcher(most=settings.batch, gather=gather, seen=self.measures.batch.observe)
 
     def text(self, text: str, weight: float) -> Part:
         """A part in words. Raises HTTPException for one that is too long."""
@@ -71,26 +71,26 @@ class Service:
             )
         return Part(weight, text=printable(text))
 
-    async def picture(self, data: bytes, weight: float) -> Part:
-        """A part that is a picture, decoded in a thread. Raises HTTPException for one that cannot be."""
+    async def picture(self, version: Version, data: bytes, weight: float) -> Part:
+        """A part that is a picture, decoded in a thread for a version's model. Raises HTTPException if it cannot be."""
 
         def prepared() -> Any:
-            return self.current.version.release.transform(decode(data, self.limits))
+            return version.release.transform(decode(data, self.limits))
 
         try:
             return Part(weight, pixels=await asyncio.get_running_loop().run_in_executor(self.decoders, prepared))
         except Refused as error:
             raise HTTPException(422, f"the picture cannot be read: {error}; give a PNG, JPEG or WebP") from None
 
-    async def picture_at(self, url: str, weight: float) -> Part:
+    async def picture_at(self, version: Version, url: str, weight: float) -> Part:
         """A part that is a picture of the web. Raises HTTPException where none may be fetched."""
         if not self.settings.fetch_urls:
             raise HTTPException(422, "this service fetches no addresses; send the picture itself")
         most, patience = self.settings.most_body, self.settings.patience / 2
         data = await asyncio.get_running_loop().run_in_executor(self.fetchers, fetched, url, most, patience)
-        return await self.picture(data, weight)
+        return await self.picture(version, data, weight)
 
-    async def answer(self, parts: Sequence[Part], k: int) -> list[Hit]:
+    async def answer(self, version: Version, parts: Sequence[Part], k: int) -> list[Hit]:
         """The matches. Raises HTTPException for a question without parts or with too many, or too large a K."""
         if not parts:
             raise HTTPException(422, "the question is empty; give a text or a picture")
@@ -100,7 +100,7 @@ class Service:
             )
         if k > self.settings.most_k:
             raise HTTPException(422, f"k is {k:,}; at most {self.settings.most_k:,} matches are given")
-        return await self.batcher.ask(Question(tuple(parts), k))
+        return await self.batcher.ask(Question(version, tuple(parts), k))
 
     async def watch(self) -> None:
         """Take up new versions of the index until cancelled."""
@@ -125,10 +125,9 @@ def _match(hit: Hit, pictures: bool) -> dict[str, Any]:
     return {"score": round(hit.score, 6), "key": plain(hit.key), "captions": captions, "image": image}
 
 
-async def _matches(service: Service, parts: Sequence[Part], k: int, pictures: bool, start: float) -> JSONResponse:
-    hits = await service.answer(parts, k)
+def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float) -> JSONResponse:
     rows = [_match(hit, pictures) for hit in hits]
-    count = len(service.current.version.gallery.vectors)
+    count = len(version.gallery.vectors)
     return JSONResponse({"matches": rows, "seconds": round(time.perf_counter() - start, 6), "pictures": count})
 
 
@@ -141,7 +140,9 @@ async def search_text(
 ) -> Response:
     """The pictures nearest to a text."""
     service, start = _service(request), time.perf_counter()
-    return await _matches(service, [service.text(text, 1.0)], k, pictures, start)
+    version = service.current.version
+    hits = await service.answer(version, [service.text(text, 1.0)], k)
+    return _matches(version, hits, pictures, start)
 
 
 @router.post("/search", response_model=Matches)
@@ -165,6 +166,7 @@ async def search(
 ) -> Response:
     """The pictures nearest to a question of several parts: the direction of the sum of their weighted unit vectors."""
     service, start = _service(request), time.perf_counter()
+    version = service.current.version
     if len(more) + len(less) + len(more_image) + len(less_image) > service.settings.most_parts:
         raise HTTPException(422, f"the question has too many parts; at most {service.settings.most_parts} are read")
     parts = [service.text(text, text_weight)] if text else []
@@ -172,12 +174,12 @@ async def search(
         service.text(one, -strength) for one in less if one
     ]
     if image is not None:
-        parts.append(await service.picture(await image.read(), image_weight))
+        parts.append(await service.picture(version, await image.read(), image_weight))
     if image_url:
-        parts.append(await service.picture_at(image_url, image_weight))
+        parts.append(await service.picture_at(version, image_url, image_weight))
     for files, weight in ((more_image, strength), (less_image, -strength)):
-        parts += [await service.picture(await file.read(), weight) for file in files]
-    return await _matches(service, parts, k, pictures, start)
+        parts += [await service.picture(version, await file.read(), weight) for file in files]
+    return _matches(version, await service.answer(version, parts, k), pictures, start)
 
 
 KNN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Knn.model_json_schema()}}}}
@@ -193,13 +195,14 @@ async def knn_service(request: Request) -> Response:
         raise HTTPException(422, _sentence(error.errors(include_url=False))) from None
     if asked.modality != "image":
         raise HTTPException(422, 'modality is "text", but this index holds pictures; ask for "image"')
-    hits = await service.answer(await _knn_parts(service, asked), asked.num_images)
+    version = service.current.version
+    hits = await service.answer(version, await _knn_parts(service, version, asked), asked.num_images)
     return JSONResponse([_knn_match(hit) for hit in hits])
 
 
-async def _knn_parts(service: Service, asked: Knn) -> list[Part]:
+async def _knn_parts(service: Service, version: Version, asked: Knn) -> list[Part]:
     if asked.embedding_input is not None:
-        vector, dim = np.asarray(asked.embedding_input, np.float64), service.current.version.gallery.vectors.dim
+        vector, dim = np.asarray(asked.embedding_input, np.float64), version.gallery.vectors.dim
         largest = float(np.abs(vector).max(initial=0))
         if len(vector) != dim or not np.isfinite(largest) or largest == 0:
             raise HTTPException(422, f"embedding_input should be {dim} finite numbers that are not all 0")
@@ -211,9 +214,9 @@ async def _knn_parts(service: Service, asked: Knn) -> list[Part]:
             data = base64.b64decode(asked.image, validate=True)
         except (ValueError, binascii.Error):
             raise HTTPException(422, "image should be a picture in base64") from None
-        parts.append(await service.picture(data, 1.0))
+        parts.append(await service.picture(version, data, 1.0))
     if asked.image_url:
-        parts.append(await service.picture_at(asked.image_url, 1.0))
+        parts.append(await service.picture_at(version, asked.image_url, 1.0))
     return parts
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eval.search.compose import composed
 from eval.search.gallery import Hit
-from eval.service.current import Current, Version
+from eval.service.current import Version
 from vlp.errors import UserError
 
 
@@ -31,8 +31,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: the parts are added up, the K best are the answer."""
+    """What is asked of a version of the index: the parts are added up, the K best are the answer."""
 
+    version: Version  # the one whose model prepared the pictures, also when there is a newer one by now
     parts: tuple[Part, ...]
     k: int
 
@@ -88,12 +89,31 @@ def answers(version: Version, questions: Sequence[Question]) -> list[list[Hit] |
     return result
 
 
+def answered(questions: Sequence[Question]) -> list[list[Hit] | UserError]:
+    """The answer to each question by its own version; BatchFailed where a version cannot answer."""
+    result: list[list[Hit] | UserError] = [[] for _ in questions]
+    versions = {id(question.version): question.version for question in questions}
+    for version in versions.values():
+        own = [i for i, question in enumerate(questions) if question.version is version]
+        try:
+            some = answers(version, [questions[i] for i in own])
+        except Exception as error:  # of the index or the device: of all who asked it, and not of the service
+            some = [BatchFailed(str(error)) for _ in own]
+        for i, one in zip(own, some, strict=True):
+            result[i] = one
+    return result
+
+
+class BatchFailed(UserError):
+    """The index or the model could not answer; the text is for the service's log."""
+
+
 class Batcher:
     """Answers questions in batches, in a thread of its own, so that requests go on arriving meanwhile."""
 
-    def __init__(self, current: Current, *, most: int, gather: float, seen: Callable[[int], Any]) -> None:
+    def __init__(self, *, most: int, gather: float, seen: Callable[[int], Any]) -> None:
         """`most` questions at a time, gathered for `gather` seconds; `seen` is called with the size of each batch."""
-        self.current, self.most, self.gather, self.seen = current, most, gather, seen
+        self.most, self.gather, self.seen = most, gather, seen
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="vlp-answers")
 
@@ -126,10 +146,7 @@ class Batcher:
                 continue
             self.seen(len(some))
             questions = [waiting.question for waiting in some]
-            try:
-                result = await loop.run_in_executor(self.thread, answers, self.current.version, questions)
-            except Exception as error:  # of the index or the device: of all who asked, and not of the service
-                result = [BatchFailed(str(error))] * len(some)
+            result = await loop.run_in_executor(self.thread, answered, questions)
             for waiting, one in zip(some, result, strict=True):
                 if waiting.answer.done():
                     continue
@@ -137,7 +154,3 @@ class Batcher:
                     waiting.answer.set_exception(one)
                 else:
                     waiting.answer.set_result(one)
-
-
-class BatchFailed(UserError):
-    """The index or the model could not answer; the text is for the service's log."""

@@ -234,6 +234,7 @@ def what_next(demo: Demo, tree: dict[str, Any]) -> None:
     say(f"\nlook at    [bold]{demo.out / 'report.html'}[/]")
     say(f'try next   {vlp} search {demo.out / "index"} "a happy cat" --html matches.html')
     say(f"           {vlp} search {demo.out / 'index'} --image some_picture.png --grid matches.png")
+    say(f"           {vlp} serve {demo.out / 'index'}")
     say(f"           {vlp} eval {demo.out / 'model'} {demo.data}/{demo.tour.gallery[0]} --languages zh")
     say(f"           {vlp} train demo --training.samples 1000000 --out runs/longer")
 

@@ -18,6 +18,7 @@ ONLY = {
     "wandb": ("vlp/training/sinks/",),
     "tensorboard": ("vlp/training/sinks/",),
     "torch.utils.tensorboard": ("vlp/training/sinks/",),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"), ("eval/service/",)),
 }
 # room -> what it must never import
 NEVER = {

@@ -150,3 +150,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     hits = [hit.key for hit in answer.hits]  # type: ignore[attr-defined]
     every = gallery.search(names["model"], texts[:1], len(gallery.vectors))[0]  # type: ignore[attr-defined]
     assert hits == [hit.key for hit in sorted(every, key=lambda hit: -hit.score)[:5]]
+    assert hits == [hit.key for hit in names["hits"]]  # type: ignore[attr-defined]
+    assert [len(names[name]) for name in ("greener", "pears")] == [5, 5]  # type: ignore[arg-type]

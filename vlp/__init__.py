@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,3 +22,13 @@ def load(model: str | Path, device: str = "cpu", *, random_weights: bool = False
     from vlp.models import release  # torch takes seconds to import: not before it is needed
 
     return release.load(model, device, random_weights=random_weights, trust=trust)
+
+
+def open_index(folder: str | Path, *, model: str = "", device: str = "cpu", trust: bool = False) -> Any:
+    """An index that is asked in words or by pictures: `vlp.open_index("runs/demo/index").search("a red apple", k=5)`.
+
+    It is an eval.search.opened.OpenIndex. `model`: where the index's model is now, if it was moved; it is loaded with
+    the first question. `trust` as in `load`. Raises UserError if there is no index in `folder`.
+    """
+    opened = importlib.import_module("eval.search.opened")  # by its name, as vlp.cli does: imports run downhill
+    return opened.OpenIndex.open(folder, model=model, device=device, trust=trust)

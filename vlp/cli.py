@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
+    "serve": ("eval.service.serve:main", "an index as a page and as an interface for programs"),
     "import": (
         "eval.exchange:import_main",
         "a model of open_clip or transformers -> a model folder, compared on pictures",

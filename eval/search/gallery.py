@@ -90,10 +90,13 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 class Gallery:
-    """An open index folder."""
+    """An open index folder. It answers from what it opened, also when the folder was replaced meanwhile."""
 
     def __init__(self, folder: Path, vectors: Vectors, about: dict[str, Any]) -> None:
+        import pyarrow as pa
+
         self.folder, self.vectors, self.about = folder, vectors, about
+        self._file = pa.memory_map(str(folder / "rows.parquet"))
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False) -> Gallery:
@@ -148,7 +151,7 @@ class Gallery:
         rows: dict[int, Any] = {}
         path = self.folder / "rows.parquet"
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(self._file) as file:
                 for group in np.unique(ids // ROWS_PER_GROUP):
                     table = file.read_row_group(int(group))
                     inside = ids[ids // ROWS_PER_GROUP == group]

@@ -53,6 +53,18 @@ class Release:
     precision: Literal["fp32", "bf16"] = field(default="fp32", kw_only=True)
     """what the towers compute in: fp32, or bf16 where autocast allows it; vectors are normalised in float32"""
 
+    def embed(self, what: str | Picture | Sequence[str | Picture]) -> Tensor:
+        """Unit vectors [N, D], float32 on the CPU, of texts (str) and pictures (Path, bytes, or PIL's), in their order.
+
+        A str is always a text: give a picture's path as a Path. Raises UserError for a picture that cannot be read.
+        """
+        some: list[str | Picture] = [what] if isinstance(what, str) else list(_several(what))
+        texts = [one for one in some if isinstance(one, str)]
+        pictures = [one for one in some if not isinstance(one, str)]
+        of_texts, of_pictures = iter(self.embed_texts(texts)), iter(self.embed_images(pictures))
+        made = [next(of_texts) if isinstance(one, str) else next(of_pictures) for one in some]
+        return torch.stack(made) if made else self.embed_texts([])
+
     @torch.inference_mode()
     def embed_images(self, pictures: Picture | Sequence[Picture], batch: int = 256) -> Tensor:
         """Unit vectors [N, D], float32 on the CPU, of N pictures: PIL's, encoded bytes, or paths; one picture is N = 1.

@@ -1,0 +1,1 @@
+"""An index that people and programs ask over HTTP: `vlp serve`."""

@@ -1,0 +1,60 @@
+"""What is asked and answered, as the OpenAPI document describes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Problem(BaseModel):
+    """What is wrong with a request."""
+
+    detail: Annotated[str, Field(description="one sentence")]
+
+
+class Match(BaseModel):
+    """A picture of the index."""
+
+    score: Annotated[float, Field(description="cosine")]
+    key: str
+    captions: Annotated[dict[str, str], Field(description="by language")]
+    image: Annotated[str, Field(description='the small picture as a data: URI, "" where none was kept')]
+
+
+class Matches(BaseModel):
+    """The answer to a question."""
+
+    matches: Annotated[list[Match], Field(description="best first")]
+    seconds: Annotated[float, Field(description="from the parsed request to the answer")]
+    pictures: Annotated[int, Field(description="in the index")]
+
+
+class Health(BaseModel):
+    """What the service answers from."""
+
+    status: Literal["ok"]
+    pictures: Annotated[int, Field(description="in the index")]
+    model: Annotated[str, Field(description="first 12 characters of the id of the model's weights")]
+    swaps: Annotated[int, Field(description="new versions of the index since the start")]
+
+
+class Knn(BaseModel):
+    """What clip-retrieval's client sends. Fields that are not listed here are accepted and change nothing."""
+
+    model_config = ConfigDict(extra="ignore")
+    text: str | None = None
+    image: Annotated[str | None, Field(description="base64")] = None
+    image_url: str | None = None
+    embedding_input: Annotated[list[float] | None, Field(max_length=65_536)] = None
+    modality: Literal["image", "text"] = "image"
+    num_images: Annotated[int, Field(ge=1)] = 100
+
+
+class KnnMatch(BaseModel):
+    """A match as clip-retrieval's client reads it."""
+
+    id: Annotated[str, Field(description="the picture's key")]
+    similarity: float
+    caption: str
+    image: Annotated[str, Field(description="the small picture in base64")]

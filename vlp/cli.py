@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
+    "index verify": ("eval.search.verify:main", "check sums of an index, and that every vector has its row"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
     "import": (
         "eval.exchange:import_main",

@@ -7,6 +7,7 @@ vector: it is the oracle of the approximate kinds.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
+from vlp.files import DISK_FULL
 from vlp.legible import plain
 
 Floats = NDArray[np.float32]
@@ -198,7 +200,13 @@ class Vectors:
         """Write FAISS's file, and beside it PATH.removed.npy if ids are only left out."""
         import faiss
 
-        faiss.write_index(self.faiss_index, str(path))
+        try:
+            faiss.write_index(self.faiss_index, str(path))
+        except RuntimeError as error:  # FAISS tells a full disk in words alone
+            for number in DISK_FULL:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), str(path)) from None
+            raise
         if self.removed:
             np.save(removed_file(path), np.array(sorted(self.removed), np.int64))
 

@@ -21,7 +21,7 @@ from eval.embeddings.encode import left_out
 from eval.index import Index, Vectors
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
 from eval.search.fill import SAVED_EVERY_S, filled
-from eval.search.frontier import page, print_frontier, read
+from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
 from eval.search.recall import kept_queries, recall, said
@@ -75,7 +75,7 @@ def build_gallery(
 def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
     """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already."""
     vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
-    write_whole(folder / "index.faiss", made.save)
+    made.save(folder / "index.faiss")
     reached = recall(made, vectors, queries)
     measured = about.get("measured", {})
     whole = {
@@ -141,7 +141,7 @@ def _chosen(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.floa
 
 
 def _write_page(folder: Path, kind: Index, title: str) -> None:
-    measured = read(folder / "frontier.json")
+    measured = frontier_of(folder / "frontier.json")
     write_whole(folder / "frontier.html", page(measured, tree_of(kind), title))
 
 
@@ -187,25 +187,22 @@ def main(argv: list[str]) -> int:
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
         asked, skip = kind_asked(kind, option, memory=memory, recall=recall, latency=latency), Ledger()
-        made = build_gallery(
-            release.load(model, device, random_weights=random_weights, trust=trust),
-            shards,
-            out,
-            kind=asked,
-            thumbnail=thumbnail,
-            skip_damaged=skip_damaged,
-            skip=skip,
-        )
-        if isinstance(asked, Budget):
-            print_frontier(read(made.files / "frontier.json"), made.about["kind"], Console())
-            print(f"page: {made.files / 'frontier.html'}")
-        name = made.about["kind"]["name"]
-        print(f"{out}: {len(made.vectors):,} pictures, {name}, {made.vectors.dim} dimensions{left_out(skip)}")
-        print(*said(made.about["measured"]), sep="\n")
-        print(f'try next:  vlp search {out} "a red apple"')
+        loaded = release.load(model, device, random_weights=random_weights, trust=trust)
+        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
+        _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp index build"))
+
+
+def _print(made: Gallery, skip: Ledger) -> None:
+    if (made.files / "frontier.json").is_file():
+        print_frontier(frontier_of(made.files / "frontier.json"), made.about["kind"], Console())
+        print(f"page: {made.files / 'frontier.html'}")
+    name = made.about["kind"]["name"]
+    print(f"{made.folder}: {len(made.vectors):,} pictures, {name}, {made.vectors.dim} dimensions{left_out(skip)}")
+    print(*said(made.about["measured"]), sep="\n")
+    print(f'try next:  vlp search {made.folder} "a red apple"')
 
 
 def kind_asked(

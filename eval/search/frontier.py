@@ -73,6 +73,6 @@ def page(measured: Sequence[Candidate], chosen: dict[str, object], title: str) -
     return render(TEMPLATE, title=title, chart=chart, rows=[cells(one, chosen) for one in kept])
 
 
-def read(path: Path) -> list[Candidate]:
+def frontier_of(path: Path) -> list[Candidate]:
     """What `choose.as_json` wrote."""
     return [Candidate(**one) for one in json.loads(path.read_text(encoding="utf-8"))]

@@ -97,14 +97,18 @@ class Gallery:
         beside = self.folder / model["beside"] if model["beside"] else None
         return str(beside.resolve()) if beside is not None and beside.is_dir() else str(model["name"])
 
-    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
-        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+    def check_model(self, release: Release) -> None:
+        """Raise UserError if `release` is not the model that the index was built with."""
         builder = self.about["model"]
         if builder["id"] not in (release.id, ""):
             raise UserError(
                 f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
+
+    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+        self.check_model(release)
         hits = self.vectors.search(queries, k)
         rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
         return [

@@ -177,6 +177,12 @@ def test_pq_says_which_widths_it_can_take() -> None:
         component(Index, "pq")().empty(30)
 
 
+def test_a_full_disk_is_the_error_of_a_full_disk(data: tuple) -> None:
+    vectors, ids, _ = data
+    with pytest.raises(OSError, match="No space left"):
+        filled(Flat(), vectors, ids).save(Path("/dev/full"))
+
+
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.faiss").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="not an index"):

@@ -86,8 +86,8 @@ class Refined(Celled):
             k_factor=float(self.candidates), base_index_params=self.search_parameters(numbers)
         )
         scores, places = faiss.downcast_index(faiss_index.index).search(queries, k, params=parameters)
-        ids = np.append(faiss.vector_to_array(faiss_index.id_map), NOTHING)
-        return scores, ids[places]
+        ids = faiss.rev_swig_ptr(faiss_index.id_map.data(), faiss_index.id_map.size())  # a view, whatever its length
+        return scores, np.where(places == NOTHING, NOTHING, ids[places]) if len(ids) else places
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """Better codes of two bytes and of one."""
@@ -95,7 +95,7 @@ class Refined(Celled):
 
     def efforts(self) -> list[Index]:
         """Few and many candidates for each number of cells."""
-        return [replace(one, candidates=n) for one in super().efforts() for n in (2, 8, 32)]  # type: ignore[call-arg]
+        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 32)]  # type: ignore[call-arg]
 
     def can_remove(self) -> bool:
         """FAISS takes nothing out of an index that is refined."""

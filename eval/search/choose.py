@@ -27,7 +27,8 @@ from vlp.config.components import component_names
 from vlp.errors import UserError
 
 SAMPLE = 50_000  # vectors that candidates are measured on
-ASKED = 64  # queries that are asked one by one, for the latency
+ASKED = 32  # queries that are asked one by one, for the latency
+ENOUGH = 0.995  # a recall beyond which no more effort is measured
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
@@ -159,6 +160,8 @@ def _measured(kind: Index, trial: Trial) -> Iterator[Candidate]:
         )
         tree = {"name": component_name(whole, Index), **to_tree(whole)}
         yield Candidate(tree, reached, latency, rate, size, fits)
+        if reached >= ENOUGH:
+            return  # more effort gains nothing
 
 
 def _alike(one: Index, other: Index) -> bool:

@@ -59,6 +59,7 @@ def test_exact_search_in_blocks_is_that_of_numpy(data: tuple, monkeypatch: pytes
     assert overlap(np.full((1, 2), -1), np.array([[3, -1]])) == 0
 
 
+@pytest.mark.slow
 def test_the_choice_keeps_within_its_limits_and_the_rest_is_told(data: tuple) -> None:
     images, texts = data
     kind, measured = choose(images, texts, Budget(recall=0.9))

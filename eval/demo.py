@@ -25,9 +25,10 @@ from eval.report import assemble as report
 from eval.report.page import report_page
 from eval.report.results import write_json, write_queries
 from eval.search.answer import Answer, ask_picture, ask_text
-from eval.search.build import build_gallery, refuse_other_folder
+from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
 from eval.search.query import print_answer
+from eval.search.versions import refuse_other_folder
 from vlp.config import build, read_preset
 from vlp.config.bounds import Count
 from vlp.config.flags_help import common, table

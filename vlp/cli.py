@@ -38,6 +38,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("eval.embeddings.embed:main", "a model's embeddings of a shard set, resumable, one part per shard"),
     "index build": ("eval.search.build:main", "a FAISS index over the pictures of a shard set"),
+    "index add": ("eval.search.live:add_main", "more pictures for an index, without building it again"),
+    "index remove": ("eval.search.live:remove_main", "an index without some pictures"),
+    "index update": ("eval.search.live:update_main", "pictures in the place of those with the same keys"),
+    "index compact": ("eval.search.live:compact_main", "an index trained anew on what it holds now"),
+    "index verify": ("eval.search.verify:main", "check sums of an index, and that every vector has its row"),
     "search": ("eval.search.query:main", "ask an index by text or by picture"),
     "serve": ("eval.service.serve:main", "an index as a page and as an interface for programs"),
     "import": (

@@ -6,6 +6,9 @@ vector: it is the oracle of the approximate kinds.
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
+from vlp.files import DISK_FULL
 from vlp.legible import plain
 
 Floats = NDArray[np.float32]
@@ -59,6 +63,15 @@ class Index:
 
         return faiss.SearchParameters(sel=selector)
 
+    def search(self, faiss_index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
+        """(scores, ids), both [Q, K], of FAISS's index of this kind; `selector` of ids as above."""
+        scores, ids = faiss_index.search(queries, k, params=self.search_parameters(selector))
+        return scores, ids
+
+    def ready(self, faiss_index: Any) -> Any:
+        """What is searched for `faiss_index`: itself, or what was made of it on another device. Raises UserError."""
+        return faiss_index
+
     def vectors_to_train(self) -> int:
         """The fewest vectors that training takes; 0 where there is nothing to learn."""
         return 0
@@ -70,6 +83,18 @@ class Index:
                 f"an index of kind {type(self).__name__.lower()} needs at least {self.vectors_to_train():,} vectors "
                 f"to train on, but there are {count:,}; use the kind flat, or make it coarser"
             )
+
+    def sample_to_train(self) -> int:
+        """The most vectors that training gains by: more are left out of the sample."""
+        return max(20_000, 64 * self.vectors_to_train())
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """What of this kind is worth measuring for `count` vectors of width `dim`."""
+        return []
+
+    def efforts(self) -> list[Index]:
+        """The same index, searched with less and with more effort, the least first."""
+        return [self]
 
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
@@ -94,6 +119,7 @@ class Vectors:
     dim: int
     faiss_index: Any
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
+    _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
 
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal) - len(self.removed)
@@ -111,17 +137,26 @@ class Vectors:
         """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few."""
         self.kind.check(len(vectors))
         if not self.faiss_index.is_trained:
-            self.faiss_index.train(self._checked(vectors))
+            with _in_words(self.kind):
+                self.faiss_index.train(self._checked(vectors))
 
-    def add(self, vectors: NDArray[Any], ids: NDArray[Any]) -> None:
-        """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken."""
+    def expect(self, count: int) -> None:
+        """Make room for so many vectors where FAISS would make it by doubling, and hold them twice meanwhile."""
+        codes = getattr(getattr(self.faiss_index, "index", None), "codes", None)
+        if codes is not None and hasattr(codes, "reserve"):
+            codes.reserve(count * int(self.faiss_index.index.code_size))
+
+    def add(self, vectors: NDArray[Any], ids: NDArray[Any], *, new: bool = False) -> None:
+        """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken; `new`: the caller knows of none."""
         ids = np.ascontiguousarray(ids, np.int64)
-        taken = np.intersect1d(ids, self.stored_ids())
+        taken = np.empty(0, np.int64) if new else np.intersect1d(ids, self.stored_ids())
         if len(taken) or len(np.unique(ids)) != len(ids):
             state = "removed but still stored" if taken.tolist() and int(taken[0]) in self.removed else "there already"
             which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
-        self.faiss_index.add_with_ids(self._checked(vectors), ids)
+        self._searched = None
+        with _in_words(self.kind):
+            self.faiss_index.add_with_ids(self._checked(vectors), ids)
 
     def stored_ids(self) -> Ints:
         """Every id that FAISS holds, those that are only left out of the hits among them."""
@@ -134,9 +169,14 @@ class Vectors:
         parts = [faiss.rev_swig_ptr(pointer, size).copy() for pointer, size in cells if size]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def live_ids(self) -> Ints:
+        """The ids that may be among the hits, ascending."""
+        return np.setdiff1d(self.stored_ids(), np.array(sorted(self.removed), np.int64))
+
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""
-        present = np.setdiff1d(np.intersect1d(np.asarray(ids, np.int64), self.stored_ids()), sorted(self.removed))
+        present = np.intersect1d(np.asarray(ids, np.int64), self.live_ids())
+        self._searched = None
         if self.kind.can_remove():
             self.faiss_index.remove_ids(present)
         else:
@@ -152,8 +192,9 @@ class Vectors:
         removed = np.array(sorted(self.removed), np.int64)
         selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
         most = max(1, min(k, int(self.faiss_index.ntotal)))  # FAISS makes room for all K before it looks
-        parameters = self.kind.search_parameters(selector)
-        scores, ids = self.faiss_index.search(self._checked(queries), most, params=parameters)
+        if self._searched is None:
+            self._searched = self.kind.ready(self.faiss_index)
+        scores, ids = self.kind.search(self._searched, self._checked(queries), most, selector)
         scores[ids == NOTHING] = -np.inf
         return Hits(scores, ids)
 
@@ -161,22 +202,41 @@ class Vectors:
         """Write FAISS's file, and beside it PATH.removed.npy if ids are only left out."""
         import faiss
 
-        faiss.write_index(self.faiss_index, str(path))
+        try:
+            faiss.write_index(self.faiss_index, str(path))
+        except RuntimeError as error:  # FAISS tells a full disk in words alone
+            for number in DISK_FULL:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), str(path)) from None
+            raise
         if self.removed:
             np.save(removed_file(path), np.array(sorted(self.removed), np.int64))
 
     @classmethod
-    def load(cls, path: Path, kind: Index) -> Vectors:
-        """What `save` wrote. Raises UserError if FAISS cannot read it."""
+    def load(cls, path: Path, kind: Index, *, mapped: bool = False) -> Vectors:
+        """What `save` wrote; `mapped`: its vectors are read from the disk as they are needed, and it only answers.
+
+        Raises UserError if FAISS cannot read it.
+        """
         import faiss
 
         try:
-            faiss_index = faiss.read_index(str(path))
+            faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"{path} is not an index that FAISS can read ({plain(error)}); build it again") from None
         list_of_removed = removed_file(path)
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
         return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
+
+
+@contextlib.contextmanager
+def _in_words(kind: Index) -> Iterator[None]:
+    """A context in which an error of FAISS is one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        name = type(kind).__name__.lower()
+        raise UserError(f"FAISS cannot build an index of kind {name} of these vectors ({plain(error)})") from None
 
 
 def removed_file(path: Path) -> Path:

@@ -19,3 +19,7 @@ class Flat(Index):
         import faiss
 
         return with_ids(faiss.IndexFlatIP(dim))
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """Itself."""
+        return [self]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -41,3 +41,11 @@ class Hnsw(Index):
     def can_remove(self) -> bool:
         """A vector taken out would tear the graph."""
         return False
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """The usual number of links."""
+        return [self]
+
+    def efforts(self) -> list[Index]:
+        """Efforts of the walk in powers of two."""
+        return [replace(self, search_effort=2**n) for n in range(4, 11)]

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from rich.console import Console
 from tyro.conf import Positional, arg
 
 from data_pipelines.ledger import Ledger
-from data_pipelines.shards.read_samples import read_samples
-from data_pipelines.shards.shard_set import ShardSet
-from eval.embeddings.encode import data_sha256, embedded_pictures, left_out, located
-from eval.embeddings.store import EmbeddingStore
-from eval.index import Index
-from eval.search.gallery import FORMAT, ROWS_PER_GROUP, Gallery, one_shard
+from eval.embeddings.encode import left_out
+from eval.index import Index, Vectors
+from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
+from eval.search.fill import SAVED_EVERY_S, filled
+from eval.search.frontier import frontier_of, page, print_frontier
+from eval.search.gallery import Gallery
+from eval.search.parts import Parts, parts_of
+from eval.search.recall import kept_queries, recall, said
+from eval.search.spool import Spool, npy, vectors_of
+from eval.search.versions import next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
-from vlp.files import sha256, write_whole
-from vlp.legible import plain
-from vlp.lock import locked
-from vlp.pictures import Limits, Refused, decode, opened
+from vlp.files import write_whole
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from vlp.models.release import Release
 
-THUMBNAIL = 96  # pixels
-Part = tuple["pa.Table", NDArray[np.float32]]
-FILES = ("index.faiss", "rows.parquet", "index.faiss.removed.npy")
-
-
-def refuse_other_folder(out: Path) -> None:
-    """Raise UserError if `out` holds something that is not an index."""
-    if out.exists() and any(out.iterdir()) and not (out / "index.toml").is_file():
-        raise UserError(f"{out} is there already and is not an index; choose another folder")
+PROGRESS = "progress.json"
 
 
 def build_gallery(
@@ -53,157 +42,107 @@ def build_gallery(
     spec: str,
     out: Path,
     *,
-    kind: Index,
+    kind: Index | Budget,
     thumbnail: int | None = None,
     skip_damaged: bool = False,
     skip: Ledger | None = None,
+    saved_every_s: float = SAVED_EVERY_S,
 ) -> Gallery:
-    """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write the folder as a whole.
+    """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write a version of `out`.
 
-    thumbnail: the longer side of the small pictures that are kept, pixels; 0 keeps none, hits are then read from their
-    shards; None: 96 for shards, none for embeddings, whose pictures would have to be read again. What cannot be read is
-    counted in `skip`. Raises UserError if `out` is something other than an index, if another program writes it, if the
-    disk is full, or, unless `skip_damaged`, if a shard is damaged.
+    kind: what to build, or the limits within which it is chosen. thumbnail: the longer side of the small pictures that
+    are kept, pixels; 0 keeps none, hits are then read from their shards; None: 96 for shards, none for embeddings.
+    What cannot be read is counted in `skip`. A build that was killed goes on, if it is of the same. Raises UserError if
+    `out` is something other than an index, if another program writes it, if the disk is full, if no kind keeps within
+    the limits, or, unless `skip_damaged`, if a shard is damaged.
     """
-    refuse_other_folder(out)
-    with locked(out.parent, f".{out.name}.lock", what=out):
-        skip = Ledger() if skip is None else skip
-        if (Path(spec) / "img_emb").is_dir():
-            parts, digest = _from_store(Path(spec), release, thumbnail or 0)
+    with next_version(out, going_on=True) as folder:
+        parts = parts_of(release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
+        asked = tree_of(kind) if isinstance(kind, Index) else kind.tree()
+        identity = {"model": release.id, "data": parts.sha256, "thumbnail": thumbnail, "kind": asked}
+        about = _spooled(release, parts, folder, identity)
+        vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
+        if isinstance(kind, Index):
+            made = filled(kind, folder, vectors, saved_every_s=saved_every_s)
         else:
-            side = THUMBNAIL if thumbnail is None else thumbnail
-            parts, digest = _from_shards(release, spec, side, skip_damaged=skip_damaged, skip=skip)
-        about = {
-            "model": {"id": release.id, "name": release.name, "beside": _beside(release.name, out)},
-            "data": {"spec": located(spec), "sha256": digest, "left_out": skip.by_reason()},
-        }
-        return _write_gallery(parts, out, kind=kind, about=about)
-
-
-def _write_gallery(parts: list[Part], out: Path, *, kind: Index, about: dict[str, Any]) -> Gallery:
-    import tomli_w
-
-    tables, arrays = zip(*parts, strict=True)
-    images = np.concatenate(arrays)
-    kind.check(len(images))
-    vectors = kind.empty(images.shape[1])
-    vectors.train(images)
-    vectors.add(images, np.arange(len(images)))
-
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
-    temporary.mkdir(parents=True)
-    try:
-        write_whole(temporary / "index.faiss", vectors.save)
-        write_whole(temporary / "rows.parquet", lambda path: _write_rows(list(tables), path))
-        whole = {
-            "format": FORMAT,
-            "count": len(images),
-            "dim": images.shape[1],
-            "metric": "cosine",
-            "kind": {"name": component_name(kind, Index), **to_tree(kind)},
-            **about,
-            "sha256": {file: sha256(temporary / file) for file in FILES if (temporary / file).is_file()},
-        }
-        write_whole(temporary / "index.toml", tomli_w.dumps(whole))
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            made = filled(_chosen(folder, vectors, queries, kind), folder, vectors, saved_every_s=saved_every_s)
+            made = tuned(made, vectors, queries, kind)
+            _write_page(folder, made.kind, out.name)
+        write_version(made, folder, {**about, "model": model_of(release, out)})
     return Gallery.open(out)
 
 
-def _beside(model: str, out: Path) -> str:
-    """Relative path from the index to the model's folder; "" when the model is a name and no folder."""
-    return os.path.relpath(Path(model).resolve(), out.resolve()) if Path(model).is_dir() else ""
+def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
+    """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already."""
+    vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
+    made.save(folder / "index.faiss")
+    reached = recall(made, vectors, queries)
+    measured = about.get("measured", {})
+    whole = {
+        **about,
+        "count": len(made),
+        "dim": made.dim,
+        "metric": "cosine",
+        "kind": tree_of(made.kind),
+        "measured": {**measured, "recall": reached, "built": measured.get("built", reached)},
+    }
+    seal(folder, whole)
 
 
-def _write_rows(tables: list[pa.Table], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.concat_tables(tables), path, row_group_size=ROWS_PER_GROUP)
+def tree_of(kind: Index) -> dict[str, Any]:
+    """A kind as index.toml has it."""
+    return {"name": component_name(kind, Index), **to_tree(kind)}
 
 
-def _table(keys: list[str], captions: list[str], shards: list[str], thumbnails: list[bytes]) -> pa.Table:
-    import pyarrow as pa
-
-    rows = {"key": keys, "captions": captions, "shard": shards, "thumbnail": thumbnails}
-    kinds = {"key": pa.string(), "captions": pa.string(), "shard": pa.string(), "thumbnail": pa.binary()}
-    return pa.table(rows, schema=pa.schema(kinds))
-
-
-def _from_shards(
-    release: Release, spec: str, thumbnail: int, *, skip_damaged: bool, skip: Ledger
-) -> tuple[list[Part], str]:
-    """Rows and vectors of every shard, and the sha256 of the data."""
-    shards = ShardSet.open(spec)
-    parts: list[Part] = []
-    embedded = embedded_pictures(release, shards, skip, skip_damaged=skip_damaged, what="indexing pictures")
-    for url, samples, vectors in embedded:
-        small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
-        said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
-        parts.append((_table([s.key for s in samples], said, [located(url)] * len(samples), small), vectors))
-    if not parts:
-        raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
-    return parts, data_sha256(shards)
+def model_of(release: Release, out: Path) -> dict[str, str]:
+    """Which model an index is of: its id, its name, and where its folder lies seen from the index, "" for a name."""
+    folder = Path(release.name)
+    beside = os.path.relpath(folder.resolve(), out.resolve()) if folder.is_dir() else ""
+    return {"id": release.id, "name": release.name, "beside": beside}
 
 
-def _from_store(folder: Path, release: Release, thumbnail: int) -> tuple[list[Part], str]:
-    """Rows and vectors of a folder of embeddings, and the sha256 of its data where the folder tells."""
-    store = EmbeddingStore.open(folder)
-    if store.model not in (release.id, ""):
-        raise UserError(
-            f"{folder} was embedded by the model {store.model[:12]}, not by {release.id[:12]} ({release.name})"
-        )
-    return list(_stored_parts(store, thumbnail)), store.data
+def _spooled(release: Release, parts: Parts, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Write rows, vectors and queries, unless a build of the same that was killed has; give back what they are."""
+    begun = _progress(folder)
+    if identity["data"] and begun.get("identity") == json.loads(json.dumps(identity)):
+        return dict(begun["about"])
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with Spool(folder) as spool:
+        for rows, vectors in parts.stream:
+            spool.add(rows, vectors)
+    if not spool.count:
+        raise UserError(f"{parts.spec} holds no vectors; embed shards that have readable pictures")
+    queries, of = kept_queries(release, folder, parts.store)
+    write_whole(folder / "queries.npy", npy(queries))
+    about = {"data": parts.about(), "measured": {"of": of, "queries": len(queries)}}
+    write_whole(folder / PROGRESS, json.dumps({"identity": identity, "about": about}))
+    return about
 
 
-def _stored_parts(store: EmbeddingStore, thumbnail: int) -> Iterator[Part]:
-    for part in store.parts:
-        rows = store.rows(part).to_pylist()
-        keys = [str(row.get("key") or row.get("image_path") or i) for i, row in enumerate(rows)]
-        captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in rows]
-        shards = [str(row.get("shard") or "") for row in rows]
-        vectors = np.asarray(store.images(part), np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # float16 parts are of unit norm only nearly
-        small = _thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(rows)
-        yield _table(keys, captions, shards, small), np.asarray(vectors / norms)
+def _progress(folder: Path) -> dict[str, Any]:
+    """What a build that was killed had written down; nothing where it had not come so far."""
+    try:
+        begun = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return begun if isinstance(begun, dict) else {}
 
 
-def _thumbnails(keys: list[str], shards: list[str], side: int) -> list[bytes]:
-    """The small pictures of rows, read from the shards that the rows name. Raises UserError if one is not there."""
-    small: dict[tuple[str, str], bytes] = {}
-    wanted = set(zip(shards, keys, strict=True))
-    for shard in dict.fromkeys(shards):
-        if not shard:
-            raise UserError("--thumbnail wants pictures, but the rows of these embeddings do not say where theirs are")
-        for sample in read_samples(one_shard(shard), skip=Ledger()):
-            if (shard, sample.key) in wanted:
-                with contextlib.suppress(Refused):
-                    small[shard, sample.key] = shrunk(sample.image, side)
-    missing = next((row for row in zip(shards, keys, strict=True) if row not in small), None)
-    if missing:
-        raise UserError(
-            f"{missing[0]} is gone or no longer holds {plain(missing[1])}; embed again, or leave --thumbnail out"
-        )
-    return [small[row] for row in zip(shards, keys, strict=True)]
+def _chosen(folder: Path, vectors: NDArray[np.float32], queries: NDArray[np.float32], budget: Budget) -> Index:
+    """The kind that is best within the limits; that of before, where a build that was killed had chosen."""
+    path = folder / "chosen.json"
+    if path.is_file() and (folder / "frontier.json").is_file():
+        return build(Index, json.loads(path.read_text(encoding="utf-8")), "kind")
+    kind, measured = choose(vectors, queries, budget)
+    write_whole(folder / "frontier.json", as_json(measured))
+    write_whole(path, json.dumps(tree_of(kind)))
+    return kind
 
 
-def shrunk(image: bytes, side: int) -> bytes:
-    """The encoded picture itself if browsers know its kind and its longer side is at most `side` pixels.
-
-    Any other becomes a WebP that small. Raises Refused.
-    """
-    with opened(image, Limits()) as picture:
-        if max(picture.size) <= side and picture.format in ("PNG", "JPEG", "WEBP"):
-            return image
-    whole = decode(image, Limits())
-    whole.thumbnail((side, side))
-    file = BytesIO()
-    whole.save(file, "webp", quality=85)
-    return file.getvalue()
+def _write_page(folder: Path, kind: Index, title: str) -> None:
+    measured = frontier_of(folder / "frontier.json")
+    write_whole(folder / "frontier.html", page(measured, tree_of(kind), title))
 
 
 def main(argv: list[str]) -> int:
@@ -215,8 +154,11 @@ def main(argv: list[str]) -> int:
         shards: Annotated[Positional[str], arg(metavar="SHARDS")],
         out: Annotated[Positional[Path], arg(metavar="OUT")],
         *,
-        kind: str = "flat",
+        kind: str = "",
         option: tuple[str, ...] = (),
+        memory: str = "",
+        recall: Annotated[float | None, arg(metavar="SHARE")] = None,
+        latency: str = "",
         thumbnail: int | None = None,
         device: str = "cpu",
         random_weights: bool = False,
@@ -228,9 +170,13 @@ def main(argv: list[str]) -> int:
         Args:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
-            out: folder of the index; it is written as a whole or not at all.
-            kind: flat (exact), ivf, hnsw or pq; each is a file in eval/index.
+            out: folder of the index; a build adds a version to it, which counts when it is whole.
+            kind: flat (exact, unless limits are given), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq ...: a file in
+                eval/index.
             option: settings of the kind, such as cells=256 probes=32.
+            memory: choose the kind by measuring, within so much memory: 2GB.
+            recall: choose the kind by measuring, with this recall@10 of real queries at least: 0.95.
+            latency: choose the kind by measuring, with so much time for a query alone: 5ms.
             thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none. Left out: 96 for shards, 0
                 for a folder of embeddings, for which they are read from its shards.
             device: cpu, cuda, cuda:1 ...
@@ -240,21 +186,36 @@ def main(argv: list[str]) -> int:
         """
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
-        chosen, skip = chosen_kind(kind, option), Ledger()
-        made = build_gallery(
-            release.load(model, device, random_weights=random_weights, trust=trust),
-            shards,
-            out,
-            kind=chosen,
-            thumbnail=thumbnail,
-            skip_damaged=skip_damaged,
-            skip=skip,
-        )
-        print(f"{out}: {len(made.vectors):,} pictures, {kind}, {made.vectors.dim} dimensions{left_out(skip)}")
-        print(f'try next:  vlp search {out} "a red apple"')
+        asked, skip = kind_asked(kind, option, memory=memory, recall=recall, latency=latency), Ledger()
+        loaded = release.load(model, device, random_weights=random_weights, trust=trust)
+        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
+        _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp index build"))
+
+
+def _print(made: Gallery, skip: Ledger) -> None:
+    if (made.files / "frontier.json").is_file():
+        print_frontier(frontier_of(made.files / "frontier.json"), made.about["kind"], Console())
+        print(f"page: {made.files / 'frontier.html'}")
+    name = made.about["kind"]["name"]
+    print(f"{made.folder}: {len(made.vectors):,} pictures, {name}, {made.vectors.dim} dimensions{left_out(skip)}")
+    print(*said(made.about["measured"]), sep="\n")
+    print(f'try next:  vlp search {made.folder} "a red apple"')
+
+
+def kind_asked(
+    kind: str, option: tuple[str, ...], *, memory: str, recall: float | None, latency: str
+) -> Index | Budget:
+    """The kind that flags name, or the limits that they give. Raises UserError for both, or for bad ones."""
+    if recall is not None and not 0 < recall <= 1:
+        raise UserError(f"--recall is {recall}, but it should be more than 0 and at most 1")
+    if not (memory or latency or recall is not None):
+        return chosen_kind(kind or "flat", option)
+    if kind or option:
+        raise UserError("--kind says what to build, and --memory, --recall and --latency have it chosen: give one")
+    return Budget(bytes_of(memory) if memory else None, recall, seconds_of(latency) if latency else None)
 
 
 def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:

@@ -1,13 +1,12 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
-The folder holds index.faiss, rows.parquet and, written last, index.toml: the kind, the model, the data, and a checksum
-of every file. Ids in the index are numbers of rows.
+Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, vectors.npy and,
+written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are numbers of rows.
 """
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import NOTHING, Index, Vectors
+from eval.search.versions import Version
 from vlp.config import build, only_ours
 from vlp.errors import UserError
-from vlp.files import sha256
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from vlp.models.release import Release
 
-FORMAT = "vlp-index-1"
 ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
 
 
@@ -69,52 +67,28 @@ def _decoded(picture: bytes, what: str) -> Image:
         raise UserError(f"{what} cannot be shown: {error}; build the index again") from None
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """What index.toml says. Raises UserError if it is not what `vlp index build` writes."""
-    try:
-        about = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid TOML: {plain(error)}; build the index again") from None
-    if about.get("format") != FORMAT:
-        raise UserError(
-            f"{path.parent} has format {plain(about.get('format'))!r}; this version reads {FORMAT!r}: build it again"
-        )
-    tables = {name: about.get(name) for name in ("sha256", "kind", "model")}
-    wanted = {"sha256": ("index.faiss", "rows.parquet"), "kind": ("name",), "model": ("id", "name", "beside")}
-    for name, keys in wanted.items():
-        table = tables[name]
-        missing = [key for key in keys if not isinstance(table, dict) or not isinstance(table.get(key), str)]
-        if missing:
-            raise UserError(f'{path} lacks "{name}.{missing[0]}"; build the index again')
-    return about
-
-
 class Gallery:
-    """An open index folder. It answers from what it opened, also when the folder was replaced meanwhile."""
+    """An open version of an index folder: it answers as it did, whatever versions are written meanwhile."""
 
-    def __init__(self, folder: Path, vectors: Vectors, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, vectors: Vectors, version: Version) -> None:
         import pyarrow as pa
 
-        self.folder, self.vectors, self.about = folder, vectors, about
-        self._file = pa.memory_map(str(folder / "rows.parquet"))
+        self.folder, self.vectors, self.about = folder, vectors, version.about
+        self.files = version.files  # where this version's files lie
+        self._file = pa.memory_map(str(self.files / "rows.parquet"))
 
     @classmethod
-    def open(cls, folder: Path, *, trust: bool = False) -> Gallery:
+    def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
         """The gallery in `folder`; with `trust` its kind may be code that is no part of vlp.
 
-        Raises UserError if it is none, or if one of its files is missing or altered.
+        mapped: vectors are read from the disk as they are needed, which opens an index of any size at once. Raises
+        UserError if it is none, or if a file is missing or of another size; `vlp index verify` compares checksums.
         """
-        if not (folder / "index.toml").is_file():
-            raise UserError(f"{folder} is not an index: it has no index.toml; make one with: vlp index build")
-        about = _about(folder / "index.toml")
-        for file, digest in about["sha256"].items():
-            path = folder / file
-            if not path.is_file() or sha256(path) != digest:
-                what = "is missing" if not path.is_file() else "was altered (its sha256 differs from index.toml's)"
-                raise UserError(f"{path} {what}; build the index again")
+        version = Version.current(folder)
+        version.check_files()
         with only_ours(not trust):
-            kind: Index = build(Index, about["kind"], "kind")
-        return cls(folder, Vectors.load(folder / "index.faiss", kind), about)
+            kind: Index = build(Index, version.about["kind"], "kind")
+        return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
 
     @property
     def model(self) -> str:
@@ -123,14 +97,18 @@ class Gallery:
         beside = self.folder / model["beside"] if model["beside"] else None
         return str(beside.resolve()) if beside is not None and beside.is_dir() else str(model["name"])
 
-    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
-        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+    def check_model(self, release: Release) -> None:
+        """Raise UserError if `release` is not the model that the index was built with."""
         builder = self.about["model"]
         if builder["id"] not in (release.id, ""):
             raise UserError(
                 f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
+
+    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+        self.check_model(release)
         hits = self.vectors.search(queries, k)
         rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
         return [
@@ -149,7 +127,7 @@ class Gallery:
             )
 
         rows: dict[int, Any] = {}
-        path = self.folder / "rows.parquet"
+        path = self.files / "rows.parquet"
         try:
             with pq.ParquetFile(self._file) as file:
                 for group in np.unique(ids // ROWS_PER_GROUP):

@@ -14,7 +14,10 @@ from eval.index.flat import Flat
 from vlp.config import component
 from vlp.errors import UserError
 
-KINDS = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+GPU = ("gpu_flat", "gpu_ivf")
+KINDS = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+SMALL = {"ivf_pq": {"pieces": 16, "candidates": 30}, "opq": {"pieces": 16, "candidates": 30}}
+"""What the clustered vectors of these tests, of width 32, ask for"""
 N, DIM = 600, 32
 
 
@@ -27,7 +30,12 @@ def unit(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Index:
-    return component(Index, request.param)()
+    import faiss
+
+    if request.param in GPU and not (hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus()):
+        pytest.skip("FAISS has no GPU here")
+    made: Index = component(Index, request.param)(**SMALL.get(request.param, {}))
+    return made
 
 
 @pytest.fixture
@@ -91,6 +99,50 @@ def test_loading_gives_what_was_saved(kind: Index, data: tuple, tmp_path: Path) 
     assert 10**6 in again.search(more[:1], 5).ids
 
 
+def test_a_mapped_index_gives_what_was_saved(kind: Index, data: tuple, tmp_path: Path) -> None:
+    vectors, ids, queries = data
+    index = filled(kind, vectors, ids)
+    index.remove(ids[:50])
+    index.save(tmp_path / "index.faiss")
+    mapped = Vectors.load(tmp_path / "index.faiss", kind, mapped=True)
+    one, two = index.search(queries, 10), mapped.search(queries, 10)
+    assert (one.ids == two.ids).all()
+    assert (one.scores == two.scores).all()
+    assert not np.isin(two.ids, ids[:50]).any()
+    assert set(mapped.stored_ids()) - mapped.removed == set(ids[50:])
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_without_a_gpu_its_kinds_say_what_to_install(name: str) -> None:
+    import faiss
+
+    if hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("FAISS has GPUs here")
+    with pytest.raises(UserError, match=f"kind {name} needs FAISS for GPUs.* choose --kind {name[4:]}"):
+        component(Index, name)().empty(DIM)
+
+
+@pytest.mark.parametrize(
+    "name, less, more",
+    [
+        ("ivf", {"probes": 1}, {"probes": 64}),
+        ("ivf_sq8", {"probes": 1}, {"probes": 64}),
+        ("ivf_pq", {"candidates": 1}, {"candidates": 60}),
+        ("opq", {"candidates": 1}, {"candidates": 60}),
+        ("rabitq", {"candidates": 1}, {"candidates": 60}),
+        ("hnsw", {"search_effort": 1}, {"search_effort": 512}),
+    ],
+)
+def test_what_is_turned_up_finds_more(name: str, less: dict, more: dict, data: tuple) -> None:
+    vectors, ids, queries = data
+    truth = exact(queries, vectors, ids, 10)
+    little, much = (component(Index, name)(**settings) for settings in (less, more))
+    index = filled(little, vectors, ids)
+    first = overlap(index.search(queries, 10).ids, truth)
+    index.kind = much  # settings of a search: the vectors lie as they did
+    assert overlap(index.search(queries, 10).ids, truth) > max(first, 0.95)
+
+
 def test_asking_for_more_than_there_is_gives_empty_places(kind: Index, data: tuple) -> None:
     vectors, ids, queries = data
     index = filled(kind, vectors, ids)
@@ -123,6 +175,12 @@ def test_bad_vectors_and_ids_are_refused(kind: Index, data: tuple) -> None:
 def test_pq_says_which_widths_it_can_take() -> None:
     with pytest.raises(UserError, match="does not divide"):
         component(Index, "pq")().empty(30)
+
+
+def test_a_full_disk_is_the_error_of_a_full_disk(data: tuple) -> None:
+    vectors, ids, _ = data
+    with pytest.raises(OSError, match="No space left"):
+        filled(Flat(), vectors, ids).save(Path("/dev/full"))
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:

@@ -68,12 +68,12 @@ def test_a_store_of_another_model_is_refused(release: Release, other_model: Path
 
 @pytest.mark.parametrize("file", ["index.faiss", "rows.parquet"])
 def test_altered_and_missing_files_are_refused(release: Release, shards: Path, tmp_path: Path, file: str) -> None:
-    build_gallery(release, str(shards), tmp_path / "index", kind=Flat())
-    with (tmp_path / "index" / file).open("ab") as f:
+    path = build_gallery(release, str(shards), tmp_path / "index", kind=Flat()).files / file
+    with path.open("ab") as f:
         f.write(b" ")
     with pytest.raises(UserError, match="was altered"):
         Gallery.open(tmp_path / "index")
-    (tmp_path / "index" / file).unlink()
+    path.unlink()
     with pytest.raises(UserError, match="is missing"):
         Gallery.open(tmp_path / "index")
     with pytest.raises(UserError, match="is not an index"):

@@ -21,6 +21,7 @@ from eval.search.answer import Answer
 from eval.search.build import build_gallery
 from eval.search.page import search_page
 from eval.search.query import main, sheet
+from eval.search.versions import Version
 from vlp.errors import UserError
 from vlp.files import sha256
 from vlp.models.release import Release
@@ -98,6 +99,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage
 
 def forge(index: Path, **columns: object) -> None:
     """Give every row of an index these values, with checksums that agree."""
+    index = Version.current(index).files
     table = pq.read_table(index / "rows.parquet")
     for name, value in columns.items():
         at = table.schema.get_field_index(name)
@@ -105,6 +107,7 @@ def forge(index: Path, **columns: object) -> None:
     pq.write_table(table, index / "rows.parquet", row_group_size=1024)
     about = tomllib.loads((index / "index.toml").read_text())
     about["sha256"]["rows.parquet"] = sha256(index / "rows.parquet")
+    about["bytes"]["rows.parquet"] = (index / "rows.parquet").stat().st_size
     (index / "index.toml").write_text(tomli_w.dumps(about))
 
 
@@ -146,9 +149,10 @@ def test_rows_that_are_none_are_one_sentence(own: Path, captions: str) -> None:
     ["format = ", "\x00", "", 'format = "vlp-index-1"', 'format = "vlp-index-1"\nsha256 = 3', 'format = ["\\u001b"]'],
 )
 def test_an_index_toml_that_says_too_little_is_one_sentence(own: Path, text: str) -> None:
-    (own / "index.toml").write_text(text)
-    with pytest.raises(UserError, match="again"):
-        main([str(own), "red circle"])
+    for path in (Version.current(own).files / "index.toml", own / "index.toml"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="again"):
+            main([str(own), "red circle"])
 
 
 def test_small_pictures_of_other_kinds_are_kept_as_what_browsers_show(

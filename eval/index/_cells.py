@@ -1,0 +1,102 @@
+"""What kinds share that sort vectors into cells, and those that compare short codes first and better ones then."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Le
+
+from eval.index import NOTHING, Floats, Index, Ints, with_ids
+from vlp.config.bounds import Count
+
+MOST_CELLS = 1 << 24
+BETTER = ("float16", "int8")
+FEW = 1000
+"""Below so many vectors cells gain nothing"""
+FINE = {"float32": "QT_fp32", "float16": "QT_fp16", "int8": "QT_8bit"}
+"""FAISS's names of how the better codes are kept"""
+
+
+@dataclass(frozen=True)
+class Celled(Index):
+    """Cells are learned by k-means; a query looks into the nearest ones only."""
+
+    cells: Annotated[Count, Le(MOST_CELLS)] = 64
+    """number of cells; about 4 to 16 times the square root of the number of vectors"""
+    probes: Annotated[Count, Le(MOST_CELLS)] = 16
+    """cells a query looks into: more find more and take longer"""
+
+    def search_parameters(self, selector: Any) -> Any:
+        """The number of cells to look into."""
+        import faiss
+
+        return faiss.SearchParametersIVF(sel=selector, nprobe=self.probes)
+
+    def vectors_to_train(self) -> int:
+        """One a cell."""
+        return self.cells
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """Itself with cells for so many vectors; nothing where these are too few for cells."""
+        return [replace(self, cells=cells_for(count))] if count >= FEW else []
+
+    def efforts(self) -> list[Index]:
+        """Numbers of cells to look into, in powers of two."""
+        return [replace(self, probes=2**n) for n in range(self.cells.bit_length()) if 2**n <= self.cells]
+
+
+def cells_for(count: int) -> int:
+    """A power of two near four times the square root of `count`, with 32 vectors a cell at least."""
+    return 1 << max(2, round(math.log2(min(4 * math.sqrt(count), count / 32))))
+
+
+@dataclass(frozen=True)
+class Refined(Celled):
+    """Short codes choose candidates, which are then compared by better codes; removed vectors stay, out of the hits."""
+
+    candidates: Annotated[Count, Le(4096)] = 10
+    """times K vectors that are compared again by their better codes: more find more and take longer"""
+    better: Literal["float32", "float16", "int8"] = "float16"
+    """how the better codes are kept: 4, 2 or 1 bytes a dimension"""
+
+    def refined(self, dim: int, coarse: str) -> Any:
+        """FAISS's index of the factory string `coarse`, refined, with the caller's ids."""
+        import faiss
+
+        metric = faiss.METRIC_INNER_PRODUCT
+        base = faiss.index_factory(dim, coarse, metric)
+        cells = faiss.extract_index_ivf(base)
+        # k-means on the sphere: with inner product the centre of a cell must not win by its length.
+        cells.cp.spherical = True
+        cells.cp.min_points_per_centroid = 1
+        fine = faiss.IndexScalarQuantizer(dim, getattr(faiss.ScalarQuantizer, FINE[self.better]), metric)
+        both = faiss.IndexRefine(base, fine)
+        both.referenced_objects = (base, fine)
+        return with_ids(both)
+
+    def search(self, faiss_index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
+        """As Index.search: FAISS's id map does not pass a selector of ids on to what is refined."""
+        import faiss
+
+        numbers = None if selector is None else faiss.IDSelectorTranslated(faiss_index.id_map, selector)
+        parameters = faiss.IndexRefineSearchParameters(
+            k_factor=float(self.candidates), base_index_params=self.search_parameters(numbers)
+        )
+        scores, places = faiss.downcast_index(faiss_index.index).search(queries, k, params=parameters)
+        ids = faiss.rev_swig_ptr(faiss_index.id_map.data(), faiss_index.id_map.size())  # a view, whatever its length
+        return scores, np.where(places == NOTHING, NOTHING, ids[places]) if len(ids) else places
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """Better codes of two bytes and of one."""
+        return [replace(one, better=better) for one in super().choices(count, dim) for better in BETTER]  # type: ignore[call-arg]
+
+    def efforts(self) -> list[Index]:
+        """Few and many candidates for each number of cells."""
+        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 32)]  # type: ignore[call-arg]
+
+    def can_remove(self) -> bool:
+        """FAISS takes nothing out of an index that is refined."""
+        return False

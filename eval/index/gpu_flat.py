@@ -1,0 +1,37 @@
+"""Every vector compared with every query, on a GPU: exact, for stores that fit its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eval.index import Floats, Index, Ints
+from eval.index._gpu import has_gpu, need_gpu, on_gpu
+from eval.index.flat import Flat
+from vlp.errors import UserError
+
+
+@dataclass(frozen=True)
+class GpuFlat(Index):
+    """Exact search on the first GPU; needs faiss-gpu. What is saved is the index of kind flat."""
+
+    def create(self, dim: int) -> Any:
+        """IndexFlatIP, to be copied to the GPU when it is searched. Raises UserError if there is none."""
+        need_gpu("gpu_flat", "flat")
+        return Flat().create(dim)
+
+    def ready(self, faiss_index: Any) -> Any:
+        """The copy on the GPU."""
+        need_gpu("gpu_flat", "flat")
+        return on_gpu(faiss_index)
+
+    def search(self, faiss_index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
+        """As Index.search. Raises UserError for a selector, which FAISS has none of on GPUs."""
+        if selector is not None:
+            raise UserError("an index of kind gpu_flat cannot be searched for some ids only; choose --kind flat")
+        scores, ids = faiss_index.search(queries, k)
+        return scores, ids
+
+    def choices(self, count: int, dim: int) -> list[Index]:
+        """Itself where there is a GPU."""
+        return [self] if has_gpu() else []

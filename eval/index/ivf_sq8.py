@@ -1,0 +1,18 @@
+"""Cells, with one byte a dimension: a quarter of the memory at nearly the same scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eval.index._cells import Celled
+from eval.index.ivf import Ivf
+
+
+@dataclass(frozen=True)
+class IvfSq8(Celled):
+    """The usual choice for millions of vectors: the same as ivf with codes = "int8"."""
+
+    def create(self, dim: int) -> Any:
+        """IndexIVFScalarQuantizer."""
+        return Ivf(cells=self.cells, codes="int8").create(dim)

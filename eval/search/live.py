@@ -1,0 +1,276 @@
+"""`vlp index add|remove|update|compact`: an index that lives. Each writes a new version; nothing is trained anew.
+
+A row is never taken out of rows.parquet and vectors.npy, whose numbers are the ids, until `compact` writes them anew.
+What identifies a picture is its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tyro.conf import Positional, arg
+
+from data_pipelines.ledger import Ledger
+from eval.embeddings.encode import left_out
+from eval.index import Ints
+from eval.search.build import write_version
+from eval.search.fill import filled
+from eval.search.gallery import ROWS_PER_GROUP, Gallery
+from eval.search.parts import Parts, parts_of
+from eval.search.recall import said
+from eval.search.spool import Spool, vectors_of
+from eval.search.versions import link_or_copy, next_version
+from vlp.errors import UserError
+from vlp.legible import plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vlp.models.release import Release
+
+SHOWN = 3  # keys that a sentence names
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A new version, and how many pictures came and went."""
+
+    gallery: Gallery
+    added: int = 0
+    removed: int = 0
+
+
+def add(release: Release, spec: str, out: Path, *, thumbnail: int | None = None, **read: Any) -> Changed:
+    """Add the pictures of a shard set or of a folder of embeddings; `read`: skip_damaged and skip, as for a build.
+
+    Raises UserError if a key is in the index already or given twice, if `release` is not the index's model, or as
+    `build_gallery` does; the index is then as it was.
+    """
+    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=False)
+
+
+def update(release: Release, spec: str, out: Path, *, thumbnail: int | None = None, **read: Any) -> Changed:
+    """As `add`, but pictures whose keys are in the index already take the place of those."""
+    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=True)
+
+
+def remove(keys: Iterable[str], out: Path) -> Changed:
+    """Take the pictures with these keys out. Raises UserError if one is not there; the index is then as it was."""
+    wanted = list(dict.fromkeys(keys))
+    with next_version(out) as folder:
+        gallery = Gallery.open(out, mapped=False)
+        ids = _live_by_key(gallery)
+        missing = [key for key in wanted if key not in ids]
+        if missing:
+            raise UserError(f"{out} has no picture with {_named(missing)}; nothing was removed")
+        gone = np.concatenate([ids[key] for key in wanted]) if wanted else np.empty(0, np.int64)
+        if len(gone) == len(gallery.vectors):
+            raise UserError(f"{out} has no other pictures than these {len(gone):,}; remove the folder instead")
+        gallery.vectors.remove(gone)
+        for file in ("rows.parquet", "vectors.npy", "queries.npy"):
+            _needed(gallery, file)
+            link_or_copy(gallery.files / file, folder / file)
+        write_version(gallery.vectors, folder, _kept(gallery))
+    return Changed(Gallery.open(out), removed=len(gone))
+
+
+def compact(out: Path) -> Changed:
+    """Train and fill the index anew with the pictures that are left, whose rows are written anew, too."""
+    with next_version(out) as folder:
+        gallery = Gallery.open(out, mapped=False)
+        live = gallery.vectors.live_ids()
+        rows = _rows_of(gallery)
+        vectors = _needed(gallery, "vectors.npy")
+        with Spool(folder) as spool:
+            for start, table in rows:
+                inside = live[(live >= start) & (live < start + len(table))]
+                spool.add(table.take(inside - start), vectors[inside])
+        _needed(gallery, "queries.npy")
+        link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
+        about = _kept(gallery)
+        about["measured"] = {key: value for key, value in about["measured"].items() if key != "built"}
+        write_version(filled(gallery.vectors.kind, folder, vectors_of(folder)), folder, about)
+        gone = len(vectors) - len(live)
+    return Changed(Gallery.open(out), removed=gone)
+
+
+def _grown(release: Release, parts: Parts, out: Path, *, replace: bool) -> Changed:
+    with next_version(out) as folder:
+        gallery = Gallery.open(out, mapped=False)
+        gallery.check_model(release)
+        vectors, index = _needed(gallery, "vectors.npy"), gallery.vectors
+        before = _live_by_key(gallery)
+        seen: set[str] = set()
+        gone: list[Ints] = []
+        with Spool(folder) as spool:
+            for start, table in _rows_of(gallery):
+                spool.add(table, vectors[start : start + len(table)])
+            for table, some in parts.stream:
+                keys = table["key"].to_pylist()
+                _check_keys(keys, seen, before, out, replace=replace)
+                gone += [before[key] for key in keys if key in before]
+                index.add(some, np.arange(spool.count, spool.count + len(some)), new=True)
+                spool.add(table, some)
+        if gone:
+            index.remove(np.concatenate(gone))
+        _needed(gallery, "queries.npy")
+        link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
+        about = _kept(gallery)
+        about["more_data"] = [*about.get("more_data", []), parts.about()]
+        write_version(index, folder, about)
+    return Changed(Gallery.open(out), added=len(seen), removed=sum(map(len, gone)))
+
+
+def _check_keys(keys: Sequence[str], seen: set[str], before: dict[str, Ints], out: Path, *, replace: bool) -> None:
+    """Remember the keys. Raises UserError if one is given twice, or, unless it may be replaced, there already."""
+    twice = [key for i, key in enumerate(keys) if key in seen or key in keys[:i]] if len({*keys}) < len(keys) else []
+    twice = twice or [key for key in keys if key in seen]
+    if twice:
+        raise UserError(f"{_named(twice)} is given twice; give each picture a key of its own")
+    there = [key for key in keys if key in before]
+    if there and not replace:
+        raise UserError(f"{out} has a picture with {_named(there)} already; replace pictures with: vlp index update")
+    seen.update(keys)
+
+
+def _live_by_key(gallery: Gallery) -> dict[str, Ints]:
+    """The ids of the pictures that may be among the hits, by key."""
+    live = gallery.vectors.live_ids()
+    ids: dict[str, list[int]] = {}
+    for start, table in _rows_of(gallery, ["key"]):
+        inside = live[(live >= start) & (live < start + len(table))]
+        for i, key in zip(inside.tolist(), table["key"].take(inside - start).to_pylist(), strict=True):
+            ids.setdefault(str(key), []).append(i)
+    return {key: np.array(some, np.int64) for key, some in ids.items()}
+
+
+def _rows_of(gallery: Gallery, columns: list[str] | None = None) -> Iterable[tuple[int, pa.Table]]:
+    """(number of the first, rows) of all rows of a version, some at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start = 0
+    with pq.ParquetFile(gallery.files / "rows.parquet") as file:
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
+            yield start, pa.Table.from_batches([batch])
+            start += len(batch)
+
+
+def _needed(gallery: Gallery, file: str) -> NDArray[np.float32]:
+    """A file of vectors, mapped; of rows nothing. Raises UserError if an earlier version of vlp wrote none."""
+    if not (gallery.files / file).is_file():
+        raise UserError(f"{gallery.folder} was written by an earlier version of vlp, without {file}; build it again")
+    return vectors_of(gallery.files) if file == "vectors.npy" else np.empty((0, gallery.vectors.dim), np.float32)
+
+
+def _kept(gallery: Gallery) -> dict[str, Any]:
+    """What a new version says as the last one did."""
+    own = ("model", "data", "more_data", "measured")
+    return {key: gallery.about[key] for key in own if key in gallery.about}
+
+
+def _named(keys: Sequence[str]) -> str:
+    few = ", ".join(f'"{plain(key, 60)}"' for key in keys[:SHOWN])
+    return f"the key {few}" + (f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else "")
+
+
+def _print(out: Path, done: str, changed: Changed, skip: Ledger) -> None:
+    about = changed.gallery.about
+    print(f"{out}: {done}; {about['count']:,} pictures now{left_out(skip)}")
+    print(*said(about["measured"]), sep="\n")
+
+
+def _grow_command(argv: list[str], name: str, change: Callable[..., Changed], told: str) -> int:
+    from vlp.models import release
+
+    def command(
+        index: Annotated[Positional[Path], arg(metavar="INDEX")],
+        shards: Annotated[Positional[str], arg(metavar="SHARDS")],
+        *,
+        model: str = "",
+        thumbnail: int | None = None,
+        device: str = "cpu",
+        random_weights: bool = False,
+        trust: bool = False,
+        skip_damaged: bool = False,
+    ) -> int:
+        """Write a new version of an index with the pictures of a shard set, or of a folder of embeddings.
+
+        Args:
+            index: folder that `vlp index build` wrote.
+            shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
+            model: where the index's model is now, if it was moved.
+            thumbnail: longer side of the small pictures that are kept, pixels, as for `vlp index build`.
+            device: cpu, cuda, cuda:1 ...
+            random_weights: take an open_clip name without a tag, whose weights are random.
+            trust: run code that the model's folder names and that is no part of vlp.
+            skip_damaged: go on without what a damaged shard has lost, counted and said, instead of refusing it.
+        """
+        skip = Ledger()
+        path = model or Gallery.open(index, trust=trust).model
+        loaded = release.load(path, device, random_weights=random_weights, trust=trust)
+        changed = change(loaded, shards, index, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
+        _print(index, told.format(changed=changed), changed, skip)
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog=f"vlp index {name}"))
+
+
+def add_main(argv: list[str]) -> int:
+    """`vlp index add INDEX SHARDS`."""
+    return _grow_command(argv, "add", add, "{changed.added:,} added")
+
+
+def update_main(argv: list[str]) -> int:
+    """`vlp index update INDEX SHARDS`."""
+    return _grow_command(argv, "update", update, "{changed.removed:,} replaced by {changed.added:,}")
+
+
+def remove_main(argv: list[str]) -> int:
+    """`vlp index remove INDEX KEY...`."""
+
+    def command(
+        index: Annotated[Positional[Path], arg(metavar="INDEX")],
+        key: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY")] = (),
+        *,
+        keys: Path | None = None,
+    ) -> int:
+        """Write a new version of an index without some pictures; they stay out in all later versions.
+
+        Args:
+            index: folder that `vlp index build` wrote.
+            key: keys of pictures, as `vlp search` shows them.
+            keys: a file with a key on each line.
+        """
+        if keys is not None and not keys.is_file():
+            raise UserError(f"--keys is {keys}, but there is no such file; give one with a key on each line")
+        wanted = [*key, *(keys.read_text(encoding="utf-8").splitlines() if keys else [])]
+        if not wanted:
+            raise UserError("give keys of pictures to remove, or --keys FILE with one on each line")
+        changed = remove(wanted, index)
+        _print(index, f"{changed.removed:,} removed", changed, Ledger())
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp index remove"))
+
+
+def compact_main(argv: list[str]) -> int:
+    """`vlp index compact INDEX`."""
+
+    def command(index: Annotated[Positional[Path], arg(metavar="INDEX")]) -> int:
+        """Train an index anew on what it holds now, and write it without what was removed.
+
+        Args:
+            index: folder that `vlp index build` wrote.
+        """
+        changed = compact(index)
+        _print(index, f"{changed.removed:,} removed rows are gone, and it was trained anew", changed, Ledger())
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp index compact"))

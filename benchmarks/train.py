@@ -105,7 +105,7 @@ def main() -> None:
             rows += cases(rounds, steps, options.threads)
     if "checkpoints" in options.only:
         torch.set_num_threads(options.threads)
-        rows += train_checkpoints.rows(pairs=rounds, killed=2 if options.quick else 20)
+        rows += train_checkpoints.rows(pairs=4 * rounds, killed=2 if options.quick else 20)
     packages = ("torch", "open_clip_torch", "webdataset")
     record.write(options.json, record.conditions(packages, threads=options.threads), rows)
 

@@ -1,7 +1,7 @@
 """What checkpoints cost, and what kill -9 loses: python -m benchmarks.train_checkpoints --json OUT
 
-checkpoint.stall    share of step time that a checkpoint in the background takes, one every 50 steps of the demo:
-                    blocks of 50 steps with one and without, in turn, each pair one ratio
+checkpoint.stall    share of step time that a checkpoint in the background takes, one every 50 steps of the demo: what
+                    10 steps take longer with one than without, in turn, as a share of the time of 50; each pair one share
 checkpoint.waiting  share of step time for which the training itself stands still for it (copies, and the one before)
 kills.*             20 kill -9 at random moments, many of them while a checkpoint is written (one after every step)
 """
@@ -31,15 +31,17 @@ from vlp.training.state import TrainState
 
 STEPS = 50
 """between two checkpoints"""
+BLOCK = 10
+"""steps that are compared: more than a checkpoint takes, and few, since the machine's own pace moves in the meantime"""
 
 
-def rows(*, pairs: int = 5, batch: int = 512, killed: int = 20, seed: int = 0) -> list[dict[str, Any]]:
+def rows(*, pairs: int = 12, batch: int = 512, killed: int = 20, seed: int = 0) -> list[dict[str, Any]]:
     """Every figure of this file, in the form of benchmarks/record.py."""
     return [*stall(pairs=pairs, batch=batch), *killed_runs(killed, seed)]
 
 
 def stall(*, pairs: int, batch: int) -> list[dict[str, Any]]:
-    """`pairs` times two blocks of 50 steps of the demo, one of them with a checkpoint."""
+    """`pairs` times two blocks of the demo's steps, one of them with a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         run = build(train.RunConfig, read_preset("demo"))
         settings = replace(run.training, batch=batch, samples=batch * 10**6, tensorboard=False, checkpoint_every=1e9)
@@ -67,15 +69,16 @@ def measured(run: train.RunConfig, pairs: int) -> tuple[list[float], list[float]
             for with_one in (False, True) if n % 2 else (True, False):
                 chosen = saving if with_one else None
                 seconds[with_one] = block(state, batches, stream, saving=chosen, sinks=sinks)
-            shares.append(1 - seconds[False] / seconds[True])
-            waits.append((saving.checkpoints.writer.seconds - stood) / seconds[True])
+            steps = STEPS / BLOCK * seconds[False]
+            shares.append((seconds[True] - seconds[False]) / steps)
+            waits.append((saving.checkpoints.writer.seconds - stood) / steps)
     return shares, waits
 
 
 def block(state: TrainState, batches: Iterator[Batch], stream: Any, *, saving: Saving | None, sinks: Any) -> float:
-    """Seconds of 50 steps; with `saving` a checkpoint is begun at the first, and must be on disk after the last."""
+    """Seconds of some steps; with `saving` a checkpoint is begun at the first, and must be on disk after the last."""
     begun = time.perf_counter()
-    for step in range(STEPS):
+    for step in range(BLOCK):
         loss = state.gradient(next(batches))
         state.update(loss, state.clip())
         if saving is not None and step == 0:
@@ -95,7 +98,7 @@ def killed_runs(size: int, seed: int) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of blocks of 50 steps")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of blocks of steps")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")

@@ -5,8 +5,9 @@
 `suite.time` is zero-shot classification and retrieval in two languages on five splits of the bundled corpus, in one
 process of each side (`benchmarks.evaluate_sides`), the sides in turn; models are loaded before. `parity.zero_shot` is
 the largest absolute difference of accuracy at 1 and 5 and of mean per-class recall in it; `parity.retrieval` that of
-Recall@1, 5 and 10, both ways, on those pictures of the same splits that share no caption: for a shared one
-clip-benchmark takes a single picture as right, and we every picture that has it.
+Recall@1, 5 and 10, both ways, on those pictures of the same splits that the model tells apart, and their captions: for
+a caption that two pictures share clip-benchmark takes a single picture as right, and we every picture that has it; and
+equal scores it leaves to chance, while we rank them against the model.
 
 `photos.embed_rate` is the rate at which 1,000 JPEG photos of 500 x 375 are read from a shard and embedded, beside that
 of the bare parts on the same cores: decoding and resizing by Pillow in threads, and then the encoder on what is there.
@@ -32,6 +33,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from data_pipelines.shards.read_samples import read_samples
+from data_pipelines.shards.shard_set import ShardSet
+from vlp.models.release import Release, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".bench"
@@ -40,6 +44,7 @@ SPLITS = ("val", "test_style", "test_concept", "test_style_concept", "test_attr"
 PEER = "clip-benchmark 1.6.2"
 BASICS = ("--no-deps", "clip-benchmark==1.6.2", "numpy==2.3.*")  # its accuracy fails on numpy 2.4
 ENCODER, PHOTOS, SIZE = "ViT-S-32-alt", 1000, (500, 375)
+TOLD_APART = 1e-5  # between the cosine of two vectors and 1
 Answer = dict[str, Any]
 
 
@@ -95,22 +100,30 @@ def largest_difference(ours: dict[str, float], theirs: dict[str, float], part: s
     return max(abs(ours[name] - theirs[name]) for name in names)
 
 
-def without_shared_captions(split: str) -> str:
-    """A shard set of those pictures of a bundled split of which no two share a caption."""
-    from data_pipelines.captions import normalised
-    from data_pipelines.shards.read_samples import read_samples
-    from data_pipelines.shards.shard_set import ShardSet
-    from data_pipelines.writing.tar_writer import TarWriter
+def distinct(split: str, release: Release) -> str:
+    """A shard set of those pictures of a bundled split that `release` tells apart, and so their captions.
 
-    path, seen = WORK / "distinct" / split / "00000.tar", set[str]()
+    The demo's text tower is a bag of words: "right arrow curving left" is "left arrow curving right" to it.
+    """
+    from data_pipelines.writing.tar_writer import TarWriter
+    from eval.embeddings.split import EmbeddedSplit
+
+    path = WORK / "distinct" / split / "00000.tar"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    tar = TarWriter(path)
-    for sample in read_samples(ShardSet.open(f"bundled:emoji/{split}")):
-        forms = {normalised(text) for language in sample.captions for text in sample.said(language)}
-        if not forms & seen:
+    spec = f"bundled:emoji/{split}"
+    embedded = EmbeddedSplit(release, spec, bar=False)
+    said = [[text for language in s.captions for text in s.said(language)] for s in embedded.samples]
+    owner = np.repeat(np.arange(len(said)), [len(texts) for texts in said])
+    texts = np.asarray(release.embed_texts([text for some in said for text in some]), np.float32)
+    alike = embedded.image @ embedded.image.T > 1 - TOLD_APART  # [N, N]
+    for text, vector in enumerate(texts):
+        alike[owner[text], owner[texts @ vector > 1 - TOLD_APART]] = True
+    tar, kept = TarWriter(path), np.zeros(len(said), bool)
+    for row, sample in enumerate(read_samples(ShardSet.open(spec))):
+        if not (alike[row] & kept)[:row].any():
             tar.add(sample)
-            seen |= forms
+            kept[row] = True
     tar.close()
     return str(path)
 
@@ -130,8 +143,9 @@ def demo_model(given: Path) -> str:
 def against_clip_benchmark(model: str, rounds: int, threads: int, splits: Sequence[str]) -> list[dict[str, Any]]:
     """`suite.time`, `suite.cpu`, `parity.zero_shot` and `parity.retrieval`."""
     sides = [Side(sys.executable, "ours", model, threads), Side(peer_python(), "clip_benchmark", model, threads)]
-    specs, distinct = [f"bundled:emoji/{split}" for split in splits], [without_shared_captions(s) for s in splits]
-    same = [side.ask(distinct)["metrics"] for side in sides]  # and a warm-up
+    release = load(model, random_weights=True)
+    specs, apart = [f"bundled:emoji/{split}" for split in splits], [distinct(split, release) for split in splits]
+    same = [side.ask(apart)["metrics"] for side in sides]  # and a warm-up
     answers = [[side.ask(specs) for side in sides] for _ in range(rounds)]
     for side in sides:
         side.close()
@@ -203,10 +217,7 @@ def embed_rate(rounds: int, threads: int) -> list[dict[str, Any]]:
     import torch
 
     from data_pipelines.ledger import Ledger
-    from data_pipelines.shards.read_samples import read_samples
-    from data_pipelines.shards.shard_set import ShardSet
     from eval.embeddings.encode import embedded_pictures
-    from vlp.models.release import load
 
     torch.set_num_threads(threads)
     release, shards = load(ENCODER, random_weights=True), ShardSet.open(photos())

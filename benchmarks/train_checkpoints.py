@@ -1,7 +1,7 @@
 """What checkpoints cost, and what kill -9 loses: python -m benchmarks.train_checkpoints --json OUT
 
 checkpoint.stall    share of step time that a checkpoint in the background takes, one every 50 steps of the demo: what
-                    10 steps take longer with one than without, in turn, as a share of the time of 50; each pair one share
+                    10 steps take longer with one than without, in turn, as a share of the time of 50, pair by pair
 checkpoint.waiting  share of step time for which the training itself stands still for it (copies, and the one before)
 kills.*             20 kill -9 at random moments, many of them while a checkpoint is written (one after every step)
 """

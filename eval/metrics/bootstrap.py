@@ -26,22 +26,22 @@ def bootstrap(
 ) -> tuple[float, float]:
     """The bootstrap interval of the mean of `values` [Q], or with `labels` [Q] of their mean per class.
 
-    Queries are what is resampled, with replacement. Equal arguments give equal intervals.
+    Queries are what is resampled, with replacement; how often each value of each class is drawn is multinomial, so
+    equal queries are drawn together. Equal arguments give equal intervals.
 
     >>> low, high = bootstrap(np.array([0.0, 1.0] * 200))
     >>> 0.44 < low < 0.5 < high < 0.56
     True
     """
-    queries = len(values)
-    rng = np.random.default_rng(seed)
-    step = max(1, SCORES_IN_MEMORY // queries)
+    given = [values.astype(np.float64)] if labels is None else [labels.astype(np.float64), values.astype(np.float64)]
+    cells, counts = np.unique(np.stack(given), axis=1, return_counts=True)  # equal queries are drawn together
+    value, label = cells[-1], None if labels is None else cells[0].astype(np.int64)
+    rng, queries, step = np.random.default_rng(seed), len(values), max(1, SCORES_IN_MEMORY // len(counts))
     statistics = []
     for start in range(0, rounds, step):
-        drawn: Floats = rng.multinomial(queries, np.full(queries, 1 / queries), size=min(step, rounds - start)).astype(
-            np.float64
-        )
-        mean = drawn @ values.astype(np.float64) / queries if labels is None else mean_per_class(values, labels, drawn)
-        statistics.append(mean)
+        size = min(step, rounds - start)
+        drawn: Floats = rng.multinomial(queries, counts / queries, size=size).astype(np.float64)
+        statistics.append(drawn @ value / queries if label is None else mean_per_class(value, label, drawn))
     return interval(np.concatenate(statistics), level)
 
 

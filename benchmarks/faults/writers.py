@@ -61,7 +61,11 @@ def commands(folder: Path, model: Path) -> dict[str, tuple[Command, Whole]]:
         ),
         "index": (
             lambda out: [vlp, "index", "build", str(model), str(shards), str(out)],
-            lambda out: len(Gallery.open(out).vectors) == len(pq.read_table(Gallery.open(out).files / "rows.parquet")) == PICTURES,
+            lambda out: (
+                len(Gallery.open(out).vectors)
+                == len(pq.read_table(Gallery.open(out).files / "rows.parquet"))
+                == PICTURES
+            ),
         ),
     }
 

@@ -7,9 +7,10 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
+from annotated_types import Ge
 
 from data_pipelines.remote.fetch import LocalFile
 from data_pipelines.sample import Sample
@@ -46,7 +47,7 @@ class Wds(Dataset):
     """names of the numbers in a .npy beside a .cls, as the sets of WILDS have them; they go into the metadata"""
     groups: str = ""
     """the one of `columns` that groups the pictures; the worst group is measured; empty: none does"""
-    except_groups: tuple[int, ...] = ()
+    except_groups: tuple[Annotated[int, Ge(0)], ...] = ()
     """groups that are not compared with the others"""
     metric: str = ""
     """metric that stands for the dataset, such as mean_per_class_recall; empty: the task's own"""

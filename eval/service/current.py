@@ -12,7 +12,7 @@ from vlp.models import release as releases
 from vlp.models.release import Release
 
 log = logging.getLogger("vlp.service")
-Identity = tuple[tuple[str, int, int, int], ...]
+Identity = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Version:
 
 
 def identity(folder: Path) -> Identity:
-    """Name, inode, time and size of what lies in a folder: another version of an index differs in one of them."""
+    """Inode, time and size of the pointer of an index, which every version writes anew; () where there is none."""
     try:
-        entries = [(path.name, path.stat()) for path in sorted(folder.glob("[!.]*"))]
-    except OSError:  # between two versions
+        stat = (folder / "index.toml").stat()
+    except OSError:
         return ()
-    return tuple((name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in entries)
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class Current:

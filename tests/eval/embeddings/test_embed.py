@@ -131,6 +131,7 @@ def _rank(model: Path, shards: Path, out: Path, rank: int) -> None:
     main([str(model), str(shards), str(out), "--rank", str(rank), "--size", "3"])
 
 
+@pytest.mark.slow
 def test_ranks_that_begin_at_once_write_one_store(model_folder: Path, shards: Path, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     ranks = [spawn.Process(target=_rank, args=(model_folder, shards, tmp_path / "s", r)) for r in range(3)]

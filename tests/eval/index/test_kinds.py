@@ -15,6 +15,7 @@ from vlp.config import component
 from vlp.errors import UserError
 
 GPU = ("gpu_flat", "gpu_ivf")
+SLOW = ("opq",)  # it learns a rotation first
 KINDS = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 SMALL = {"ivf_pq": {"pieces": 16, "candidates": 30}, "opq": {"pieces": 16, "candidates": 30}}
 """What the clustered vectors of these tests, of width 32, ask for"""
@@ -28,7 +29,7 @@ def unit(rng: np.random.Generator, n: int) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in KINDS])
 def kind(request: pytest.FixtureRequest) -> Index:
     import faiss
 
@@ -128,7 +129,7 @@ def test_without_a_gpu_its_kinds_say_what_to_install(name: str) -> None:
         ("ivf", {"probes": 1}, {"probes": 64}),
         ("ivf_sq8", {"probes": 1}, {"probes": 64}),
         ("ivf_pq", {"candidates": 1}, {"candidates": 60}),
-        ("opq", {"candidates": 1}, {"candidates": 60}),
+        pytest.param("opq", {"candidates": 1}, {"candidates": 60}, marks=pytest.mark.slow),
         ("rabitq", {"candidates": 1}, {"candidates": 60}),
         ("hnsw", {"search_effort": 1}, {"search_effort": 512}),
     ],

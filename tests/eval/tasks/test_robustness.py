@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from data_pipelines.sample import Sample
+from eval.configuration import read
 from eval.corruptions.impulse_noise import ImpulseNoise
 from eval.embeddings.read_again import pixels_again
-from eval.embeddings.split import EmbeddedSplit, KeptSplit
+from eval.embeddings.split import EmbeddedSplit, KeptSplit, Split
 from eval.tasks import Task
 from eval.tasks.retrieval import Retrieval
 from eval.tasks.robustness import Robustness
@@ -94,3 +95,10 @@ def test_a_dataset_that_changed_meanwhile_is_refused(
     split.samples[20] = replace(split.samples[20], key="another")
     with pytest.raises(UserError, match="20 of 24 pictures are as they were"):
         list(pixels_again(split))
+
+
+def test_the_preset_leaves_out_what_a_dataset_has_not(split: EmbeddedSplit) -> None:
+    silent = Split(split.dataset, [replace(sample, captions={}, txt="") for sample in split.samples])
+    tasks = read(["robustness"]).tasks
+    assert tasks["retrieval"].unfit(silent) == "it has no captions"
+    assert tasks["classification"].unfit(silent) == ""

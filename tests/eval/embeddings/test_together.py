@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from data_pipelines.sample import Sample
 from eval.embeddings.together import Ranks
 from eval.tasks.retrieval import Retrieval
@@ -47,6 +49,7 @@ main(*sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_three_ranks_give_the_numbers_of_one(
     model_folder: Path, release: Release, samples: list[Sample], write: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -100,9 +100,11 @@ def retrieve(release: Release, pictures: Pictures) -> Metrics:
     from clip_benchmark.metrics import zeroshot_retrieval as theirs
 
     loader = DataLoader(pictures, BATCH, num_workers=WORKERS, collate_fn=texts_as_lists)
-    found = theirs.evaluate(release.encoder, loader, release.tokenizer, device="cpu", amp=False, recall_k_list=list(KS))
+    measured = theirs.evaluate(
+        release.encoder, loader, release.tokenizer, device="cpu", amp=False, recall_k_list=list(KS)
+    )
     ways = {"image_to_text": "text_retrieval", "text_to_image": "image_retrieval"}
-    return {f"{way}/recall@{k}": found[f"{name}_recall@{k}"] for way, name in ways.items() for k in KS}
+    return {f"{way}/recall@{k}": measured[f"{name}_recall@{k}"] for way, name in ways.items() for k in KS}
 
 
 def choose(release: Release, pictures: Pictures) -> float:

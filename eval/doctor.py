@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,15 +26,15 @@ from vlp.distributed.sharded import sharded
 from vlp.distributed.timing import Collectives, all_reduce_seconds, slowest
 from vlp.distributed.world import World, connect
 from vlp.files import check_writable
+from vlp.training.forwards import Forwards
 from vlp.training.gradient import apart as encoded
 from vlp.training.gradient import at_embeddings, shared_ids, split
-from vlp.training.parallel.precision import resolve
+from vlp.training.parallel.precision import HALF, resolve
 from vlp.training.peak import matmul_peak, settle, step_flops
 from vlp.training.trainer import Batches
 
 WARM = 3  # steps that are not counted: they allocate, and fill queues
 REPEATS = 3  # of what is timed apart; the median counts
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -187,11 +186,15 @@ def diagnose(run: Doctor, world: World, encoder: nn.Module, notes: _Notes, every
         "step": statistics.median(gaps[WARM:]),
         "data": statistics.fmean(stream.waited[WARM:]),
         "checkpoint_seconds": notes.ended - notes.saving if notes.saving else 0.0,
-        **apart(run, world, encoder, batch, HALF.get(precision)),
     }
+    training = run.training
+    forwards = Forwards.of(
+        encoder, device, HALF.get(precision), compiled=training.compile, recomputed=training.recompute
+    )
+    seconds |= apart(run, world, encoder, batch)
+    forwards.put_back()
     seconds = slowest(world, seconds)
-    with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
-        flops = step_flops(encoder, batch[slice(0, 2)]) / 2 * len(batch)
+    flops = step_flops(encoder, batch[slice(0, 2)]) / 2 * len(batch)
     dtype = HALF.get(precision, torch.float64 if precision == "fp64" else torch.float32)
     return Diagnosis(
         **seconds,
@@ -202,22 +205,20 @@ def diagnose(run: Doctor, world: World, encoder: nn.Module, notes: _Notes, every
     )
 
 
-def apart(run: Doctor, world: World, encoder: nn.Module, batch: Batch, half: torch.dtype | None) -> Mapping[str, float]:
+def apart(run: Doctor, world: World, encoder: nn.Module, batch: Batch) -> Mapping[str, float]:
     """Seconds of the parts of a step, each on its own. All ranks participate."""
     device, chunks = world.device, split(batch, run.training.chunk)
-    auto = partial(torch.autocast, device.type, half, enabled=half is not None)
 
     def encode() -> None:
         if len(chunks) > 1:
-            with torch.no_grad(), auto():
+            with torch.no_grad():
                 for chunk in chunks:
                     encoder(chunk.image, chunk.text)
         for chunk in chunks:
-            with auto():
-                own = encoder(chunk.image, chunk.text)
+            own = encoder(chunk.image, chunk.text)
             (own.image.sum() + own.text.sum() + own.scale + own.bias).backward()
 
-    with torch.no_grad(), auto():
+    with torch.no_grad():
         out = replace(encoded(encoder, chunks, 0, None), ids=shared_ids(batch), weights=batch.weights)
     objective = sharded(run.loss, world, run.training.negatives)
 

@@ -140,12 +140,6 @@ class Vectors:
             with _in_words(self.kind):
                 self.faiss_index.train(self._checked(vectors))
 
-    def expect(self, count: int) -> None:
-        """Make room for so many vectors where FAISS would make it by doubling, and hold them twice meanwhile."""
-        codes = getattr(getattr(self.faiss_index, "index", None), "codes", None)
-        if codes is not None and hasattr(codes, "reserve"):
-            codes.reserve(count * int(self.faiss_index.index.code_size))
-
     def add(self, vectors: NDArray[Any], ids: NDArray[Any], *, new: bool = False) -> None:
         """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken; `new`: the caller knows of none."""
         ids = np.ascontiguousarray(ids, np.int64)

@@ -26,7 +26,6 @@ def filled(kind: Index, folder: Path, vectors: NDArray[np.float32], *, saved_eve
     made, done = _begun(kind, folder)
     if made is None:
         made = kind.empty(vectors.shape[1])
-        made.expect(len(vectors))
         made.train(sample(vectors, kind.sample_to_train()))
         _keep(made, folder, 0)
     saved = time.monotonic()

@@ -186,7 +186,7 @@ def _print(out: Path, done: str, changed: Changed, skip: Ledger) -> None:
     print(*said(about["measured"]), sep="\n")
 
 
-def _grow_command(argv: list[str], name: str, change: Callable[..., Changed], told: str) -> int:
+def _grow_command(argv: list[str], name: str, change: Callable[..., Changed], words: str) -> int:
     from vlp.models import release
 
     def command(
@@ -216,7 +216,7 @@ def _grow_command(argv: list[str], name: str, change: Callable[..., Changed], to
         path = model or Gallery.open(index, trust=trust).model
         loaded = release.load(path, device, random_weights=random_weights, trust=trust)
         changed = change(loaded, shards, index, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
-        _print(index, told.format(changed=changed), changed, skip)
+        _print(index, words.format(changed=changed), changed, skip)
         return 0
 
     return int(tyro.cli(command, args=argv, prog=f"vlp index {name}"))

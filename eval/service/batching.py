@@ -50,23 +50,23 @@ def vectors_of(version: Version, questions: Sequence[Question]) -> list[NDArray[
     """One unit vector [D] for each question, by one forward of each tower; the error of one that asks for nothing."""
     parts = [part for question in questions for part in question.parts]
     dim = version.gallery.vectors.dim
-    found = np.zeros((len(parts), dim), np.float32)
+    vectors = np.zeros((len(parts), dim), np.float32)
     texts = [i for i, part in enumerate(parts) if part.text is not None]
     pictures = [i for i, part in enumerate(parts) if part.pixels is not None]
     if texts:
-        found[texts] = np.asarray(version.release.embed_texts([str(parts[i].text) for i in texts]))
+        vectors[texts] = np.asarray(version.release.embed_texts([str(parts[i].text) for i in texts]))
     if pictures:
         pixels = [parts[i].pixels for i in pictures]
-        found[pictures] = np.asarray(version.release.embed_pixels(torch.stack([p for p in pixels if p is not None])))
+        vectors[pictures] = np.asarray(version.release.embed_pixels(torch.stack([p for p in pixels if p is not None])))
     for i, part in enumerate(parts):
         if part.vector is not None and len(part.vector) == dim:
-            found[i] = part.vector
+            vectors[i] = part.vector
     made: list[NDArray[np.float32] | UserError] = []
     start = 0
     for question in questions:
         stop = start + len(question.parts)
         try:
-            made.append(composed(found[start:stop], [part.weight for part in question.parts]))
+            made.append(composed(vectors[start:stop], [part.weight for part in question.parts]))
         except UserError as error:
             made.append(error)
         start = stop

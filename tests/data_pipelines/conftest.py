@@ -66,16 +66,6 @@ def make_shards() -> Callable[..., Path]:
     return _shards
 
 
-@pytest.fixture(scope="session", autouse=True)
-def index_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterable[Path]:
-    """Indexes go to a folder of the tests, not to the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("VLP_CACHE", str(folder))
-    yield folder
-    patch.undo()
-
-
 @pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

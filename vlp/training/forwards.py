@@ -24,6 +24,32 @@ class Forwards:
     def __init__(self) -> None:
         self.replaced: list[tuple[nn.Module, Forward | None, Forward]] = []  # module, its own before, and after
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        device: torch.device,
+        half: torch.dtype | None,
+        *,
+        compiled: bool = False,
+        recomputed: bool = False,
+        by_block: bool = False,
+    ) -> Forwards:
+        """Those of a run on `device`, which multiplies in `half`, if not None: its step, and whoever measures one.
+
+        `by_block`: what is compiled are blocks, also where they are not recomputed.
+        """
+        forwards = cls()
+        if compiled:
+            compile_towers(forwards, model, by_block=by_block or recomputed)
+        if recomputed:
+            recompute(forwards, model)
+        if half is not None:
+            if device.type == "cpu":
+                write_attention_out(forwards, model)
+            autocast(forwards, model, half, device)
+        return forwards
+
     def replace(self, modules: Iterable[nn.Module], make: Callable[[Forward], Forward]) -> None:
         """Have each module call `make(its forward)` instead; those that are replaced last are called first."""
         for module in modules:
@@ -92,7 +118,9 @@ def write_attention_out(forwards: Forwards, model: nn.Module) -> None:
 def _with_weights(forward: Forward) -> Forward:
     """What asks for the weights of an attention, for which torch leaves its fused kernel alone, and drops them."""
 
-    def attend(*inputs: Any, **options: Any) -> tuple[Any, None]:
+    def attend(*inputs: Any, **options: Any) -> tuple[Any, Any]:
+        if options.get("need_weights", True):  # as torch's own: then it uses no fused kernel anyway
+            return tuple(forward(*inputs, **options))
         return forward(*inputs, **{**options, "need_weights": True, "average_attn_weights": False})[0], None
 
     return attend

@@ -16,7 +16,7 @@ from vlp.augment import Augment, Draws
 from vlp.batch import Batch
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
-from vlp.training.forwards import Forwards, autocast, compile_towers, recompute, write_attention_out
+from vlp.training.forwards import Forwards
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
 from vlp.training.optimizers import set_progress
@@ -64,15 +64,14 @@ class TrainState:
         self.tally = Tally()
         self.norms: dict[str, float] = {}  # of the towers' gradients, at steps that are logged
         self.reported = (0.0, 0.0)  # of the bytes that the objective received, and the seconds it waited
-        self.forwards = Forwards()
-        if settings.compile:
-            compile_towers(self.forwards, module, by_block=settings.recompute or parallel.shards > 1)
-        if settings.recompute:
-            recompute(self.forwards, module)
-        if parallel.half is not None:
-            if self.world.device.type == "cpu":
-                write_attention_out(self.forwards, module)
-            autocast(self.forwards, module, parallel.half, self.world.device)
+        self.forwards = Forwards.of(
+            module,
+            self.world.device,
+            parallel.half,
+            compiled=settings.compile,
+            recomputed=settings.recompute,
+            by_block=parallel.shards > 1,
+        )
         self.model = parallel.wrap(module)
 
     @property

@@ -29,7 +29,7 @@ from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
 from vlp.training.extension import extension
-from vlp.training.forwards import Forwards, recompute, write_attention_out
+from vlp.training.forwards import Forwards
 from vlp.training.hooks.profile import Trace
 from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
@@ -219,18 +219,13 @@ class Trainer:
         training, world = self.training, self.world
         rows = training.batch // world.size
         chunk = min(training.chunk or rows, rows)
-        forwards = Forwards()
-        if ranks.half is not None and world.device.type == "cpu":
-            write_attention_out(forwards, self.model)
-        if training.recompute:
-            recompute(forwards, self.model)
+        forwards = Forwards.of(self.model, world.device, ranks.half, recomputed=training.recompute)
         need = memory.estimate(
             self.model,
             self.example.to(world.device),
             rows=rows,
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
-            autocast=ranks.half,
             shards=ranks.shards,
         )
         forwards.put_back()

@@ -49,5 +49,5 @@ def test_without_the_package_it_says_what_to_install(
     dataset: Any, package: str, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else pytest.fail(name))
-    with pytest.raises(UserError, match=r"need the package .*; install it with: pip install 'vlp\[eval\]'"):
+    with pytest.raises(UserError, match=r"needs the package .*; install it with: pip install 'vlp\[eval\]'"):
         read(dataset)

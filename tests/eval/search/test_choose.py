@@ -12,7 +12,7 @@ import pytest
 from eval.search import choose as module
 from eval.search.build import build_gallery, kind_asked
 from eval.search.choose import Budget, Candidate, choose
-from eval.search.frontier import frontier, frontier_of, label, page
+from eval.search.frontier import best, frontier, frontier_of, label, page
 from eval.search.recall import exact, overlap
 from vlp.errors import UserError
 from vlp.models.release import Release
@@ -90,6 +90,8 @@ def test_a_frontier_has_what_nothing_of_its_kind_beats() -> None:
     worse = replace(one, kind={"name": "ivf", "probes": 2}, recall=0.4, latency_s=0.002)
     better = replace(one, kind={"name": "ivf", "probes": 4}, recall=0.9, latency_s=0.003, fits=True)
     assert frontier([better, worse, one]) == [one, better]
+    other = replace(one, kind={"name": "flat"}, recall=0.3)
+    assert best([better, worse, one, other], {}) == [better, other]
     html = page([better, worse, one], better.kind, "<b>")
     assert "<polyline" in html
     assert "chosen" in html

@@ -72,6 +72,15 @@ def test_attention_that_is_written_out_gives_the_same_gradient(make: Callable[[]
         torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-12)
 
 
+def test_who_asks_for_the_weights_of_an_attention_gets_them() -> None:
+    attention, forwards, x = nn.MultiheadAttention(8, 2), Forwards(), torch.randn(3, 1, 8)
+    expected = attention(x, x, x)
+    write_attention_out(forwards, attention)
+    for got, want in zip(attention(x, x, x), expected, strict=True):
+        assert torch.equal(got, want)
+    assert attention(x, x, x, need_weights=False)[1] is None
+
+
 def test_blocks_are_the_repeated_layers_of_every_kind_of_tower() -> None:
     import open_clip
     import timm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,9 @@ def test_a_run_goes_on_from_gpu_to_cpu_and_back(tmp_path: Path) -> None:
 def test_rows_tell_the_memory_of_the_gpu(tmp_path: Path) -> None:
     training = Training(samples=32, batch=8, log_every=1, tensorboard=False)
     trainer(tmp_path, training, World.alone(GPU), example=pairs(0, 4)).fit()
-    assert (tmp_path / "metrics.jsonl").read_text().count('"mfu"') == 4
-    assert torch.cuda.max_memory_allocated() > 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [0 < row["mfu"] < 1 for row in rows] == [True] * 4
+    assert rows[-1]["memory_mib"] == pytest.approx(torch.cuda.max_memory_allocated() / 2**20, rel=0.01)
 
 
 def test_pictures_get_the_same_embeddings() -> None:

@@ -40,7 +40,7 @@ from vlp.distributed.world import World, connect
 from vlp.errors import UserError
 from vlp.files import check_writable, write_whole
 from vlp.lock import locked
-from vlp.losses import Loss
+from vlp.losses import Objective
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
 from vlp.models.adapt.lora import merged
@@ -85,7 +85,7 @@ class RunConfig:
     """width / height of random crops: least and greatest"""
     augment: Augment = field(default_factory=Unchanged)
     """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
-    loss: Loss = field(default_factory=InfoNCE)
+    loss: Objective = field(default_factory=InfoNCE)
     """the objective"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""

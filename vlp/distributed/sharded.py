@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.distributed.agreement import ASPECTS, agree, described
-from vlp.distributed.plan.cost import AHEAD, Setup, predicted, small
+from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, predicted, small
 from vlp.distributed.process_groups import GroupPeers
 from vlp.distributed.strategies.grid import crossing
 from vlp.distributed.strategies.grouped import drawn
@@ -19,12 +20,16 @@ from vlp.distributed.strategies.parse import read
 from vlp.distributed.strategies.ring import Ring
 from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
-from vlp.losses import Loss
+from vlp.losses import Objective
+from vlp.losses._engine.among import Defined
 from vlp.losses._engine.contrast import LossResult, Wanted, differentiable, evaluate
 from vlp.losses._engine.peers import Peers, Pending
+from vlp.losses._engine.tile import TileForm
 
 
-def sharded(loss: Loss, world: World, negatives: str = "auto", *, features: torch.dtype | None = None) -> Sharded:
+def sharded(
+    objective: Objective, world: World, negatives: str = "auto", *, features: torch.dtype | None = None
+) -> Sharded:
     """The objective the trainer calls, `negatives` being one of strategies.parse.FORMS (all ranks take part).
 
     `features` is the dtype in which embeddings travel and are multiplied; None: as they come. Raises UserError for a
@@ -39,7 +44,7 @@ def sharded(loss: Loss, world: World, negatives: str = "auto", *, features: torc
             file=sys.stderr,
             flush=True,
         )
-    return Sharded(loss, world, strategy, *crossing(world, strategy), features=features)
+    return Sharded(objective, world, strategy, *crossing(world, strategy), features=features)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Sharded:
     gets a UserError if one does not.
     """
 
-    loss: Loss
+    objective: Objective
     world: World
     strategy: Strategy
     rows: Peers
@@ -60,6 +65,7 @@ class Sharded:
     step: int = 0  # evaluations with a gradient so far; draws the groups of `grouped`, set it when a run resumes
     ahead: tuple[Tensor, Pending] | None = None  # captions that are travelling already
 
+    met: bool = False  # the ranks have met for the next loss
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
     waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
@@ -68,18 +74,40 @@ class Sharded:
         """All ranks."""
         return GroupPeers(None, self.world.size, self.world.rank)
 
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self.world.size
+
     def __call__(self, e: Embeddings) -> Tensor:
-        """The loss [], differentiable once (all ranks take part)."""
-        ahead, self.ahead = self.ahead, None
-        if self.world.size > 1:
+        """The objective [], differentiable once (all ranks take part)."""
+        if self.size > 1:
             facts = described(e, self.travelling(e.image))
-            self.meet([*facts, ahead is not None], (*ASPECTS, "captions sent ahead"), e.image.device)
-            self.received += self.bytes(e, ahead=ahead is not None)
-        if ahead is not None and ahead[0].data_ptr() != e.text.data_ptr():
+            self.meet([*facts, self.ahead is not None], (*ASPECTS, "captions sent ahead"), e.image.device)
+            self.met = True
+        if self.ahead is not None and self.ahead[0].data_ptr() != e.text.data_ptr():
             raise RuntimeError("send_ahead was given other captions than the loss; expected the same tensor")
-        value = differentiable(lambda own, wanted: self.evaluate(own, wanted, ahead and ahead[1]), e)
+        value = self.objective(e, self)
+        self.ahead = None
         self.step += value.requires_grad
         return value
+
+    def contrast(self, loss: Defined, e: Embeddings) -> Tensor:
+        """The mean of a loss [] over the pairs of all ranks, differentiable once (all ranks take part)."""
+        texts = None
+        if self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
+            texts, self.ahead = self.ahead[1], None
+        if self.size > 1:
+            self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met)
+            self.met = False
+        return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts), e)
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over ranks, differentiable (all ranks take part)."""
+        if self.size == 1:
+            return own
+        self.received += 2 * own.numel() * own.element_size() * (self.size - 1) / self.size
+        return Total.apply(own, self.everyone)  # type: ignore[no-any-return]
 
     def send_ahead(self, text: Tensor) -> None:
         """Starts the captions [b, D] on their way while the images are still being encoded (all ranks take part).
@@ -104,26 +132,29 @@ class Sharded:
         """The dtype in which embeddings travel."""
         return self.features or embeddings.dtype
 
-    def evaluate(self, e: Embeddings, wanted: Wanted, texts: Pending | None) -> LossResult:
+    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted, texts: Pending | None) -> LossResult:
         """Value and gradients by this run's strategy (all ranks take part)."""
         if self.features is not None:
             wanted, e = replace(wanted, dtype=e.image.dtype), rounded(e, self.features)
         if self.world.size == 1:
-            return evaluate(self.loss, e, wanted)
+            return evaluate(loss, e, wanted)
         everyone = self.everyone
         if self.strategy.kind == "ring":
-            return Ring(everyone).evaluate(self.loss, e, wanted)
+            return Ring(everyone).evaluate(loss, e, wanted)
         columns = self.columns if self.strategy.kind != "grouped" else self.drawn()
-        return evaluate(self.loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)
+        return evaluate(loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)
 
     def drawn(self) -> Peers:
         """This step's group."""
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
 
-    def bytes(self, e: Embeddings, *, ahead: bool) -> float:
-        """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it."""
-        ids = 0 if e.ids is None or not self.loss.uses_ids else e.ids.numel() // len(e.ids)
+    def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool) -> float:
+        """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it.
+
+        ahead: whether captions were sent ahead; met: whether the ranks met for this one.
+        """
+        ids = 0 if e.ids is None or not loss.uses_ids else e.ids.numel() // len(e.ids)
         weights = 0 if e.weights is None else torch.promote_types(e.image.dtype, torch.float32).itemsize
         setup = Setup(
             ranks=self.world.size,
@@ -131,14 +162,29 @@ class Sharded:
             width=e.image.shape[-1],
             per_node=per_node(self.world),
             element=self.travelling(e.image).itemsize,
-            statistics=len(self.loss.powers),
-            terms=self.loss.term_count,
+            statistics=len(loss.powers),
+            terms=loss.term_count,
             beside=8 * ids + weights,
         )
-        not_asked = AHEAD if self.strategy.kind == "grid" and not ahead else 0
+        not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + (0 if met else AGREE)
         return (
             predicted(setup, self.strategy).received + small(setup, weights - not_asked).received
         )  # weights are summed
+
+
+class Total(torch.autograd.Function):
+    """A sum over ranks. A rank's own gradient goes through it `size` times over: their mean is then the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, everyone: Peers) -> Tensor:
+        """The sum (all ranks take part)."""
+        ctx.size = everyone.size
+        return everyone.sum(own.detach())
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        """No collective: what follows the sum is the same on every rank."""
+        return upstream * ctx.size, None
 
 
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:

@@ -1,4 +1,4 @@
-"""Contrastive objectives, one per file, each written twice: for one tile of logits, and as its definition."""
+"""Contrastive objectives, one per file: losses of the matrix of logits, and what is composed of them."""
 
 from __future__ import annotations
 
@@ -11,34 +11,62 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.config import COMMON
 from vlp.config.bounds import Decay, check
-from vlp.losses._engine.contrast import contrast
+from vlp.losses._engine.among import ALONE, BY_DEFINITION, Among
 from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
 
-__all__ = ["Loss", "Matrix", "Side", "Softmax", "Term", "Tile"]
+__all__ = ["Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """An objective: the mean over pairs, weighted by `Embeddings.weights`, of (row loss + column loss) / 2.
+class Objective:
+    """What is trained for: a function of the embeddings of a batch, whose only door to other processes is `among`.
 
-    A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
-    the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how `tiles.contrast` computes it
-    without ever having the matrix. The column loss is the same function of the transposed logits.
+    `Loss` is the kind that is a mean over the matrix of logits. What is made of such losses and of sums over pairs is
+    written here in plain torch.
     """
 
     component_package: ClassVar[str] = "vlp.losses"
+    start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
+    start_bias: ClassVar[float] = 0.0  # logit bias of new weights
+
+    def __post_init__(self) -> None:
+        check(self, "loss")
+
+    @property
+    def contrasts(self) -> tuple[Loss, ...]:
+        """The losses of a matrix of logits that it is made of, the main one first: what it costs."""
+        raise NotImplementedError
+
+    def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
+        """The objective [] over everybody's pairs, differentiable once; `e` are one's own (all take part)."""
+        raise NotImplementedError
+
+    def reference(self, e: Embeddings) -> Tensor:
+        """The same for one process, by definitions, through autograd: B x B memory, for tests and for reading."""
+        return self(e, BY_DEFINITION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Objective):
+    """A mean over pairs, weighted by `Embeddings.weights`, of (row loss + column loss) / 2.
+
+    A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
+    the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how the engine computes it
+    without ever having the matrix. The column loss is the same function of the transposed logits.
+    """
+
     uses_bias: ClassVar[bool] = False  # softmax objectives are blind to a constant added to every logit
     uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
     linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
     least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
-    start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
-    start_bias: ClassVar[float] = 0.0  # logit bias of new weights
 
     label_smoothing: Annotated[Decay, COMMON] = 0.0
     """Share of the target that is spread evenly over all captions (all images, the other way round), 0 to below 1."""
 
-    def __post_init__(self) -> None:
-        check(self, "loss")
+    @property
+    def contrasts(self) -> tuple[Loss, ...]:
+        """Itself."""
+        return (self,)
 
     # The tile form -----------------------------------------------------------------------------------------------
 
@@ -70,8 +98,8 @@ class Loss:
         """[B] the loss of each pair in one direction, from the whole matrix."""
         raise NotImplementedError
 
-    def reference(self, e: Embeddings) -> Tensor:
-        """The loss [] by its definition, through autograd: B x B memory, for tests and for reading."""
+    def by_definition(self, e: Embeddings) -> Tensor:
+        """The loss [] of one process's pairs from the whole matrix."""
         logits = e.scale * e.image @ e.text.T
         local = e.image.new_zeros(len(e.image), 0)
         if e.negatives is not None:
@@ -88,9 +116,9 @@ class Loss:
         weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)
         return (weights * (rows + columns)).sum() / (2 * weights.sum())
 
-    def __call__(self, e: Embeddings) -> Tensor:
-        """The loss [] of one process's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""
-        return contrast(self, e)
+    def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
+        """The loss [] of everybody's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""
+        return among.contrast(self, e)
 
 
 @dataclass(frozen=True, kw_only=True)

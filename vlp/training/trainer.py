@@ -22,7 +22,7 @@ from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.sharded import sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
-from vlp.losses import Loss
+from vlp.losses import Objective
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints, Keep
@@ -93,7 +93,7 @@ class Trainer:
     training: Training
     model: nn.Module
     """image [B, 3, H, W], text [B, L] -> Embeddings; it is trained in place"""
-    loss: Loss
+    loss: Objective
     open_stream: Callable[[Any], Batches]
     """the data from the saved positions of all ranks, on any number of ranks; from the beginning if that is None"""
     folder: Path

@@ -44,7 +44,7 @@ def test_a_file_from_elsewhere_loads_only_ours(tmp_path: Path, monkeypatch: pyte
 
 
 def test_names_are_the_files_of_the_menu() -> None:
-    assert component_names(Loss) == ["dcl", "hn_nce", "infonce", "multi_positive", "siglip"]
+    assert {"dcl", "hn_nce", "infonce", "multi_positive", "siglip"} <= set(component_names(Loss))
 
 
 def test_the_command_imports_nothing_of_the_folder_it_is_started_in(tmp_path: Path) -> None:

@@ -12,14 +12,18 @@ from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
+COMPOSED = (MACL(), CyCLIP(base=MultiPositive()), ContrastiveGap())
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH = 5, 6
 
@@ -101,9 +105,9 @@ def every_schedule(world):
             wrong.append(f"{loss} {negatives} {dtype} {options}: relative error {error:.1e}")
 
     for negatives in strategies(world.size):
-        for loss in SMOOTHED:
+        for loss in (*SMOOTHED, *COMPOSED):
             check(loss, negatives, torch.float64)
-        for loss in LOSSES[:2]:
+        for loss in (*LOSSES[:2], *COMPOSED):
             check(loss, negatives, torch.float64, extras=False, ahead=True)
             check(loss, negatives, torch.float32)
     for negatives in strategies(world.size)[:2]:
@@ -202,7 +206,9 @@ def counted_bytes(world, peers):
             actual.append((f"{type(loss).__name__} {predicted.name}", traffic.total, predicted.received))
             actual.append(("what the trainer says", objective.received, predicted.received))
         if loss == InfoNCE():
-            actual += [counted_beside(world, negatives, features) for negatives in (f"grid:2x{size // 2}", "ring")]
+            for negatives in (f"grid:2x{size // 2}", "ring"):
+                actual.append(counted_beside(world, negatives, features))
+                actual += [counted_composed(composed, world, negatives, features) for composed in COMPOSED]
         if peers and statistics == 1 and features is None:
             from open_clip.loss import ClipLoss
 
@@ -225,6 +231,18 @@ def counted_beside(world, negatives, features):
         objective.send_ahead(e.text)
         (objective(e) + objective(replace(e, text=e.text.detach().flip(1).requires_grad_()))).backward()
     return f"ids and weights, {negatives} {features}", traffic.total, objective.received
+
+
+def counted_composed(objective, world, negatives, features):
+    """The same of an objective that is composed of losses and of sums over ranks."""
+    from vlp.distributed.plan.traffic import Traffic
+
+    e = cast(share(whole_batch(16 * world.size, extras=False), world.rank, world.size), torch.float32)
+    function = sharded(objective, world, negatives, features=features)
+    with Traffic() as traffic:
+        function.send_ahead(e.text)
+        function(e).backward()
+    return f"{objective}, {negatives} {features}", traffic.total, function.received
 
 
 def simulate(pipe, negatives, size, *, pairs, width, dtype):

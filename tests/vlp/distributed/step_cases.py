@@ -1,7 +1,7 @@
 """What ranks compute: the gradient of one optimizer step through DDP, against one float64 process."""
 
 import torch
-from sharded_cases import LOSSES, TOLERANCE, strategies
+from sharded_cases import COMPOSED, LOSSES, TOLERANCE, strategies
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -73,8 +73,8 @@ def every_step(world):
     tiles.EDGE["cpu"] = 4
     wrong = []
     mine = slice(PAIRS * world.rank, PAIRS * (world.rank + 1))
-    for loss in LOSSES:
-        for features in (torch.float64, torch.float32, torch.bfloat16):
+    for loss in (*LOSSES, *COMPOSED):
+        for features in (torch.float64, torch.float32, torch.bfloat16)[: 3 if loss in LOSSES else 1]:
             expected = oracle(loss, world, features, negatives=True)
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]

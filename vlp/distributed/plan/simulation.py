@@ -97,5 +97,5 @@ def simulated_peak(loss: Loss, negatives: str, *, size: int, per_node: int, **sh
         strategy = read(negatives, size=size, per_node=per_node)
         objective = Sharded(loss, world, strategy, *crossing(world, strategy))
         # without `agree`, which reads numbers that fake tensors do not have
-        run = lambda e: differentiable(lambda own, wanted: objective.evaluate(own, wanted, None), e)  # noqa: E731
+        run = lambda e: differentiable(lambda own, wanted: objective.evaluate(loss, own, wanted, None), e)  # noqa: E731
         return peak_of(run, **shape)

@@ -11,9 +11,9 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.distributed.collectives import send_around
 from vlp.distributed.process_groups import GroupPeers
-from vlp.losses import Loss
 from vlp.losses._engine.contrast import LossResult, View, Wanted
 from vlp.losses._engine.peers import ALONE, Pending
+from vlp.losses._engine.tile import TileForm
 from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, observe
 
 
@@ -23,7 +23,7 @@ class Ring:
 
     everyone: GroupPeers
 
-    def evaluate(self, loss: Loss, e: Embeddings, wanted: Wanted) -> LossResult:
+    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted) -> LossResult:
         """The loss over all pairs of all ranks (all ranks take part)."""
         view = View.of(loss, e, rows=ALONE, columns=self.everyone, everyone=self.everyone)
         b = len(e.text)

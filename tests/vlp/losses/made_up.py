@@ -1,0 +1,51 @@
+"""Embeddings of some pairs, gradients of functions of them, and how far two lists of tensors are apart."""
+
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import normalize
+
+from vlp.batch import Embeddings
+
+
+def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape):
+        return (
+            normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype).requires_grad_()
+        )
+
+    number = torch.float32 if dtype == torch.bfloat16 else dtype
+    return Embeddings(
+        unit(b, d),
+        unit(b, d),
+        torch.tensor(scale, dtype=number, requires_grad=True),
+        torch.tensor(-3.0, dtype=number, requires_grad=True),
+        ids=torch.randint(0, max(1, b // 2), (b,), generator=generator),
+        weights=torch.rand(b, generator=generator) + 0.1 if weights else None,
+        negatives=unit(b, k, d) if k else None,
+        negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
+    )
+
+
+def leaves(e: Embeddings):
+    return [t for t in (e.image, e.text, e.scale, e.bias, e.negatives) if t is not None]
+
+
+def gradients(function, e):
+    value = function(e)
+    return [value.detach(), *torch.autograd.grad(value, leaves(e), allow_unused=True, materialize_grads=True)]
+
+
+def in_double(e: Embeddings) -> Embeddings:
+    """The same numbers, as the float64 oracle sees them."""
+    cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
+    return replace(
+        e, image=cast(e.image), text=cast(e.text), scale=cast(e.scale), bias=cast(e.bias), negatives=cast(e.negatives)
+    )
+
+
+def errors(actual, oracle):
+    """Relative error of each tensor, in the norm."""
+    return [float((a.double() - b).norm() / b.norm().clamp_min(1e-9)) for a, b in zip(actual, oracle, strict=True)]

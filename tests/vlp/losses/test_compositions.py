@@ -1,0 +1,86 @@
+"""Compositions against their papers' formulas, written out over the whole batch in float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from made_up import embeddings, errors, gradients
+from torch.nn.functional import cross_entropy
+
+from vlp.losses._potential import Potential
+from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.cyclip import CyCLIP
+from vlp.losses.infonce import InfoNCE
+from vlp.losses.macl import MACL
+from vlp.losses.multi_positive import MultiPositive
+
+
+def clip(e, scale=None):
+    logits, labels = (e.scale if scale is None else scale) * e.image @ e.text.T, torch.arange(len(e.image))
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+
+def cyclip(e):
+    c, x, y = e.image @ e.text.T, e.image @ e.image.T, e.text @ e.text.T
+    return clip(e) + 0.25 * (c - c.T).square().sum() / len(c) + 0.25 * (x - y).square().sum() / len(c)
+
+
+def potential(u, v):
+    apart = (u[:, None] - v[None]).square().sum(-1)
+    different = ~torch.eye(len(u), dtype=torch.bool)
+    return (-2 * apart[different]).exp().mean().log()
+
+
+def contrastive_gap(e):
+    align = (e.image - e.text).square().sum(1).mean()
+    inside = (potential(e.image, e.image) + potential(e.text, e.text)) / 2
+    return clip(e) + align + inside + potential(e.image, e.text)
+
+
+def macl(e):
+    alignment = (e.image * e.text).sum(1).mean().detach()
+    logits = e.scale / (1 + 0.5 * alignment) * e.image @ e.text.T
+    both = []
+    for matrix in (logits, logits.T):
+        log_p = matrix.log_softmax(1).diagonal()
+        both.append((-log_p / (1 - log_p.exp().detach())).mean())
+    return sum(both) / 2
+
+
+@pytest.mark.parametrize(
+    "objective, formula", [(CyCLIP(), cyclip), (ContrastiveGap(), contrastive_gap), (MACL(), macl)], ids=str
+)
+def test_value_and_gradients_are_those_of_the_formula(objective, formula):
+    e = embeddings(11, weights=False)
+    assert max(errors(on_sphere(e, gradients(objective, e)), on_sphere(e, gradients(formula, e)))) < 1e-11
+
+
+def on_sphere(e, found):
+    """The value and its gradients, of unit vectors along the sphere: what is left behind their normalisation."""
+    value, image, text, *rest = found
+    along = [g - (g * v).sum(1, keepdim=True) * v.detach() for g, v in ((image, e.image), (text, e.text))]
+    return [value, *(g.detach() for g in along), *rest]
+
+
+def test_with_weights_of_zero_what_is_added_is_nothing():
+    e = embeddings(9, k=2)
+    for objective in (CyCLIP(across=0, inside=0), ContrastiveGap(align=0, uniform=0, cross=0)):
+        torch.testing.assert_close(objective(e), InfoNCE()(e))
+    torch.testing.assert_close(CyCLIP(base=MultiPositive(), across=0, inside=0)(e), MultiPositive()(e))
+
+
+def test_a_composition_may_be_added_to_another():
+    e = embeddings(8, weights=False)
+    both = CyCLIP(base=ContrastiveGap(base=MACL()))
+    expected = CyCLIP()(e) + ContrastiveGap()(e) + MACL()(e) - 2 * InfoNCE()(e)
+    torch.testing.assert_close(both(e), expected)
+    assert [type(loss) for loss in both.contrasts] == [MACL, *[Potential] * 3]
+
+
+def test_weights_of_pairs_count_in_the_alignment_too():
+    e = embeddings(6)
+    apart = (e.image - e.text).square().sum(1)
+    expected = InfoNCE()(e) + (e.weights * apart).sum() / e.weights.sum()
+    torch.testing.assert_close(ContrastiveGap(uniform=0, cross=0)(e), expected)
+    whole = replace(e, weights=None)
+    torch.testing.assert_close(ContrastiveGap(uniform=0, cross=0)(whole), InfoNCE()(whole) + apart.mean())

@@ -18,9 +18,12 @@ SHARPNESS = 2.0  # t of exp(-t |u - v|^2), as in the paper
 
 @dataclass(frozen=True, kw_only=True)
 class Potential(Loss):
-    """The sum over j != i of exp(4 c_ij - 4), where the logits are 4 c_ij."""
+    """The sum over j != i of exp(logit - offset)."""
 
     least_pairs: ClassVar[int] = 2
+
+    offset: float = 0.0
+    """what the largest logit may be"""
 
     @property
     def powers(self) -> tuple[float, ...]:
@@ -36,15 +39,15 @@ class Potential(Loss):
 
     def each(self, side: Side) -> Tensor:
         """[n] the potential at each vector."""
-        return (side.lse[0] - 2 * SHARPNESS).exp()
+        return (side.lse[0] - self.offset).exp()
 
     def definition(self, matrix: Matrix) -> Tensor:
         """[B] the same from the whole matrix."""
-        return (matrix.logits - 2 * SHARPNESS).exp().masked_fill(matrix.own(), 0).sum(1)
+        return (matrix.logits - self.offset).exp().masked_fill(matrix.own(), 0).sum(1)
 
 
 def uniformity(among: Among, u: Tensor, v: Tensor, e: Embeddings) -> Tensor:
     """log mean over i != j of exp(-2 |u_i - v_j|^2) [], for unit vectors u and v [b, D] of everybody; least is best."""
     own = torch.full_like(e.scale.detach(), 2 * SHARPNESS)
     bare = Embeddings(u, v, own, torch.zeros_like(own))
-    return (among.contrast(Potential(), bare) / (len(u) * among.size - 1)).log()
+    return (among.contrast(Potential(offset=2 * SHARPNESS), bare) / (len(u) * among.size - 1)).log()

@@ -15,15 +15,17 @@ from vlp.losses._engine import tile_engine as tiles
 from vlp.losses.contrastive_gap import ContrastiveGap
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
+from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
+from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
-COMPOSED = (MACL(), CyCLIP(base=MultiPositive()), ContrastiveGap())
+COMPOSED = (MACL(), CyCLIP(base=MultiPositive()), ContrastiveGap(), Spectral(), DecoupledUniformity())
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH = 5, 6
 

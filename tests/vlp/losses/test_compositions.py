@@ -10,9 +10,11 @@ from torch.nn.functional import cross_entropy
 from vlp.losses._potential import Potential
 from vlp.losses.contrastive_gap import ContrastiveGap
 from vlp.losses.cyclip import CyCLIP
+from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.spectral import Spectral
 
 
 def clip(e, scale=None):
@@ -47,9 +49,28 @@ def macl(e):
     return sum(both) / 2
 
 
-@pytest.mark.parametrize(
-    "objective, formula", [(CyCLIP(), cyclip), (ContrastiveGap(), contrastive_gap), (MACL(), macl)], ids=str
+def spectral(e):
+    c = e.image @ e.text.T
+    others = ~torch.eye(len(c), dtype=torch.bool)
+    return -2 * c.diagonal().mean() + c[others].square().mean()
+
+
+def decoupled_uniformity(e):
+    m = (e.image + e.text) / 2
+    others = ~torch.eye(len(m), dtype=torch.bool)
+    return (-(m[:, None] - m[None]).square().sum(-1)[others]).exp().mean().log()
+
+
+FORMULAS = (
+    (CyCLIP(), cyclip),
+    (ContrastiveGap(), contrastive_gap),
+    (MACL(), macl),
+    (Spectral(), spectral),
+    (DecoupledUniformity(), decoupled_uniformity),
 )
+
+
+@pytest.mark.parametrize("objective, formula", FORMULAS, ids=[formula.__name__ for _, formula in FORMULAS])
 def test_value_and_gradients_are_those_of_the_formula(objective, formula):
     e = embeddings(11, weights=False)
     assert max(errors(on_sphere(e, gradients(objective, e)), on_sphere(e, gradients(formula, e)))) < 1e-11

@@ -45,7 +45,9 @@ def smoothed(objective: Objective, share: float) -> Objective:
     """The objective, or the loss that it adds to, with label smoothing."""
     if isinstance(objective, Loss):
         return replace(objective, label_smoothing=share)
-    return replace(objective, base=replace(objective.base, label_smoothing=share))
+    if hasattr(objective, "base"):
+        return replace(objective, base=smoothed(objective.base, share))
+    return objective
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,7 @@ class Sharded:
 
         Of [b, K, D], K captions a picture, those travel that the loss is given first. Only a grid sends ahead.
         """
-        if self.world.size == 1 or self.strategy.kind != "grid":
+        if self.size == 1 or self.strategy.kind != "grid" or not self.objective.meets_captions:
             return
         text = text if text.ndim == 2 else text[:, 0]
         features = self.travelling(text)

@@ -28,6 +28,7 @@ class Objective:
     component_package: ClassVar[str] = "vlp.losses"
     start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
     start_bias: ClassVar[float] = 0.0  # logit bias of new weights
+    meets_captions: ClassVar[bool] = True  # whether captions travel as they are: they may be sent ahead of the pictures
 
     def __post_init__(self) -> None:
         check(self, "loss")

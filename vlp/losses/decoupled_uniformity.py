@@ -7,6 +7,7 @@ knowledge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class DecoupledUniformity(Objective):
     Centres of pairs that are not alike are short, hence near each other: to repel, pairs have to agree. The logit scale
     has no part in it, nor have weights of pairs, negative captions or label smoothing a meaning.
     """
+
+    meets_captions: ClassVar[bool] = False  # centres do
 
     @property
     def contrasts(self) -> tuple[Loss, ...]:

@@ -163,7 +163,7 @@ class Sharded:
             per_node=per_node(self.world),
             element=self.travelling(e.image).itemsize,
             statistics=len(loss.powers),
-            terms=loss.term_count,
+            terms=0 if loss.linear else loss.term_count,
             beside=8 * ids + weights,
         )
         not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + (0 if met else AGREE)

@@ -49,6 +49,11 @@ class Setup:
     """Bytes that travel beside the features of a pair: 8 for each id, 4 for a weight."""
 
     @property
+    def two_passes(self) -> bool:
+        """Whether logits are seen once for statistics and once for gradients; SigLIP needs the second pass alone."""
+        return self.statistics > 0 or self.terms > 0
+
+    @property
     def block(self) -> int:
         """Elements of one rank's features, b D."""
         return self.pairs * self.width
@@ -133,7 +138,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
         return collective(s, rows, columns, block)
 
     load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
-    if s.statistics:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
+    if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
         load = load + along_row(s.vectors) + along_column(s.vectors)
     load = load + along_row(s.beside * s.pairs) + along_column(s.beside * s.pairs) + everyone(s) + small(s, AHEAD)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
@@ -142,7 +147,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
     peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
     memory = (rows + columns) * gradient + peak
     scalars = 6 * (rows + columns) * s.pairs * s.gradient
-    matmuls = 4 if s.statistics else 3
+    matmuls = 4 if s.two_passes else 3
     note = "one-sided" if columns == 1 else ""
     name = f"grid:{rows}x{columns}"
     return cost(s, name, load, memory + scalars, matmuls=matmuls, note=note)
@@ -150,9 +155,9 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 
 def ring(setup: Setup) -> Cost:
     """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
-    s, passes = setup, 1 if setup.statistics else 0
+    s, passes = setup, int(setup.two_passes)
     load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + s.gradient), (passes + 1) * (s.ranks - 1))
-    if s.statistics:
+    if s.two_passes:
         load = load + collective(s, s.ranks, 1, s.vectors)
     load = load + collective(s, s.ranks, 1, s.beside * s.pairs) + everyone(s)
     if s.ranks <= s.per_node:
@@ -166,7 +171,7 @@ def grouped(setup: Setup, group: int) -> Cost:
     """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
     s = setup
     load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + s.gradient))
-    if s.statistics:
+    if s.two_passes:
         load = load + collective(s, group, 1, s.vectors)
     load = load + collective(s, group, 1, s.beside * s.pairs) + everyone(s)
     memory = group * s.block * s.element + (2 * group + 1) * s.block * s.gradient

@@ -1,0 +1,280 @@
+"""`vlp shards filter`: which samples of a shard set stay, by rules over stored embeddings, with counts by reason."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tyro.conf import Positional, arg
+
+from data_pipelines.shards.decision import FILE, Decision, write_rows
+from data_pipelines.shards.shard_set import ShardSet
+from eval.embeddings.encode import data_sha256, located
+from eval.embeddings.store import EmbeddingStore
+from eval.filtering.examples import write_examples
+from eval.filtering.kept import FOLDER, Kept
+from eval.filtering.others import digest
+from eval.filtering.pool import BLOCK, Flags, Pool, name_of, open_pool
+from eval.filtering.rules import NOBODY, STAYS, Rule, Verdict
+from vlp.config import build, component, component_name, did_you_mean, read_preset, to_tree
+from vlp.config.components import component_names
+from vlp.errors import UserError
+from vlp.files import full_disk
+from vlp.legible import plain
+from vlp.lock import locked
+
+NO_VECTOR = "no vector"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A rule, by a name that no other one of a filter has."""
+
+    name: str
+    rule: Rule
+
+    def tree(self) -> dict[str, Any]:
+        """As a manifest has it."""
+        return {"name": component_name(self.rule, Rule), **to_tree(self.rule)}
+
+
+def filtered(spec: str, embeddings: Path, out: Path, rules: Sequence[Named], *, skip_missing: bool = False) -> Decision:
+    """Decide which samples of `spec` stay, rule after rule, and write it into `out`.
+
+    `skip_missing`: samples without a vector are left out instead of refused. A finished folder of the same is left as
+    it is; one that was interrupted goes on. Raises UserError if `out` holds something else, if the embeddings do not
+    fit the shards or the rules, or if nothing stays; then nothing is left of `out` that was not there before.
+    """
+    store = EmbeddingStore.open(embeddings)
+    recipe = {
+        "shards": data_sha256(ShardSet.open(spec)) or spec,
+        "embeddings": digest(store),
+        "rules": [[one.tree(), one.rule.inputs()] for one in rules],
+        "skip_missing": skip_missing,
+        "block": BLOCK,
+    }
+    if (done := _finished(out, recipe)) is not None:
+        return done
+    with _folder(out), locked(out), full_disk(out, lambda: "what was computed is kept"):
+        kept = Kept.of(out, recipe)
+        with _nothing_left(kept):
+            pool = open_pool(spec, store, kept, skip_missing=skip_missing)
+            _refuse(pool, rules)
+        stays, verdicts = pool.has_vector.copy(), []
+        for number, one in enumerate(rules):
+            verdict = _judged(one, pool, stays, kept.below(f"{number}"))
+            stays &= ~verdict.out
+            verdicts.append(verdict)
+            if not stays.any():
+                with _nothing_left(kept):
+                    raise UserError(f"nothing stays: the rule {one.name} leaves out the last samples; loosen it")
+        done = _written(out, pool, rules, verdicts, about={"recipe": recipe, **_about(spec, store)})
+        shutil.rmtree(kept.folder)
+    return done
+
+
+def _about(spec: str, store: EmbeddingStore) -> dict[str, Any]:
+    return {"shards": located(spec), "embeddings": str(store.folder.resolve()), "model": store.model}
+
+
+def _finished(out: Path, recipe: Mapping[str, Any]) -> Decision | None:
+    """What is in `out` already, if it is finished. Raises UserError if it is something else."""
+    if (out / FILE).is_file():
+        done = Decision.open(out)
+        if done.about.get("recipe") == recipe:
+            return done
+        raise UserError(f"{out} already holds another decision; choose another folder, or remove this one")
+    if out.exists() and (not out.is_dir() or any(path.name not in OURS for path in out.iterdir())):
+        raise UserError(f"{out} holds something else; choose another folder")
+    return None
+
+
+OURS = (FOLDER, ".lock", "samples", "examples.html")
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """A context in which `out` is made; it goes if nothing is in it afterwards."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
+
+
+@contextmanager
+def _nothing_left(kept: Kept) -> Iterator[None]:
+    """A context whose refusals leave nothing of what was kept."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(kept.folder)
+        raise
+
+
+def _refuse(pool: Pool, rules: Sequence[Named]) -> None:
+    """Raise UserError if a rule does not fit these embeddings."""
+    for one in rules:
+        if one.rule.needs_texts and not pool.stored.has_texts:
+            raise UserError(
+                f"{pool.stored.store.folder} has no vectors of captions (text_emb), which the rule {one.name} compares "
+                "with pictures; embed the texts too"
+            )
+        one.rule.refuse(pool)
+
+
+def _judged(one: Named, pool: Pool, stays: Flags, kept: Kept) -> Verdict:
+    """The verdict of a rule; that of before, where this command was interrupted after it."""
+    made: list[Verdict] = []
+
+    def verdict() -> Verdict:
+        made.append(made[0] if made else one.rule.judge(pool, stays, kept))
+        return made[0]
+
+    reason = kept.array("reason", lambda: verdict().reason)
+    score = kept.array("score", lambda: verdict().score)
+    like = kept.array("like", lambda: verdict().like)
+    words = kept.tree("words", lambda: {"reasons": verdict().reasons, "about": dict(verdict().about)})
+    return Verdict(tuple(words["reasons"]), np.array(reason), score, like, words["about"])
+
+
+def _written(
+    out: Path, pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], *, about: dict[str, Any]
+) -> Decision:
+    """Rows, examples and, last, decision.json."""
+    counts, told, left = Counter[str](), [], int(pool.has_vector.sum())
+    if left < len(pool):
+        counts[NO_VECTOR] = len(pool) - left
+    for one, verdict in zip(rules, verdicts, strict=True):
+        by_reason = {why: int((verdict.reason == n).sum()) for n, why in enumerate(verdict.reasons, 1)}
+        counts.update({why: count for why, count in by_reason.items() if count})
+        left -= sum(by_reason.values())
+        told.append({"rule": one.name, **one.tree(), "left_out": by_reason, "stay": left, **verdict.about})
+    for shard in range(len(pool.opened.urls)):
+        write_rows(out, shard, _rows(pool, rules, verdicts, shard))
+    sizes = np.diff(pool.starts).tolist()
+    named = tuple((name_of(url), size) for url, size in zip(pool.opened.urls, sizes, strict=True))
+    done = Decision(out, named, counts, {**about, "rules": told})
+    write_examples(done, pool, [(one.name, one.rule) for one in rules], verdicts)
+    done.write()
+    return done
+
+
+def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard: int) -> Any:
+    """The table of one shard: key, stays, reason, like (what it repeats), and the score of each rule."""
+    import pyarrow as pa
+
+    start, stop = int(pool.starts[shard]), int(pool.starts[shard + 1])
+    reasons = np.where(pool.has_vector[start:stop], "", NO_VECTOR).astype(object)
+    like: list[str | None] = [None] * (stop - start)
+    columns: dict[str, Any] = {}
+    for one, verdict in zip(rules, verdicts, strict=True):
+        own = verdict.reason[start:stop]
+        for place in np.flatnonzero(own != STAYS):
+            reasons[place] = verdict.reasons[own[place] - 1]
+            other = int(verdict.like[start + place])
+            like[place] = None if other == NOBODY else one.rule.named(pool, other)
+        score = np.asarray(verdict.score[start:stop])
+        columns[one.name] = pa.array(score, pa.float32(), mask=np.isnan(score))
+    keys = pa.array(pool.opened[shard].index.keys, pa.string())
+    first = {
+        "shard": pa.array([name_of(pool.opened.urls[shard])] * (stop - start), pa.string()),
+        "key": keys,
+        "stays": pa.array(reasons == "", pa.bool_()),
+        "reason": pa.array(reasons, pa.string()),
+        "like": pa.array(like, pa.string()),
+    }
+    return pa.table({**first, **columns})
+
+
+def rules_of(words: Sequence[str]) -> list[Named]:
+    """The rules that words name: `clip_score share=0.3 near_duplicates eps=0.05`, or files with tables [rules.NAME].
+
+    A key that is given again adds to a list. Raises UserError for an unknown rule or setting, or a bad value.
+    """
+    trees: list[dict[str, Any]] = []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign and trees:
+            _set(trees[-1], key.strip(), value)
+        elif sign:
+            raise UserError(f'"{plain(word)}" comes before any rule; name one first, such as clip_score {plain(word)}')
+        elif word.endswith(".toml"):
+            tables = read_preset(word).get("rules")
+            if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+                raise UserError(f"{word} has no tables [rules.NAME]; write one for each rule")
+            trees += [{"name": name, **one} for name, one in tables.items()]
+        else:
+            trees.append({"name": word})
+    if not trees:
+        raise UserError(f"--rules names no rule; known: {', '.join(component_names(Rule))}")
+    rules = list[Named]()
+    for tree in trees:
+        rule, name = build(Rule, tree, "rules"), str(tree["name"]).rpartition(".")[2]
+        same = sum(one.name.rstrip("0123456789").rstrip("_") == name for one in rules)
+        rules.append(Named(f"{name}_{same + 1}" if same else name, rule))
+    return rules
+
+
+def _set(tree: dict[str, Any], key: str, value: str) -> None:
+    """Set what `key=value` says, as TOML would read it; bare words are strings."""
+    known = [one.name for one in fields(component(Rule, tree["name"]))]
+    if key not in known:
+        raise UserError(f'the rule {plain(tree["name"])} has no setting "{plain(key)}"{did_you_mean(key, known)}')
+    try:
+        read: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        read = value
+    before = tree.get(key)
+    tree[key] = read if before is None else [*(before if isinstance(before, list) else [before]), read]
+
+
+def main(argv: list[str]) -> int:
+    """`vlp shards filter SHARDS EMBEDDINGS OUT --rules ...`."""
+
+    def command(
+        shards: Annotated[Positional[str], arg(metavar="SHARDS")],
+        embeddings: Annotated[Positional[Path], arg(metavar="EMBEDDINGS")],
+        out: Annotated[Positional[Path], arg(metavar="OUT")],
+        *,
+        rules: Annotated[tuple[str, ...], arg(metavar="RULE")],
+        skip_missing: bool = False,
+    ) -> int:
+        """Decide which samples of a shard set stay, by their embeddings. Run it again to go on where it was.
+
+        OUT gets decision.json (counts by reason), a parquet file for each shard (key, reason, scores) and
+        examples.html. `vlp shards reshard SHARDS NEW --keep OUT` writes the samples that stay.
+
+        Args:
+            shards: folder with a manifest, glob, brace range, union (a::b) or bundled:NAME.
+            embeddings: folder of `vlp embed` of these shards, or clip-retrieval's.
+            out: folder to write; it must be new, or have the beginning of the same command.
+            rules: what stays, one rule after the other, each with its settings: clip_score share=0.3, near_duplicates
+                eps=0.05, reference like=FOLDER, decontaminate against=FOLDER; or files with tables [rules.NAME].
+            skip_missing: leave out samples that have no vector, counted, instead of refusing them.
+        """
+        _print(filtered(shards, embeddings, out, rules_of(rules), skip_missing=skip_missing), shards)
+        return 0
+
+    return int(tyro.cli(command, args=argv, prog="vlp shards filter"))
+
+
+def _print(done: Decision, shards: str) -> None:
+    stay = done.samples - done.left_out
+    print(f"{done.folder}: {stay:,} of {done.samples:,} samples stay")
+    if count := done.counts.get(NO_VECTOR):
+        print(f"  {NO_VECTOR}: {count:,}")
+    for one in done.about["rules"]:
+        for reason, count in one["left_out"].items():
+            print(f"  {one['rule']}: {reason}: {count:,}")
+    print(f"page: {done.folder / 'examples.html'}")
+    print(f"try next:  vlp shards reshard {shards} {done.folder}.shards --keep {done.folder}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -53,14 +54,15 @@ def sort(pool: Pool, stays: Flags, kept: Kept, how: Clusters) -> Sorted:
     """The clusters of the pictures that stay; they do not depend on the order of the shards."""
     numbers = np.flatnonzero(stays).astype(np.int64)
     count = how.count(len(numbers))
-    made = kept.array(
-        "centres",
-        lambda: centres(pool.vectors(_sample(pool, numbers, count)), count, iterations=how.iterations, seed=how.seed),
-    )
-    middle = np.array(made)
+
+    def made() -> Floats:
+        seen = pool.vectors(_sample(pool, numbers, count))
+        return centres(seen, count, iterations=how.iterations, seed=how.seed)
+
+    middle = np.array(kept.array("centres", made))
     cells, nears = [], []
     for block, some in pool.blocks(stays, "sorting into clusters"):
-        both = kept.array(f"cell-{block}", lambda some=some: _assigned(pool.vectors(some), middle))
+        both = kept.array(f"cell-{block}", partial(_assigned, pool, some, middle))
         cells.append(both["cell"])
         nears.append(both["near"])
     return Sorted(middle, numbers, np.concatenate(cells), np.concatenate(nears))
@@ -81,8 +83,9 @@ def nearest(vectors: Floats, middle: Floats) -> NDArray[np.int32]:
     return np.concatenate(parts).astype(np.int32) if parts else np.empty(0, np.int32)
 
 
-def _assigned(vectors: Floats, middle: Floats) -> NDArray[np.void]:
-    """[n] the nearest centre (cell) of each vector, and the cosine to it (near), the same for the same vector."""
+def _assigned(pool: Pool, some: Ints, middle: Floats) -> NDArray[np.void]:
+    """[n] the nearest centre (cell) of each sample, and the cosine to it (near), the same for the same vector."""
+    vectors = pool.vectors(some)
     both = np.empty(len(vectors), [("cell", np.int32), ("near", np.float32)])
     both["cell"] = nearest(vectors, middle)
     both["near"] = (vectors * middle[both["cell"]]).sum(axis=1)

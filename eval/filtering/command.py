@@ -19,7 +19,7 @@ from data_pipelines.shards.decision import FILE, Decision, write_rows
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import data_sha256, located
 from eval.embeddings.store import EmbeddingStore
-from eval.filtering.examples import write_examples
+from eval.filtering.examples import Shown, write_examples
 from eval.filtering.kept import FOLDER, Kept
 from eval.filtering.others import digest
 from eval.filtering.pool import BLOCK, Flags, Pool, name_of, open_pool
@@ -164,9 +164,18 @@ def _written(
     sizes = np.diff(pool.starts).tolist()
     named = tuple((name_of(url), size) for url, size in zip(pool.opened.urls, sizes, strict=True))
     done = Decision(out, named, counts, {**about, "rules": told})
-    write_examples(done, pool, [(one.name, one.rule) for one in rules], verdicts)
+    write_examples(done, pool, _shown(pool, rules, verdicts))
     done.write()
     return done
+
+
+def _shown(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict]) -> list[Shown]:
+    """The rules with what came to each of them."""
+    shown, stays = list[Shown](), pool.has_vector
+    for one, verdict in zip(rules, verdicts, strict=True):
+        shown.append(Shown(one.name, one.rule, verdict, stays))
+        stays = stays & ~verdict.out
+    return shown
 
 
 def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard: int) -> Any:

@@ -29,11 +29,12 @@ class Stored:
         self.store = store
         self._open: OrderedDict[tuple[Kind, str], NDArray[Any]] = OrderedDict()
         self._checked: set[tuple[Kind, str]] = set()
-        counts = []
+        counts: list[int] = []
+        self.dim = 0
         for part in store.parts:
             vectors = self._part("image", part)
+            self.dim = self.dim if counts else vectors.shape[1]
             counts.append(len(vectors))
-            self.dim = vectors.shape[1] if len(counts) == 1 else self.dim
             if vectors.shape[1] != self.dim:
                 raise UserError(
                     f"part {part} of {store.folder} holds vectors of width {vectors.shape[1]}, but those before have "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eval.filtering.kept import Kept
 from eval.filtering.pool import Flags, Pool
 
+Border = Literal["lowest", "highest", "any"]
 STAYS = 0
 NOBODY = -1
 
@@ -23,7 +24,7 @@ class Verdict:
     reasons: tuple[str, ...]  # why samples are left out, in words
     reason: NDArray[np.uint8]  # [N] STAYS, or 1 + the place of why in `reasons`
     score: NDArray[np.float32]  # [N] what was compared with a bound; NaN where nothing was
-    like: NDArray[np.int64]  # [N] number of the sample (or of the test picture) that it is like, or NOBODY
+    like: NDArray[np.int64]  # [N] number of the sample (or test picture) that it is most like, or NOBODY
     about: Mapping[str, Any] = field(default_factory=dict)  # what a manifest says, such as the bound that came out
 
     @property
@@ -41,6 +42,8 @@ class Rule:
     """whether vectors of captions are compared"""
     scored: ClassVar[str] = "score"
     """what the score is, in words"""
+    just_stays: ClassVar[Border] = "any"
+    """which scores are those of samples that only just stay"""
 
     def refuse(self, pool: Pool) -> None:
         """Raise UserError if the settings do not fit each other, or these embeddings: before anything is computed."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from eval.filtering.kept import Kept
 from eval.filtering.pool import Flags, Ints, Pool
-from eval.filtering.rules import Rule, Verdict, nothing
+from eval.filtering.rules import Border, Rule, Verdict, nothing
 from vlp.errors import UserError
 
 REASON = "low CLIP score"
@@ -26,6 +27,7 @@ class ClipScore(Rule):
 
     needs_texts: ClassVar[bool] = True
     scored: ClassVar[str] = "cosine of picture and caption"
+    just_stays: ClassVar[Border] = "lowest"
 
     least: Annotated[float, Ge(-1), Le(1)] | None = None
     """the lowest score that stays"""
@@ -45,7 +47,7 @@ class ClipScore(Rule):
         """Both bounds, where both are given."""
         reason, score, like = nothing(len(pool))
         for block, some in pool.blocks(stays, "comparing pictures and captions"):
-            score[some] = kept.array(f"score-{block}", lambda some=some: cosines(pool, some))
+            score[some] = kept.array(f"score-{block}", partial(cosines, pool, some))
         out = np.zeros(len(pool), bool)
         if self.least is not None:
             out |= stays & (score < self.least)

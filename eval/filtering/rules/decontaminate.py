@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from eval.contamination import Hashes
 from eval.filtering.kept import Kept
 from eval.filtering.others import TestPictures, TestSet, fingerprints, refuse_other_model, test_pictures
 from eval.filtering.pool import Flags, Ints, Pool
-from eval.filtering.rules import NOBODY, Rule, Verdict, nothing
+from eval.filtering.rules import NOBODY, Border, Rule, Verdict, nothing
 from vlp.config.bounds import Share
 from vlp.errors import UserError
 
@@ -33,6 +33,7 @@ class Decontaminate(Rule):
     """
 
     scored: ClassVar[str] = "cosine to the nearest test picture"
+    just_stays: ClassVar[Border] = "highest"
 
     against: tuple[str, ...] = ()
     """test sets, each a folder of embeddings by the same model (`vlp embed`), or shards: then by hashes alone"""
@@ -68,14 +69,13 @@ class Decontaminate(Rule):
         reason, score, like = nothing(len(pool))
         if tests.vectors:
             for block, some in pool.blocks(stays, "comparing with test vectors"):
-                near = kept.array(f"near-{block}", lambda some=some: tests.nearest(pool.vectors(some)))
-                score[some] = near["score"]
-                same = near["score"] >= self.cosine
-                reason[some[same]], like[some[same]] = 2, near["like"][same]
+                near = kept.array(f"near-{block}", partial(_near, pool, some, tests))
+                score[some], like[some] = near["score"], near["like"]
+                reason[some[near["score"] >= self.cosine]] = 2
         unread = 0
         if tests.hashes is not None:
             for block, some in pool.blocks(stays, "comparing hashes"):
-                row = kept.array(f"hash-{block}", lambda some=some: _alike(pool, some, tests.hashes))
+                row = kept.array(f"hash-{block}", partial(_alike, pool, some, tests.hashes))
                 reason[some[row >= 0]], like[some[row >= 0]] = 1, row[row >= 0]
                 unread += int((row == UNREAD).sum())
         about = {"test_pictures": len(tests.keys), "hash_bits": ALIKE_BITS, "colour": ALIKE_COLOUR}
@@ -91,6 +91,10 @@ class Decontaminate(Rule):
 
 
 UNREAD = -2
+
+
+def _near(pool: Pool, some: Ints, tests: TestPictures) -> NDArray[np.void]:
+    return tests.nearest(pool.vectors(some))
 
 
 def _alike(pool: Pool, some: Ints, hashes: Hashes | None) -> NDArray[np.int64]:

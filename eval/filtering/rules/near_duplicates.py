@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from eval.filtering.clusters import Clusters, sort
 from eval.filtering.kept import Kept
 from eval.filtering.pool import BLOCK, Flags, Ints, Pool
-from eval.filtering.rules import NOBODY, Rule, Verdict, nothing
+from eval.filtering.rules import NOBODY, Border, Rule, Verdict, nothing
 from eval.index import Floats
 from eval.progress_bar import progress_bar
 
@@ -34,6 +35,7 @@ class NearDuplicates(Clusters, Rule):
     """
 
     scored: ClassVar[str] = "cosine to the nearest picture that stays"
+    just_stays: ClassVar[Border] = "highest"
 
     eps: Annotated[float, Ge(0), Lt(1)] = 0.05
     """pictures with a cosine of at least 1 - eps are duplicates"""
@@ -54,7 +56,7 @@ class NearDuplicates(Clusters, Rule):
             for name, start, stop in _groups(bounds):
                 some = numbers[start:stop]
                 inside = bounds[(bounds >= start) & (bounds <= stop)] - start
-                found = kept.array(f"found-{name}", lambda some=some, inside=inside: self._found(pool, some, inside))
+                found = kept.array(f"found-{name}", partial(self._found, pool, some, inside))
                 reason[some], score[some], like[some] = found["out"], found["score"], found["like"]
                 advance(len(some))
         return Verdict((REASON,), reason, score, like, {"clusters": len(at.centres), "cosine": round(1 - self.eps, 6)})
@@ -64,15 +66,19 @@ class NearDuplicates(Clusters, Rule):
         found = np.empty(len(some), FIELDS)
         for start, stop in pairwise(bounds.tolist()):
             members = some[start:stop]
-            one = repeats(lambda rows, m=members: pool.vectors(m[rows]), len(members), self.eps, chains=self.chains)
+            one = repeats(partial(_vectors, pool, members), len(members), self.eps, chains=self.chains)
             one["like"] = np.where(one["like"] == NOBODY, NOBODY, members[one["like"]])
             found[start:stop] = one
         return found
 
 
+def _vectors(pool: Pool, members: Ints, places: Ints) -> Floats:
+    return pool.vectors(members[places])
+
+
 def _groups(bounds: Ints) -> list[tuple[int, int, int]]:
     """(number, start, stop) of clusters side by side that have a block of samples together, or are larger alone."""
-    groups, start = [], int(bounds[0])
+    groups, start = list[tuple[int, int, int]](), int(bounds[0])
     for bound in bounds[1:].tolist():
         if bound - start >= BLOCK or bound == bounds[-1]:
             groups.append((len(groups), start, bound))

@@ -32,6 +32,7 @@ from vlp.legible import plain
 from vlp.lock import locked
 
 NO_VECTOR = "no vector"
+COLUMNS = ("shard", "key", "stays", "reason", "like")
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,25 @@ def filtered(spec: str, embeddings: Path, out: Path, rules: Sequence[Named], *, 
         return done
     with _folder(out), locked(out), full_disk(out, lambda: "what was computed is kept"):
         kept = Kept.of(out, recipe)
-        with _nothing_left(kept):
+        with kept.going_on():
             pool = open_pool(spec, store, kept, skip_missing=skip_missing)
             _refuse(pool, rules)
-        stays, verdicts = pool.has_vector.copy(), []
-        for number, one in enumerate(rules):
-            verdict = _judged(one, pool, stays, kept.below(f"{number}"))
-            stays &= ~verdict.out
-            verdicts.append(verdict)
-            if not stays.any():
-                with _nothing_left(kept):
-                    raise UserError(f"nothing stays: the rule {one.name} leaves out the last samples; loosen it")
-        done = _written(out, pool, rules, verdicts, about={"recipe": recipe, **_about(spec, store)})
+            verdicts = _verdicts(pool, rules, kept)
+            done = _written(out, pool, rules, verdicts, about={"recipe": recipe, **_about(spec, store)})
         shutil.rmtree(kept.folder)
     return done
+
+
+def _verdicts(pool: Pool, rules: Sequence[Named], kept: Kept) -> list[Verdict]:
+    """What each rule says of the samples that the ones before it keep. Raises UserError if nothing stays."""
+    stays, verdicts = pool.has_vector.copy(), list[Verdict]()
+    for number, one in enumerate(rules):
+        verdicts.append(_judged(one, pool, stays, kept.below(f"{number}")))
+        left = int(stays.sum())
+        stays &= ~verdicts[-1].out
+        if not stays.any():
+            raise UserError(f"nothing stays: the rule {one.name} leaves out all of the {left:,} samples; loosen it")
+    return verdicts
 
 
 def _about(spec: str, store: EmbeddingStore) -> dict[str, Any]:
@@ -109,16 +115,6 @@ def _folder(out: Path) -> Iterator[None]:
     finally:
         if not any(out.iterdir()):
             out.rmdir()
-
-
-@contextmanager
-def _nothing_left(kept: Kept) -> Iterator[None]:
-    """A context whose refusals leave nothing of what was kept."""
-    try:
-        yield
-    except UserError:
-        shutil.rmtree(kept.folder)
-        raise
 
 
 def _refuse(pool: Pool, rules: Sequence[Named]) -> None:
@@ -194,15 +190,14 @@ def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard
             like[place] = None if other == NOBODY else one.rule.named(pool, other)
         score = np.asarray(verdict.score[start:stop])
         columns[one.name] = pa.array(score, pa.float32(), mask=np.isnan(score))
-    keys = pa.array(pool.opened[shard].index.keys, pa.string())
-    first = {
-        "shard": pa.array([name_of(pool.opened.urls[shard])] * (stop - start), pa.string()),
-        "key": keys,
-        "stays": pa.array(reasons == "", pa.bool_()),
-        "reason": pa.array(reasons, pa.string()),
-        "like": pa.array(like, pa.string()),
-    }
-    return pa.table({**first, **columns})
+    first = [
+        pa.array([name_of(pool.opened.urls[shard])] * (stop - start), pa.string()),
+        pa.array(pool.opened[shard].index.keys, pa.string()),
+        pa.array(reasons == "", pa.bool_()),
+        pa.array(reasons, pa.string()),
+        pa.array(like, pa.string()),
+    ]
+    return pa.table({**dict(zip(COLUMNS, first, strict=True)), **columns})
 
 
 def rules_of(words: Sequence[str]) -> list[Named]:
@@ -210,7 +205,7 @@ def rules_of(words: Sequence[str]) -> list[Named]:
 
     A key that is given again adds to a list. Raises UserError for an unknown rule or setting, or a bad value.
     """
-    trees: list[dict[str, Any]] = []
+    trees, labels = list[dict[str, Any]](), dict[int, str]()
     for word in words:
         key, sign, value = word.partition("=")
         if sign and trees:
@@ -222,15 +217,19 @@ def rules_of(words: Sequence[str]) -> list[Named]:
             if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
                 raise UserError(f"{word} has no tables [rules.NAME]; write one for each rule")
             trees += [{"name": name, **one} for name, one in tables.items()]
+            labels |= {len(trees) - len(tables) + n: name for n, name in enumerate(tables)}
         else:
             trees.append({"name": word})
     if not trees:
         raise UserError(f"--rules names no rule; known: {', '.join(component_names(Rule))}")
     rules = list[Named]()
-    for tree in trees:
-        rule, name = build(Rule, tree, "rules"), str(tree["name"]).rpartition(".")[2]
-        same = sum(one.name.rstrip("0123456789").rstrip("_") == name for one in rules)
-        rules.append(Named(f"{name}_{same + 1}" if same else name, rule))
+    for number, tree in enumerate(trees):
+        label = labels.get(number, str(tree["name"]).rpartition(".")[2])
+        if label in COLUMNS:
+            raise UserError(f'a rule cannot be called "{label}", which is a column of what is written; rename it')
+        taken = {one.name for one in rules}
+        names = (label, *(f"{label}_{n}" for n in range(2, len(trees) + 2)))
+        rules.append(Named(next(name for name in names if name not in taken), build(Rule, tree, "rules")))
     return rules
 
 

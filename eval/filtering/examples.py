@@ -79,6 +79,7 @@ def _part(pool: Pool, one: Shown, told: Tree) -> Tree:
         "stays": [_example(pool, one, n) for n in _just(pool, one, stays)],
         "chart": _chart(one),
         "scored": one.rule.scored,
+        "border": one.rule.just_stays != "any",
         "bounds": [(name, f"{group['bound']:.3f}") for name, group in told.get("groups", {}).items()][:12],
     }
 

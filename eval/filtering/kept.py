@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.search.spool import npy
-from vlp.files import write_whole
+from vlp.errors import UserError
+from vlp.files import DiskFull, write_whole
 
 FOLDER = ".working"
 RECIPE = "recipe.json"
-Arrays = dict[str, NDArray[Any]]
+
+
+class Paused(UserError):
+    """An error that may pass, after which the same command goes on where it was."""
 
 
 class Kept:
@@ -27,13 +32,28 @@ class Kept:
 
     @classmethod
     def of(cls, out: Path, recipe: Mapping[str, Any]) -> Kept:
-        """What is kept in `out` for this recipe; what is there for another one goes away."""
+        """What is kept in `out` for this recipe. Raises UserError if it is of another one."""
         folder, text = out / FOLDER, json.dumps(recipe, sort_keys=True)
         path = folder / RECIPE
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            shutil.rmtree(folder, ignore_errors=True)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{out} holds the beginning of another filter, or of one over other data; run that command again, or "
+                "remove the folder"
+            )
+        if not path.is_file():
             write_whole(path, text)
         return cls(folder)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """A context whose errors leave nothing of what is kept, but for those after which the same command goes on."""
+        try:
+            yield
+        except (Paused, DiskFull):
+            raise
+        except UserError:
+            shutil.rmtree(self.folder)
+            raise
 
     def below(self, name: str) -> Kept:
         """A part of its own."""

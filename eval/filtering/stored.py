@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -55,8 +56,8 @@ class Stored:
         out = np.empty((len(numbers), self.dim), np.float32)
         order = np.argsort(numbers, kind="stable")
         parts = np.searchsorted(self.starts, numbers[order], side="right") - 1
-        bounds = np.flatnonzero(np.diff(parts, prepend=-1))
-        for start, stop in zip(bounds, [*bounds[1:], len(order)], strict=True):
+        bounds = np.flatnonzero(np.diff(parts, prepend=-1, append=len(self.starts)))
+        for start, stop in pairwise(bounds.tolist()):
             part, places = int(parts[start]), order[start:stop]
             rows = numbers[places] - self.starts[part]
             name = self.store.parts[part]

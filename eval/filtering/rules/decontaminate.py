@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_pipelines.picture_hash import ALIKE_BITS, ALIKE_COLOUR
 from data_pipelines.remote.patience import Unreadable
 from eval.contamination import Hashes
-from eval.filtering.kept import Kept
+from eval.filtering.kept import Kept, Paused
 from eval.filtering.others import TestPictures, TestSet, fingerprints, refuse_other_model, test_pictures
 from eval.filtering.pool import Flags, Ints, Pool
 from eval.filtering.rules import NOBODY, Border, Rule, Verdict, nothing
@@ -116,6 +116,6 @@ def _picture(pool: Pool, number: int) -> bytes:
     try:
         return pool.opened.sample(shard, place).image
     except Unreadable as error:
-        raise UserError(
+        raise Paused(
             f"{pool.opened.urls[shard]} cannot be read ({error}); the same command goes on where it was"
         ) from None

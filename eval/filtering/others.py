@@ -14,11 +14,11 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.picture_hash import Fingerprint, fingerprint_of
 from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import ShardSet
-from eval.contamination import Hashes
 from eval.embeddings.encode import data_sha256, decoders, samples_of
 from eval.embeddings.store import EmbeddingStore, about, file_of
 from eval.filtering.stored import Stored
 from eval.index import Floats
+from eval.picture_hashes import Hashes
 from eval.progress_bar import progress_bar
 from eval.search.gallery import one_shard
 from vlp.errors import UserError

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from data_pipelines.picture_hash import ALIKE_BITS, ALIKE_COLOUR
 from data_pipelines.remote.patience import Unreadable
-from eval.contamination import Hashes
 from eval.filtering.kept import Kept, Paused
 from eval.filtering.others import TestPictures, TestSet, fingerprints, refuse_other_model, test_pictures
 from eval.filtering.pool import Flags, Ints, Pool
 from eval.filtering.rules import NOBODY, Border, Rule, Verdict, nothing
+from eval.picture_hashes import Hashes
 from vlp.config.bounds import Share
 from vlp.errors import UserError
 

@@ -173,12 +173,7 @@ def test_embeddings_of_other_shards_are_refused(
 
 
 def test_what_does_not_fit_the_rules_is_refused(
-    shards: Path,
-    store: Path,
-    tmp_path: Path,
-    release: Release,
-    samples: list[Sample],
-    embeddings: Callable[..., Path],
+    shards: Path, store: Path, tmp_path: Path, samples: list[Sample], embeddings: Callable[..., Path]
 ) -> None:
     vectors = np.eye(24, 32, dtype=np.float32)
     bare = embeddings(tmp_path / "bare", samples, vectors)

@@ -24,7 +24,7 @@ pool.BLOCK = near_duplicates.BLOCK = 500
 from vlp.cli import run
 sys.exit(run(sys.argv[1:]))
 """
-COUNT, KILLS = 6000, 8
+COUNT, KILLS = 6000, 6
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

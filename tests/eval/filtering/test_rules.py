@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,11 @@ def world(
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are several of everything."""
     monkeypatch.setattr(pools, "BLOCK", 32)
     monkeypatch.setattr(near_duplicates, "BLOCK", 32)
     monkeypatch.setattr(near_duplicates, "COMPARED", 5)
-    yield
 
 
 @pytest.fixture
@@ -113,9 +112,7 @@ def test_the_best_share_stays_of_each_group(world: World, pool: Pool, tmp_path: 
     assert set(np.flatnonzero(STAYS & ~verdict.out).tolist()) == best
 
 
-def test_swapped_captions_have_the_lowest_scores(
-    world: World, tmp_path: Path, embeddings: Callable[..., Path]
-) -> None:
+def test_swapped_captions_have_the_lowest_scores(world: World, tmp_path: Path, embeddings: Callable[..., Path]) -> None:
     text = unit(world.image + 0.3 * np.random.default_rng(1).normal(size=(COUNT, DIM)) / 4)
     swapped = [int(np.flatnonzero(world.blob == blob)[0]) for blob in range(BLOBS)]
     text[swapped] = text[np.roll(swapped, 1)]

@@ -72,8 +72,8 @@ def _part(pool: Pool, one: Shown, told: Tree) -> Tree:
     stays = np.flatnonzero(one.before & (verdict.reason == STAYS))
     return {
         "name": one.name,
-        "about": (type(one.rule).__doc__ or "").split("\n")[0],
-        "settings": " · ".join(f"{key} {plain(value)}" for key, value in settings.items() if value not in ("none", "")),
+        "about": (type(one.rule).__doc__ or "").split("\n")[0].replace("`", ""),
+        "settings": " · ".join(_setting(key, value) for key, value in settings.items() if value not in ("none", "")),
         "left_out": list(told["left_out"].items()),
         "groups": [group for group in groups if group[2]],
         "stays": [_example(pool, one, n) for n in _just(pool, one, stays)],
@@ -82,6 +82,11 @@ def _part(pool: Pool, one: Shown, told: Tree) -> Tree:
         "border": one.rule.just_stays != "any",
         "bounds": [(name, f"{group['bound']:.3f}") for name, group in told.get("groups", {}).items()][:12],
     }
+
+
+def _setting(key: str, value: object) -> str:
+    shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{key.replace('_', ' ')} {plain(shown)}"
 
 
 def spread(pool: Pool, verdict: Verdict, numbers: Ints, most: int = LEFT_OUT) -> Ints:

@@ -78,7 +78,9 @@ class Decontaminate(Rule):
                 row = kept.array(f"hash-{block}", partial(_alike, pool, some, tests.hashes))
                 reason[some[row >= 0]], like[some[row >= 0]] = 1, row[row >= 0]
                 unread += int((row == UNREAD).sum())
-        about = {"test_pictures": len(tests.keys), "hash_bits": ALIKE_BITS, "colour": ALIKE_COLOUR}
+        vectors = sum(len(stored) for _, stored in tests.vectors)
+        about = {"test_pictures_hashed": len(tests.keys) - vectors, "test_vectors": vectors}
+        about |= {"hash_bits": ALIKE_BITS, "colour": int(ALIKE_COLOUR)}
         return Verdict(REASONS, reason, score, like, {**about, **({"not_hashed": unread} if unread else {})})
 
     def liked(self, pool: Pool, like: int) -> tuple[str, bytes]:

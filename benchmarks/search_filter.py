@@ -24,7 +24,8 @@ from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.writing.tar_writer import TarWriter
 from eval.embeddings.embed import embed
-from eval.filtering.command import filtered, rules_of
+from eval.filtering.command import filtered
+from eval.filtering.words import rules_of
 from vlp.errors import UserError
 from vlp.models import release as releases
 

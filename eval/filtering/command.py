@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,28 +21,13 @@ from eval.filtering.examples import Shown, write_examples
 from eval.filtering.kept import FOLDER, Kept
 from eval.filtering.others import digest
 from eval.filtering.pool import BLOCK, Flags, Pool, name_of, open_pool
-from eval.filtering.rules import NOBODY, STAYS, Rule, Verdict
-from vlp.config import build, component, component_name, did_you_mean, read_preset, to_tree
-from vlp.config.components import component_names
+from eval.filtering.rules import NOBODY, STAYS, Verdict
+from eval.filtering.words import COLUMNS, Named, rules_of, settings_help
 from vlp.errors import UserError
 from vlp.files import full_disk
-from vlp.legible import plain
 from vlp.lock import locked
 
 NO_VECTOR = "no vector"
-COLUMNS = ("shard", "key", "stays", "reason", "like")
-
-
-@dataclass(frozen=True)
-class Named:
-    """A rule, by a name that no other one of a filter has."""
-
-    name: str
-    rule: Rule
-
-    def tree(self) -> dict[str, Any]:
-        """As a manifest has it."""
-        return {"name": component_name(self.rule, Rule), **to_tree(self.rule)}
 
 
 def filtered(spec: str, embeddings: Path, out: Path, rules: Sequence[Named], *, skip_missing: bool = False) -> Decision:
@@ -67,12 +50,18 @@ def filtered(spec: str, embeddings: Path, out: Path, rules: Sequence[Named], *, 
     with _folder(out), locked(out), full_disk(out, lambda: "what was computed is kept"):
         kept = Kept.of(out, recipe)
         with kept.going_on():
-            pool = open_pool(spec, store, kept, skip_missing=skip_missing)
-            _refuse(pool, rules)
-            verdicts = _verdicts(pool, rules, kept)
-            done = _written(out, pool, rules, verdicts, about={"recipe": recipe, **_about(spec, store)})
-        shutil.rmtree(kept.folder)
+            done = _decided(spec, store, out, rules, kept=kept, recipe=recipe)
+        shutil.rmtree(kept.folder)  # nothing of it is mapped any more
     return done
+
+
+def _decided(
+    spec: str, store: EmbeddingStore, out: Path, rules: Sequence[Named], *, kept: Kept, recipe: Mapping[str, Any]
+) -> Decision:
+    pool = open_pool(spec, store, kept, skip_missing=recipe["skip_missing"])
+    _refuse(pool, rules)
+    verdicts = _verdicts(pool, rules, kept)
+    return _written(out, pool, rules, verdicts, about={"recipe": recipe, **_about(spec, store)})
 
 
 def _verdicts(pool: Pool, rules: Sequence[Named], kept: Kept) -> list[Verdict]:
@@ -200,52 +189,6 @@ def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard
     return pa.table({**dict(zip(COLUMNS, first, strict=True)), **columns})
 
 
-def rules_of(words: Sequence[str]) -> list[Named]:
-    """The rules that words name: `clip_score share=0.3 near_duplicates eps=0.05`, or files with tables [rules.NAME].
-
-    A key that is given again adds to a list. Raises UserError for an unknown rule or setting, or a bad value.
-    """
-    trees, labels = list[dict[str, Any]](), dict[int, str]()
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and trees:
-            _set(trees[-1], key.strip(), value)
-        elif sign:
-            raise UserError(f'"{plain(word)}" comes before any rule; name one first, such as clip_score {plain(word)}')
-        elif word.endswith(".toml"):
-            tables = read_preset(word).get("rules")
-            if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
-                raise UserError(f"{word} has no tables [rules.NAME]; write one for each rule")
-            trees += [{"name": name, **one} for name, one in tables.items()]
-            labels |= {len(trees) - len(tables) + n: name for n, name in enumerate(tables)}
-        else:
-            trees.append({"name": word})
-    if not trees:
-        raise UserError(f"--rules names no rule; known: {', '.join(component_names(Rule))}")
-    rules = list[Named]()
-    for number, tree in enumerate(trees):
-        label = labels.get(number, str(tree["name"]).rpartition(".")[2])
-        if label in COLUMNS:
-            raise UserError(f'a rule cannot be called "{label}", which is a column of what is written; rename it')
-        taken = {one.name for one in rules}
-        names = (label, *(f"{label}_{n}" for n in range(2, len(trees) + 2)))
-        rules.append(Named(next(name for name in names if name not in taken), build(Rule, tree, "rules")))
-    return rules
-
-
-def _set(tree: dict[str, Any], key: str, value: str) -> None:
-    """Set what `key=value` says, as TOML would read it; bare words are strings."""
-    known = [one.name for one in fields(component(Rule, tree["name"]))]
-    if key not in known:
-        raise UserError(f'the rule {plain(tree["name"])} has no setting "{plain(key)}"{did_you_mean(key, known)}')
-    try:
-        read: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        read = value
-    before = tree.get(key)
-    tree[key] = read if before is None else [*(before if isinstance(before, list) else [before]), read]
-
-
 def main(argv: list[str]) -> int:
     """`vlp shards filter SHARDS EMBEDDINGS OUT --rules ...`."""
 
@@ -273,7 +216,12 @@ def main(argv: list[str]) -> int:
         _print(filtered(shards, embeddings, out, rules_of(rules), skip_missing=skip_missing), shards)
         return 0
 
-    return int(tyro.cli(command, args=argv, prog="vlp shards filter"))
+    try:
+        return int(tyro.cli(command, args=argv, prog="vlp shards filter"))
+    except SystemExit as end:
+        if not end.code:  # after the help
+            print(settings_help())
+        raise
 
 
 def _print(done: Decision, shards: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from vlp.errors import UserError
 from vlp.legible import plain
 from vlp.pictures import Limits, Refused, decode
 
+BEGINNING = 1 << 16  # bytes
 COMPARED = 4096  # vectors that are compared with as many at once
 
 
@@ -42,11 +44,12 @@ def refuse_other_model(store: EmbeddingStore, stored: Stored) -> None:
 
 
 def digest(store: EmbeddingStore) -> str:
-    """What a store is made of, in short: its model, its data, and the sizes of its files."""
-    text = f"{store.model} {store.data} " + " ".join(
-        f"{part}:{file_of(store.folder, 'img_emb', part).stat().st_size}" for part in store.parts
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """What a store is made of, in short: its model, its data, and of each part the size and the first vectors."""
+    made = hashlib.sha256(f"{store.model} {store.data}".encode())
+    for part in store.parts:
+        with file_of(store.folder, "img_emb", part).open("rb") as file:
+            made.update(f" {part} {os.fstat(file.fileno()).st_size} ".encode() + file.read(BEGINNING))
+    return made.hexdigest()[:16]
 
 
 def fingerprints(pictures: Sequence[bytes]) -> list[Fingerprint | None]:
@@ -79,9 +82,9 @@ class TestSet:
         spec = self.spec if self.store is None else str(about(Path(self.spec)).get("data", {}).get("spec", ""))
         return ShardSet.open(spec) if spec else None
 
-    def digest(self) -> str:
-        """What it is made of."""
-        shards, store = self.shards, self.store
+    def digest(self, *, hashed: bool) -> str:
+        """What it is made of; with the shards, where pictures are `hashed`. Raises UserError if they are not there."""
+        shards, store = self.shards if hashed else None, self.store
         return "".join([digest(store) if store else "", data_sha256(shards) if shards else ""])
 
 

@@ -57,7 +57,7 @@ class Decontaminate(Rule):
 
     def inputs(self) -> Mapping[str, Any]:
         """The test sets."""
-        return {spec: TestSet(spec).digest() for spec in self.against}
+        return {spec: TestSet(spec).digest(hashed=self.hashes) for spec in self.against}
 
     @cached_property
     def _tests(self) -> TestPictures:

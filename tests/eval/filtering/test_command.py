@@ -18,9 +18,10 @@ from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.embed import embed
 from eval.embeddings.store import EmbeddingStore, file_of, finish_part
-from eval.filtering.command import filtered, rules_of
+from eval.filtering.command import filtered
 from eval.filtering.rules.clip_score import ClipScore
 from eval.filtering.rules.near_duplicates import NearDuplicates
+from eval.filtering.words import rules_of
 from vlp.cli import run
 from vlp.errors import UserError
 from vlp.models.release import Release

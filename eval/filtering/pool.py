@@ -15,7 +15,7 @@ from data_pipelines.shards.open_shards import OpenShards
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import data_sha256
 from eval.embeddings.store import EmbeddingStore
-from eval.filtering.kept import Kept, Paused
+from eval.filtering.kept import Kept
 from eval.filtering.stored import Kind, Stored
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
@@ -29,7 +29,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass
 class Pool:
-    """Samples and vectors. In memory are 16 bytes a sample; vectors come a block at a time."""
+    """Samples and vectors. In memory are 16 bytes a sample and the keys of open shards; vectors come in blocks."""
 
     opened: OpenShards
     stored: Stored
@@ -123,7 +123,7 @@ class _Matching:
                 try:
                     yield self.opened[shard].index.keys
                 except Unreadable as error:
-                    raise Paused(f"{url} cannot be read ({error}); check it with `vlp shards verify`") from None
+                    raise UserError(f"{url} cannot be read ({error}); check it with `vlp shards verify`") from None
                 advance(1)
 
     def starts(self) -> Ints:

@@ -21,10 +21,6 @@ from eval.embeddings.encode import data_sha256
 Floats = NDArray[np.float32]
 
 
-def unit(vectors: NDArray[np.floating]) -> Floats:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
-
-
 def write_embeddings(
     folder: Path,
     samples: Sequence[Sample],

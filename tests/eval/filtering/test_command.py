@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.embed import embed
 from eval.embeddings.store import EmbeddingStore, file_of, finish_part
 from eval.filtering.command import filtered
+from eval.filtering.rules import Rule
 from eval.filtering.rules.clip_score import ClipScore
 from eval.filtering.rules.near_duplicates import NearDuplicates
 from eval.filtering.words import rules_of
 from vlp.cli import run
+from vlp.config.components import component, component_names
 from vlp.errors import UserError
 from vlp.models.release import Release
 
@@ -224,6 +227,23 @@ def test_what_does_not_fit_the_rules_is_refused(
 def test_rules_that_are_none_are_one_sentence(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         rules_of(words)
+
+
+def test_the_help_names_every_rule_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["shards", "filter", "--help"])
+    said = capsys.readouterr().out
+    for name in component_names(Rule):
+        assert f"\n{name}: " in said
+        assert all(f"  {field.name}=" in said for field in fields(component(Rule, name)))
+
+
+def test_a_shard_that_is_gone_is_one_sentence(shards: Path, store: Path, tmp_path: Path) -> None:
+    gone = shutil.copytree(shards, tmp_path / "gone")
+    (gone / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"00001.tar cannot be read .*check it with `vlp shards verify`"):
+        filtered(str(gone), store, tmp_path / "out", rules_of(SCORE))
+    assert not (tmp_path / "out").exists()
 
 
 def test_rules_come_from_files_too(tmp_path: Path) -> None:

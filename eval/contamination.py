@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from data_pipelines.captions import normalised
 from data_pipelines.ledger import Ledger
 from data_pipelines.picture_hash import ALIKE_BITS, ALIKE_COLOUR, Fingerprint, fingerprint_of
 from data_pipelines.sample import Sample
-from data_pipelines.writing.repeats import BANDS, bands
 from eval.datasets import Block
 from eval.datasets.shards import Shards
 from eval.embeddings.cache import CachedRelease, name_of_pictures
@@ -30,6 +28,7 @@ from eval.embeddings.together import Ranks
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.per_class import mean_per_class
 from eval.metrics.ranking import SCORES_IN_MEMORY
+from eval.picture_hashes import Hashes
 from eval.progress_bar import progress_bar
 from eval.report.assemble import Part
 from eval.tasks import Measured
@@ -49,47 +48,6 @@ class Against:
     cosine: float
     """pictures whose vectors have at least this cosine count as the same; 0: vectors are not compared"""
     skip_damaged: bool = False
-
-
-@dataclass
-class Hashes:
-    """Fingerprints of N pictures, to be compared with others without comparing each with each.
-
-    Of alike hashes at least one of BANDS parts is equal (there are more parts than bits that may differ).
-    """
-
-    bits: NDArray[np.uint64]  # [N, 4]
-    colour: NDArray[np.float64]  # [N, 3]
-    bands: NDArray[np.int64]  # [N, BANDS]
-
-    @classmethod
-    def of(cls, prints: Sequence[Fingerprint]) -> Hashes:
-        """Those of these pictures."""
-        packed = b"".join(one.bits.to_bytes(32, "big") for one in prints)
-        parts = [bands(one.bits) for one in prints]
-        return cls(
-            np.frombuffer(packed, np.uint64).reshape(-1, 4),
-            np.array([one.mean for one in prints], np.float64).reshape(-1, 3),
-            np.array(parts, np.int64).reshape(-1, BANDS),
-        )
-
-    @cached_property
-    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each part in order, and the rows that it comes from: [BANDS, N] both."""
-        rows = np.argsort(self.bands.T, axis=1, kind="stable")
-        return np.take_along_axis(self.bands.T, rows, axis=1), rows
-
-    def alike(self, others: Hashes) -> set[tuple[int, int]]:
-        """The pairs (row of these, row of `others`) that Fingerprint.alike would call alike."""
-        pairs = set()
-        for values, rows, own in zip(*self._sorted, others.bands.T, strict=True):
-            starts, stops = (np.searchsorted(values, own, side) for side in ("left", "right"))  # type: ignore[arg-type]
-            for other in np.flatnonzero(stops > starts):
-                some = rows[starts[other] : stops[other]]
-                apart = np.bitwise_count(self.bits[some] ^ others.bits[other]).sum(axis=1, dtype=np.int64)
-                near = (np.abs(self.colour[some] - others.colour[other]) <= ALIKE_COLOUR).all(axis=1)
-                pairs |= {(int(row), int(other)) for row in some[(apart <= ALIKE_BITS) & near]}
-        return pairs
 
 
 @dataclass

@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "data_pipelines.commands.reshard:main",
         "the same samples in tars of another size, shuffled if you like",
     ),
+    "shards filter": (
+        "eval.filtering.command:main",
+        "which samples stay, by their embeddings: CLIP score, near-duplicates, a reference, test sets",
+    ),
     "train": ("train:main", "train a preset (the same program as train.py under torchrun or accelerate launch)"),
     "eval": ("eval.run:main", "evaluate a model: table, report.json, report.html"),
     "compare": (

@@ -1,4 +1,7 @@
-"""`vlp shards reshard`: the same samples, file for file and byte for byte, in tars of another size or another order."""
+"""`vlp shards reshard`: the same samples, file for file and byte for byte, in tars of another size or another order.
+
+Or only those of them that a filter keeps.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from tyro.conf import Positional
 from data_pipelines.commands.permutation import Shuffled
 from data_pipelines.remote.fetch import Blocks, LocalFile
 from data_pipelines.remote.patience import Unreadable
+from data_pipelines.shards import decision as decisions
+from data_pipelines.shards.decision import Decision
 from data_pipelines.shards.losses import Facts, estimated
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.open_shards import OpenShards
@@ -26,6 +31,7 @@ from data_pipelines.shards.tar_index import sample_files
 from data_pipelines.writing.resumable_folder import SCRATCH, Outcome, fill
 from data_pipelines.writing.tar_writer import Packed
 from vlp.config.bounds import Count, check
+from vlp.files import sha256
 from vlp.legible import plain
 
 AHEAD = 512  # samples read in the order in which they lie, before they are written in another: what fits into memory
@@ -49,6 +55,8 @@ class Reshard:
     """a seed: all samples are shuffled over all shards, exactly, in bounded memory; none: the order stays"""
     name: str = ""
     """name of the set in its manifest; empty: the old one's, else the folder's"""
+    keep: Path | None = None
+    """a folder that `vlp shards filter` wrote: only the samples that stay are written, others counted by reason"""
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,14 @@ class _Place:
     row: int  # of the tar
     key: str
     files: tuple[tuple[str, int, int], ...]  # ending, offset, size
+    left_out: str = ""  # why it does not stay
 
 
 class _Old:
     """The shards that are read, and what of them cannot be."""
 
-    def __init__(self, spec: str) -> None:
-        self.shards = ShardSet.open(spec)
+    def __init__(self, spec: str, decision: Decision | None = None) -> None:
+        self.shards, self.decision = ShardSet.open(spec), decision
         self.opened = OpenShards(self.shards)
         self.losses: list[Outcome] = []
         counts, digest, facts = [], hashlib.sha256(), dict[int, Facts]()
@@ -95,6 +104,8 @@ class _Old:
             for reason, lost in sorted(losses.items()):
                 self.losses += [Outcome(self.shards.urls[row], None, reason)] * lost
         self.starts = [0, *itertools.accumulate(counts)]
+        if decision is not None:
+            decision.check(counts)
         self.digest = digest.hexdigest()
         self._open: OrderedDict[int, LocalFile | Blocks] = OrderedDict()
 
@@ -108,11 +119,15 @@ class _Old:
             return []
         shard = self.opened[row]
         files = sample_files(shard.source, shard.index, block=1 << 20 if is_remote(shard.url) else 4096)
-        return [_Place(row, key, tuple(spans)) for key, spans in zip(shard.index.keys, files, strict=True)]
+        keys = shard.index.keys
+        reasons = self.decision.reasons(row, keys) if self.decision else [""] * len(keys)
+        return [_Place(row, key, tuple(spans), why) for key, spans, why in zip(keys, files, reasons, strict=True)]
 
     def read(self, place: _Place) -> Outcome:
-        """The files at `place`, or why they cannot be had."""
+        """The files at `place`, or why they cannot be had or are not wanted."""
         url = self.shards.urls[place.row]
+        if place.left_out:
+            return Outcome(f"{url}: {place.key}", None, place.left_out)
         try:
             source = self._source(place.row)
             files = tuple((ending, source.read(start, size)) for ending, start, size in place.files)
@@ -139,9 +154,12 @@ def reshard(job: Reshard) -> Manifest:
     since the run was interrupted, and if the disk is full.
     """
     check(job)
-    old = _Old(job.spec)
+    decision = Decision.open(job.keep) if job.keep else None
+    old = _Old(job.spec, decision)
     before = old.shards.manifests
     old_set = {"of": job.spec, "digest": old.digest, "shuffle": job.shuffle}
+    if decision is not None:
+        old_set["keep"] = sha256(decision.folder / decisions.FILE)
     recipe = {"reshard": old_set, "shard_size": job.shard_size, "shard_bytes": job.shard_bytes}
     names = {one.name for one in before}
     return fill(
@@ -149,7 +167,7 @@ def reshard(job: Reshard) -> Manifest:
         lambda taken: _outcomes(old, job, taken),
         recipe=recipe,
         name=job.name or (names.pop() if len(names) == 1 else job.out.name),
-        about=lambda: _about(before),
+        about=lambda: _about(before, decision),
         cut=job,
         rename=lambda packed, n: replace(cast(Files, packed), key=_numbered(packed, n)),
     )
@@ -190,11 +208,11 @@ def _shuffled(old: _Old, path: Path, seed: int, first: int) -> Iterator[Outcome]
         read: dict[int, Outcome] = {}
         for number in sorted(wanted):
             row = bisect_right(old.starts, number) - 1
-            place = table.execute("SELECT key, files FROM places WHERE number = ?", (number,)).fetchone()
+            place = table.execute("SELECT key, files, left_out FROM places WHERE number = ?", (number,)).fetchone()
             if place is None:
                 read[number] = Outcome(old.shards.urls[row], None, "unreadable shard")
             else:
-                read[number] = old.read(_Place(row, place[0], tuple(map(tuple, json.loads(place[1])))))
+                read[number] = old.read(_Place(row, place[0], tuple(map(tuple, json.loads(place[1]))), place[2]))
         yield from (read[number] for number in wanted)
     table.close()
 
@@ -203,25 +221,25 @@ def _table(old: _Old, path: Path) -> sqlite3.Connection:
     """The table on disk of where every sample lies; made once, also for a run that was interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = sqlite3.connect(path)
-    if table.execute("PRAGMA user_version").fetchone()[0] == 1:
+    if table.execute("PRAGMA user_version").fetchone()[0] == 2:
         return table
     table.close()
     path.unlink()
     table = sqlite3.connect(path)
     with table:
-        table.execute("CREATE TABLE places (number INTEGER PRIMARY KEY, key TEXT, files TEXT)")
+        table.execute("CREATE TABLE places (number INTEGER PRIMARY KEY, key TEXT, files TEXT, left_out TEXT)")
         for row in range(len(old.shards)):
             try:
                 places = old.places(row)
             except Unreadable:
                 continue  # its samples are missing from the table, and counted when their turn comes
-            rows = ((old.starts[row] + n, place.key, json.dumps(place.files)) for n, place in enumerate(places))
-            table.executemany("INSERT INTO places VALUES (?, ?, ?)", rows)
-        table.execute("PRAGMA user_version = 1")
+            rows = ((old.starts[row] + n, p.key, json.dumps(p.files), p.left_out) for n, p in enumerate(places))
+            table.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", rows)
+        table.execute("PRAGMA user_version = 2")
     return table
 
 
-def _about(before: Sequence[Manifest]) -> dict[str, Any]:
+def _about(before: Sequence[Manifest], decision: Decision | None) -> dict[str, Any]:
     """What the old manifests say of the data, and what was left out when the old shards were made."""
     resharded = [
         {
@@ -235,7 +253,8 @@ def _about(before: Sequence[Manifest]) -> dict[str, Any]:
         for one in before
     ]
     about = {key: value for key, value in before[0].about.items() if key != "recipe"} if len(before) == 1 else {}
-    return {**about, **({"resharded": resharded} if resharded else {})}
+    filtered = {"filtered": decision.about} if decision else {}
+    return {**about, **filtered, **({"resharded": resharded} if resharded else {})}
 
 
 def main(argv: list[str]) -> int:
@@ -249,5 +268,5 @@ def main(argv: list[str]) -> int:
         print(f"  {renamed:,} keys got a number, because their shard had the key already")
     for reason, count in sorted(done.counts.items()):
         named = ", ".join(plain(where) for where in done.examples.get(reason, [])[:3])
-        print(f"  could not be read, {reason}: {count:,} ({named})")
+        print(f"  left out, {reason}: {count:,} ({named})")
     return 0

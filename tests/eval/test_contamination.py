@@ -18,9 +18,10 @@ from data_pipelines.picture_hash import Fingerprint, fingerprint_of
 from data_pipelines.sample import Sample
 from data_pipelines.shards.shard_set import ShardSet
 from eval.configuration import read
-from eval.contamination import Against, Hashes, search
+from eval.contamination import Against, search
 from eval.embeddings.cache import EmbeddingCache, cached
 from eval.embeddings.together import Ranks
+from eval.picture_hashes import Hashes
 from eval.run import main, measure
 from vlp.models.release import Release
 from vlp.pictures import Limits, decode

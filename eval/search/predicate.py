@@ -46,7 +46,7 @@ WORDS = {  # of SQL that a predicate is written with; others may be names of col
     *("like", "not", "null", "or", "then", "true", "when"),
 }
 TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|.""", re.DOTALL)
-LIMITS = {
+LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "memory_limit": "256MB",
     "enable_external_access": "false",
@@ -99,9 +99,8 @@ def _check(node: Mapping[str, Any], columns: Mapping[str, str], used: dict[str, 
             known = list(columns.values())
             more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
             guess = did_you_mean(path.replace(".", "_"), known[:NAMED])
-            raise UserError(
-                f'the filter names "{plain(path, 60)}", but there is no such column{guess}{more} (text stands in single quotes)'
-            )
+            what = f'the filter names "{plain(path, 60)}", but there is no such column{guess}{more}'
+            raise UserError(f"{what} (text stands in single quotes)")
         used[columns[path.lower()]] = None
     elif kind == "FUNCTION" and name not in FUNCTIONS:
         raise UserError(f"a filter cannot use {plain(name, 60)}(){did_you_mean(name, sorted(FUNCTIONS - LIKES))}")

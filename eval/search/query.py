@@ -22,6 +22,8 @@ from vlp.legible import cell
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vlp.models.release import Release
+
 
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """How a sheet is written, by the end of its name."""
@@ -83,6 +85,12 @@ def check_question(text: str, image: Path | None, k: int, grid: Path | None) -> 
         raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
 
 
+def _answer(gallery: Gallery, release: Release, question: str | Path, k: int, *, where: str) -> Answer:
+    if isinstance(question, Path):
+        return ask_picture(gallery, release, question.read_bytes(), k, note=str(question), where=where)
+    return ask_text(gallery, release, question, k, where=where)
+
+
 def _write(answer: Answer, html: Path | None, grid: Path | None) -> None:
     """Write the page and the sheet of an answer, those that are asked for."""
     if html is not None:
@@ -135,10 +143,7 @@ def main(argv: list[str]) -> int:
         if where:
             gallery.filters.ids(where)  # what is wrong with it is said before a model is loaded
         loaded = release.load(model or gallery.model, device, random_weights=random_weights, trust=trust)
-        if image is not None:
-            answer = ask_picture(gallery, loaded, image.read_bytes(), k, note=str(image), where=where)
-        else:
-            answer = ask_text(gallery, loaded, text, k, where=where)
+        answer = _answer(gallery, loaded, image or text, k, where=where)
         print_answer(answer, Console())
         _write(answer, html, grid)
         return 0

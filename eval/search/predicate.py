@@ -99,8 +99,9 @@ def _check(node: Mapping[str, Any], columns: Mapping[str, str], used: dict[str, 
             known = list(columns.values())
             more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
             guess = did_you_mean(path.replace(".", "_"), known[:NAMED])
-            what = f'the filter names "{plain(path, 60)}", but there is no such column{guess}{more}'
-            raise UserError(f"{what} (text stands in single quotes)")
+            raise UserError(
+                f"the filter names \"{plain(path, 60)}\", which is no column (text: 'single quotes'){guess}{more}"
+            )
         used[columns[path.lower()]] = None
     elif kind == "FUNCTION" and name not in FUNCTIONS:
         raise UserError(f"a filter cannot use {plain(name, 60)}(){did_you_mean(name, sorted(FUNCTIONS - LIKES))}")

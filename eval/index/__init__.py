@@ -239,8 +239,15 @@ class Vectors:
         """[n, D] the vectors of these ids, as exactly as they are kept."""
         if self.source is not None:
             return np.asarray(self.source[ids], np.float32)
-        if not hasattr(self.faiss_index, "id_map") and self.faiss_index.direct_map.no():
-            self.faiss_index.set_direct_map_type(2)  # a table of where each id lies
+        import faiss
+
+        if hasattr(self.faiss_index, "id_map"):  # inside it vectors are numbered as they came
+            kept = faiss.vector_to_array(self.faiss_index.id_map)
+            order = np.argsort(kept)
+            numbers = order[np.searchsorted(kept, ids, sorter=order)]
+            return np.asarray(faiss.downcast_index(self.faiss_index.index).reconstruct_batch(numbers))
+        if self.faiss_index.direct_map.no():
+            self.faiss_index.set_direct_map_type(faiss.DirectMap.Hashtable)
         return np.asarray(self.faiss_index.reconstruct_batch(ids))
 
     def _changed(self) -> None:

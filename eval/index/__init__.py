@@ -178,7 +178,8 @@ class Vectors:
 
     def live_ids(self) -> Ints:
         """The ids that may be among the hits, ascending."""
-        return np.setdiff1d(self.stored_ids(), np.array(sorted(self.removed), np.int64))
+        stored = np.sort(self.stored_ids())
+        return stored[~np.isin(stored, list(self.removed))] if self.removed else stored
 
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""

@@ -14,8 +14,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 NOTHING = -1  # the id that FAISS gives where there are fewer than K
 FEW = 2048  # so many vectors are compared one by one before an index gains anything
-FILTERS = 16  # filters of which is kept what was made for their search
-AT_ONCE = 8192  # vectors that are compared at a time
+FILTERS = 8  # filters of which is kept what was made for their search
+AT_ONCE = 4 * FEW  # vectors that are compared at a time
 SPARSE = 64  # ids this many times as far apart as they could be have no bitmap
 
 
@@ -36,7 +36,7 @@ class Among:
     @cached_property
     def _bits(self) -> NDArray[np.uint8] | None:
         """A bit for each id up to the last; None where that would be mostly zeros."""
-        if self.ids[0] < 0 or self.ids[-1] > SPARSE * len(self.ids) + 2**20:
+        if not len(self.ids) or self.ids[0] < 0 or self.ids[-1] > SPARSE * len(self.ids) + 2**20:
             return None
         mask = np.zeros(int(self.ids[-1]) + 1, bool)
         mask[self.ids] = True
@@ -63,12 +63,15 @@ class KeptFilters:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[Ints, Among]] = OrderedDict()
+        self._live: Among | None = None
 
     def of(self, ids: Ints, live: Callable[[], Ints], total: int) -> Among:
         """What is searched for these ids without those that are not `live`, of `total` vectors."""
         known = self._kept.get(id(ids))
         if known is None:
-            known = (ids, Among(np.intersect1d(ids, live(), assume_unique=True), total))
+            if self._live is None:
+                self._live = Among(live(), total)
+            known = (ids, Among(ids[self._live.has(ids)], total))
             self._kept[id(ids)] = known
             while len(self._kept) > FILTERS:
                 self._kept.popitem(last=False)
@@ -77,6 +80,7 @@ class KeptFilters:
     def clear(self) -> None:
         """Forget them: vectors have come or gone."""
         self._kept.clear()
+        self._live = None
 
 
 def nearest_among(
@@ -94,6 +98,9 @@ def nearest_among(
     if not k:
         return np.full((len(queries), 1), -np.inf, np.float32), np.full((len(queries), 1), NOTHING)
     if search is None or len(among.ids) <= max(FEW, 4 * k):
+        if len(among.ids) <= FEW:  # the next question with the same filter finds them in memory
+            vectors = among.made("vectors", lambda: vectors_at(among.ids))
+            return exact(lambda ids: vectors, among.ids, queries, k)
         return exact(vectors_at, among.ids, queries, k)
     scores, ids = search(queries, k, among)
     short = (ids == NOTHING).any(axis=1)

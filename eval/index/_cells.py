@@ -16,8 +16,7 @@ from vlp.config.bounds import Count
 
 MOST_CELLS = 1 << 24
 BETTER = ("float16", "int8")
-SEEN = 1024  # matches that a filtered search looks at, at least
-HARDER = 4  # times as many vectors that a filtered search looks at, at most
+SEEN = 768  # matches that a filtered search looks at, at least
 FEW = 1000
 """Below so many vectors cells gain nothing"""
 FINE = {"float32": "QT_fp32", "float16": "QT_fp16", "int8": "QT_8bit"}
@@ -49,13 +48,12 @@ class Celled(Index):
     def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
         """As Index.search_among: only cells that hold matches are looked into, so many that enough matches are seen.
 
-        A match is as near as one vector of 1 / share, so that so many times more cells are needed to see it. Where what
-        is asked for and what the filter leaves lie apart, no number of cells would be enough if empty ones counted.
+        The K nearest of a share lie as far as the K / share nearest of all, which asks for more cells, about by the
+        root. Where question and filter lie apart, it helps that cells without a match do not count.
         """
         held = among.made("cells", lambda: matches_by_cell(faiss_index, among))
         filled = int((held > 0).sum())
-        seen = max(SEEN, self.probes * faiss_index.ntotal / len(held) * min(HARDER, 1 / among.share))
-        probes = max(self.probes, math.ceil(seen / (len(among.ids) / filled)))
+        probes = math.ceil(max(self.probes / math.sqrt(among.share), SEEN / (len(among.ids) / filled)))
         selector = None if filled == len(held) else among.made("cell selector", lambda: selector_of(held > 0))
         effort = replace(self, probes=min(probes, filled))
         return effort.search(faiss_index, queries, k, among.selector, selector)

@@ -10,12 +10,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.index._among import NOTHING as NOTHING
+from eval.index._among import Among, KeptFilters, decoded, nearest_among
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
 from vlp.files import DISK_FULL
@@ -23,14 +26,14 @@ from vlp.legible import plain
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-NOTHING = -1  # the id that FAISS gives where there are fewer than K
 
 
 @dataclass(frozen=True)
 class Hits:
     """The K best vectors of each query, best first; where there are fewer than K, the id is -1 and the score -inf.
 
-    K is what was asked for, or the number of vectors where there are fewer.
+    K is what was asked for, or the number of vectors (of a filtered search: of those that may be hits) where there are
+    fewer.
     """
 
     scores: Floats  # [Q, K] cosine
@@ -68,6 +71,10 @@ class Index:
         scores, ids = faiss_index.search(queries, k, params=self.search_parameters(selector))
         return scores, ids
 
+    def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
+        """As `search`, with enough effort for hits among some vectors only; of a query with fewer than K: -1."""
+        return self.search(faiss_index, queries, k, among.selector)
+
     def ready(self, faiss_index: Any) -> Any:
         """What is searched for `faiss_index`: itself, or what was made of it on another device. Raises UserError."""
         return faiss_index
@@ -96,6 +103,10 @@ class Index:
         """The same index, searched with less and with more effort, the least first."""
         return [self]
 
+    def can_filter(self) -> bool:
+        """Whether FAISS can search this kind for some ids only; if not, their vectors are compared one by one."""
+        return True
+
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
         return True
@@ -119,7 +130,9 @@ class Vectors:
     dim: int
     faiss_index: Any
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
+    source: Floats | None = None  # [N, D] the vectors themselves by id, where they are kept; else FAISS decodes its own
     _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
+    _filters: KeptFilters = field(default_factory=KeptFilters)
 
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal) - len(self.removed)
@@ -148,7 +161,7 @@ class Vectors:
             state = "removed but still stored" if taken.tolist() and int(taken[0]) in self.removed else "there already"
             which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
-        self._searched = None
+        self._changed()
         with _in_words(self.kind):
             self.faiss_index.add_with_ids(self._checked(vectors), ids)
 
@@ -165,32 +178,50 @@ class Vectors:
 
     def live_ids(self) -> Ints:
         """The ids that may be among the hits, ascending."""
-        return np.setdiff1d(self.stored_ids(), np.array(sorted(self.removed), np.int64))
+        stored = np.sort(self.stored_ids())
+        return stored[~np.isin(stored, list(self.removed))] if self.removed else stored
 
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""
         present = np.intersect1d(np.asarray(ids, np.int64), self.live_ids())
-        self._searched = None
+        self._changed()
         if self.kind.can_remove():
             self.faiss_index.remove_ids(present)
         else:
             self.removed |= set(present.tolist())
         return len(present)
 
-    def search(self, queries: NDArray[Any], k: int) -> Hits:
-        """The K nearest of each query [Q, D]. Raises UserError for a K below 1; one beyond all vectors is no matter."""
+    def search(self, queries: NDArray[Any], k: int, among: Ints | None = None) -> Hits:
+        """The K nearest of each query [Q, D]; `among`: ascending ids that may be hits, None for all.
+
+        Where few may be, or an index finds fewer than K of them, they are compared one by one: a hit is missing only
+        where none is left. Raises UserError for a K below 1; one beyond all vectors is no matter.
+        """
         import faiss
 
         if k < 1:
             raise UserError(f"k is {k}, but at least 1 neighbour should be asked for")
-        removed = np.array(sorted(self.removed), np.int64)
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
+        checked = self._checked(queries)
         most = max(1, min(k, int(self.faiss_index.ntotal)))  # FAISS makes room for all K before it looks
         if self._searched is None:
             self._searched = self.kind.ready(self.faiss_index)
-        scores, ids = self.kind.search(self._searched, self._checked(queries), most, selector)
+        if among is not None:
+            chosen = self._filters.of(among, self.live_ids, int(self.faiss_index.ntotal))
+            search = partial(self.kind.search_among, self._searched) if self.kind.can_filter() else None
+            return Hits(*nearest_among(search, self.vectors_at, checked, most, chosen))
+        removed = np.array(sorted(self.removed), np.int64)
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
+        scores, ids = self.kind.search(self._searched, checked, most, selector)
         scores[ids == NOTHING] = -np.inf
         return Hits(scores, ids)
+
+    def vectors_at(self, ids: Ints) -> Floats:
+        """[n, D] the vectors of these ids, as exactly as they are kept."""
+        return decoded(self.faiss_index, ids) if self.source is None else np.asarray(self.source[ids], np.float32)
+
+    def _changed(self) -> None:
+        self._searched = None
+        self._filters.clear()
 
     def save(self, path: Path) -> None:
         """Write FAISS's file, and beside it PATH.removed.npy if ids are only left out."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge, Le
 
-from eval.index import Index, with_ids
+from eval.index import NOTHING, Floats, Index, Ints, with_ids
+from eval.index._among import Among
 from vlp.config.bounds import Count
 
 MOST_EFFORT = 1 << 20
+SPARE = 2  # times as many matches among the nearest as are asked for, on the average
+MOST_WALKED = 4096  # nearest vectors beyond which comparing with every match is no slower
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,21 @@ class Hnsw(Index):
         import faiss
 
         return faiss.SearchParametersHNSW(sel=selector, efSearch=self.search_effort)
+
+    def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
+        """As Index.search_among: of so many nearest of all vectors that K should be matches, those that are.
+
+        Inside FAISS's walk a filter would give K matches that it met on its way, however far they are.
+        """
+        wanted = min(int(faiss_index.ntotal), self.search_effort + math.ceil(SPARE * k / among.share))
+        if wanted > MOST_WALKED:
+            return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), NOTHING)
+        scores, ids = replace(self, search_effort=2 * wanted).search(faiss_index, queries, wanted, None)
+        matches = among.has(ids)
+        order = np.argsort(~matches, axis=1, kind="stable")[:, :k]
+        hit = np.take_along_axis(matches, order, 1)
+        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+        return np.where(hit, scores, np.float32(-np.inf)), np.where(hit, ids, NOTHING)
 
     def can_remove(self) -> bool:
         """A vector taken out would tear the graph."""

@@ -1,14 +1,15 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
-Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, vectors.npy and,
-written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are numbers of rows.
+Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, columns.parquet,
+vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
+numbers of rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
-from eval.index import NOTHING, Index, Vectors
+from eval.index import NOTHING, Index, Ints, Vectors
+from eval.search.filters import Filters
 from eval.search.versions import Version
 from vlp.config import build, only_ours
 from vlp.errors import UserError
@@ -42,6 +44,7 @@ class Hit:
     captions: Mapping[str, str]
     shard: str
     thumbnail: bytes  # WebP or PNG, b"" where none was kept
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # what else is known of it
 
     def picture(self) -> Image:
         """The thumbnail; where none was kept, the picture itself, read from its shard. Raises UserError."""
@@ -76,6 +79,7 @@ class Gallery:
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
         self._file = pa.memory_map(str(self.files / "rows.parquet"))
+        self.filters = Filters(self.files)
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -88,7 +92,10 @@ class Gallery:
         version.check_files()
         with only_ours(not trust):
             kind: Index = build(Index, version.about["kind"], "kind")
-        return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
+        vectors = Vectors.load(version.files / "index.faiss", kind, mapped=mapped)
+        if (version.files / "vectors.npy").is_file():
+            vectors.source = np.asarray(np.load(version.files / "vectors.npy", mmap_mode="r"))
+        return cls(folder, vectors, version)
 
     @property
     def model(self) -> str:
@@ -106,10 +113,19 @@ class Gallery:
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
 
-    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
-        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
+    def search(
+        self, release: Release, queries: NDArray[Any], k: int, *, where: str = "", among: Ints | None = None
+    ) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first, of those that a filter leaves.
+
+        where: a predicate over `filters.columns()`, such as width > 100; "" for all rows. among: what `filters.ids`
+        gave for one, where that was asked for before. Raises UserError for a filter that cannot be answered, or if
+        `release` is not the index's model.
+        """
         self.check_model(release)
-        hits = self.vectors.search(queries, k)
+        if among is None and where:
+            among = self.filters.ids(where)
+        hits = self.vectors.search(queries, k, among)
         rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
         return [
             [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
@@ -122,9 +138,9 @@ class Gallery:
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
-            return lambda score: Hit(
-                score, str(row["key"]), captions, str(row["shard"]), bytes(row["thumbnail"] or b"")
-            )
+            metadata = json.loads(row.get("metadata") or "{}")
+            thumbnail = bytes(row["thumbnail"] or b"")
+            return lambda score: Hit(score, str(row["key"]), captions, str(row["shard"]), thumbnail, metadata)
 
         rows: dict[int, Any] = {}
         path = self.files / "rows.parquet"

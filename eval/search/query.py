@@ -22,6 +22,8 @@ from vlp.legible import cell
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vlp.models.release import Release
+
 
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """How a sheet is written, by the end of its name."""
@@ -40,6 +42,17 @@ def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
     for rank, hit in enumerate(answer.hits[:most], 1):
         captions = (cell(hit.captions.get(language, "")) for language in languages)
         rows.add_row(str(rank), f"{hit.score:.3f}", *captions, cell(hit.key))
+    console.print(rows)
+
+
+def print_columns(gallery: Gallery, console: Console) -> None:
+    """Print what the rows of a gallery can be filtered by. Raises UserError if it is nothing."""
+    rows = Table(box=SIMPLE)
+    for title in ("column", "type", "values, such as"):
+        rows.add_column(title, overflow="fold")
+    examples = gallery.filters.examples()
+    for name, kind in gallery.filters.columns().items():
+        rows.add_row(cell(name), kind, cell(", ".join(examples[name])))
     console.print(rows)
 
 
@@ -72,6 +85,21 @@ def check_question(text: str, image: Path | None, k: int, grid: Path | None) -> 
         raise UserError(f"--grid is {grid}, but it should end in one of {', '.join(SHEETS)}")
 
 
+def _answer(gallery: Gallery, release: Release, question: str | Path, k: int, *, where: str) -> Answer:
+    if isinstance(question, Path):
+        return ask_picture(gallery, release, question.read_bytes(), k, note=str(question), where=where)
+    return ask_text(gallery, release, question, k, where=where)
+
+
+def _write(answer: Answer, html: Path | None, grid: Path | None) -> None:
+    """Write the page and the sheet of an answer, those that are asked for."""
+    if html is not None:
+        write_whole(html, search_page([answer], answer.text or answer.note))
+    if grid is not None:
+        made = sheet(answer.hits)
+        write_whole(grid, lambda path: made.save(path, format=SHEETS[grid.suffix.lower()]))
+
+
 def main(argv: list[str]) -> int:
     """`vlp search INDEX "text" | --image FILE`."""
     from vlp.models import release
@@ -81,6 +109,8 @@ def main(argv: list[str]) -> int:
         text: Annotated[Positional[str], arg(metavar="TEXT")] = "",
         *,
         image: Path | None = None,
+        where: str = "",
+        columns: bool = False,
         k: Annotated[int, arg(aliases=["-k"])] = 10,
         html: Path | None = None,
         grid: Path | None = None,
@@ -95,6 +125,8 @@ def main(argv: list[str]) -> int:
             index: folder that `vlp index build` wrote.
             text: what to look for, such as "a red apple".
             image: picture to look for, instead of a text.
+            where: what the matches fulfil, such as "style = 'flat' AND width > 100", in SQL over the columns.
+            columns: show the columns that --where may name, and ask nothing.
             k: how many matches to show.
             html: write a page with the matches, such as matches.html.
             grid: write a sheet of the matches, such as matches.png.
@@ -103,19 +135,17 @@ def main(argv: list[str]) -> int:
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
         """
+        if columns:
+            print_columns(Gallery.open(index, trust=trust), Console())
+            return 0
         check_question(text, image, k, grid)
         gallery = Gallery.open(index, trust=trust)
+        if where:
+            gallery.filters.ids(where)  # what is wrong with it is said before a model is loaded
         loaded = release.load(model or gallery.model, device, random_weights=random_weights, trust=trust)
-        if image is not None:
-            answer = ask_picture(gallery, loaded, image.read_bytes(), k, note=str(image))
-        else:
-            answer = ask_text(gallery, loaded, text, k)
+        answer = _answer(gallery, loaded, image or text, k, where=where)
         print_answer(answer, Console())
-        if html is not None:
-            write_whole(html, search_page([answer], text or str(image)))
-        if grid is not None:
-            made = sheet(answer.hits)
-            write_whole(grid, lambda path: made.save(path, format=SHEETS[grid.suffix.lower()]))
+        _write(answer, html, grid)
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp search"))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.index import Ints
 from eval.search.compose import composed
 from eval.search.gallery import Hit
 from eval.service.current import Version
@@ -36,6 +37,7 @@ class Question:
     version: Version  # the one whose model prepared the pictures, also when there is a newer one by now
     parts: tuple[Part, ...]
     k: int
+    among: Ints | None = None  # the ids that may be matches, of a filter that the version has answered; None: all
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,18 @@ def vectors_of(version: Version, questions: Sequence[Question]) -> list[NDArray[
 def answers(version: Version, questions: Sequence[Question]) -> list[list[Hit] | UserError]:
     """The matches of each question, best first, all of one version; the error of one that asks for nothing.
 
-    Questions with the same K are one search. Raises UserError if the index itself cannot answer.
+    Questions with the same K and the same filter are one search. Raises UserError if the index itself cannot answer.
     """
     made = vectors_of(version, questions)
     result: list[list[Hit] | UserError] = [one if isinstance(one, UserError) else [] for one in made]
-    for k in sorted({question.k for question in questions}):
-        same = [i for i, one in enumerate(made) if questions[i].k == k and not isinstance(one, UserError)]
-        if same:
-            hits = version.gallery.search(version.release, np.stack([np.asarray(made[i]) for i in same]), k)
-            for i, some in zip(same, hits, strict=True):
-                result[i] = some
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, question in enumerate(questions):
+        if not isinstance(made[i], UserError):
+            alike.setdefault((question.k, id(question.among)), []).append(i)
+    for (k, _), same in alike.items():
+        vectors, among = np.stack([np.asarray(made[i]) for i in same]), questions[same[0]].among
+        for i, some in zip(same, version.gallery.search(version.release, vectors, k, among=among), strict=True):
+            result[i] = some
     return result
 
 

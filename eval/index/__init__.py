@@ -44,6 +44,12 @@ class Index:
     component_package: ClassVar[str] = "eval.index"
     exact: ClassVar[bool] = False
     """Whether its hits are those of a comparison with every vector"""
+    file: ClassVar[str] = "index.faiss"
+    """What `Vectors.save` writes, in the folder of a version"""
+
+    def at(self, folder: Path) -> Index:
+        """This kind for the index in `folder`; the same, unless it keeps its vectors somewhere else."""
+        return self
 
     def empty(self, dim: int) -> Vectors:
         """An index of this kind for vectors of width `dim`, with nothing in it.
@@ -56,6 +62,10 @@ class Index:
     def create(self, dim: int) -> Any:
         """FAISS's index of this kind, untrained, ready for `add_with_ids`. Raises UserError if `dim` does not fit."""
         raise NotImplementedError
+
+    def load(self, path: Path, *, mapped: bool = False) -> Vectors:
+        """What `Vectors.save` wrote of this kind. Raises UserError if it cannot be read; `mapped`: as there."""
+        return Vectors.load(path, self, mapped=mapped)
 
     def search_parameters(self, selector: Any) -> Any:
         """FAISS's search parameters: what trades speed for recall, and `selector` of ids (None: all)."""
@@ -166,6 +176,10 @@ class Vectors:
     def live_ids(self) -> Ints:
         """The ids that may be among the hits, ascending."""
         return np.setdiff1d(self.stored_ids(), np.array(sorted(self.removed), np.int64))
+
+    def problems(self) -> list[str]:
+        """What is wrong with how they are kept, a sentence each, beyond what the file itself tells."""
+        return []
 
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""

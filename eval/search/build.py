@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
 from eval.search.recall import kept_queries, recall, said
 from eval.search.spool import Spool, npy, vectors_of
-from eval.search.versions import next_version, seal
+from eval.search.versions import discard, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
@@ -56,11 +55,12 @@ def build_gallery(
     `out` is something other than an index, if another program writes it, if the disk is full, if no kind keeps within
     the limits, or, unless `skip_damaged`, if a shard is damaged.
     """
+    kind = kind.at(out) if isinstance(kind, Index) else kind
     with next_version(out, going_on=True) as folder:
         parts = parts_of(release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
         asked = tree_of(kind) if isinstance(kind, Index) else kind.tree()
         identity = {"model": release.id, "data": parts.sha256, "thumbnail": thumbnail, "kind": asked}
-        about = _spooled(release, parts, folder, identity)
+        about = _spooled(release, parts, folder, out, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
         if isinstance(kind, Index):
             made = filled(kind, folder, vectors, saved_every_s=saved_every_s)
@@ -75,7 +75,7 @@ def build_gallery(
 def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
     """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already."""
     vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
-    made.save(folder / "index.faiss")
+    made.save(folder / made.kind.file)
     reached = recall(made, vectors, queries)
     measured = about.get("measured", {})
     whole = {
@@ -101,12 +101,12 @@ def model_of(release: Release, out: Path) -> dict[str, str]:
     return {"id": release.id, "name": release.name, "beside": beside}
 
 
-def _spooled(release: Release, parts: Parts, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _spooled(release: Release, parts: Parts, folder: Path, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Write rows, vectors and queries, unless a build of the same that was killed has; give back what they are."""
     begun = _progress(folder)
     if identity["data"] and begun.get("identity") == json.loads(json.dumps(identity)):
         return dict(begun["about"])
-    shutil.rmtree(folder)
+    discard(folder, out)
     folder.mkdir()
     with Spool(folder) as spool:
         for rows, vectors in parts.stream:
@@ -156,6 +156,7 @@ def main(argv: list[str]) -> int:
         *,
         kind: str = "",
         option: tuple[str, ...] = (),
+        uri: str = "",
         memory: str = "",
         recall: Annotated[float | None, arg(metavar="SHARE")] = None,
         latency: str = "",
@@ -171,9 +172,10 @@ def main(argv: list[str]) -> int:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
             out: folder of the index; a build adds a version to it, which counts when it is whole.
-            kind: flat (exact, unless limits are given), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq ...: a file in
-                eval/index.
+            kind: flat (exact, unless limits are given), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a
+                file in eval/index.
             option: settings of the kind, such as cells=256 probes=32.
+            uri: where an index of kind milvus is kept: http://HOST:19530, or a file that ends in .db. Left out: in OUT.
             memory: choose the kind by measuring, within so much memory: 2GB.
             recall: choose the kind by measuring, with this recall@10 of real queries at least: 0.95.
             latency: choose the kind by measuring, with so much time for a query alone: 5ms.
@@ -186,6 +188,7 @@ def main(argv: list[str]) -> int:
         """
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
+        option = (*option, *([f"uri={uri}"] if uri else []))
         asked, skip = kind_asked(kind, option, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
         read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
@@ -225,7 +228,7 @@ def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:
     Ivf(cells=256, probes=16, codes='float32')
     """
     options = _options(settings)
-    known = [f.name for f in fields(component(Index, name))]
+    known = [f.name for f in fields(component(Index, name)) if f.init]
     for key in options:
         if key not in known:
             has = did_you_mean(key, known) if known else "; it has none"

@@ -58,7 +58,7 @@ def _begun(kind: Index, folder: Path) -> tuple[Vectors | None, int]:
     kept = sorted((int(path.stem.partition("-")[2]), path) for path in folder.glob("filled-*.faiss"))
     for done, path in reversed(kept):
         try:
-            made = Vectors.load(path, kind)
+            made = kind.load(path)
         except UserError:
             continue
         if len(made) == done:

@@ -88,7 +88,7 @@ class Gallery:
         version.check_files()
         with only_ours(not trust):
             kind: Index = build(Index, version.about["kind"], "kind")
-        return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
+        return cls(folder, kind.at(folder).load(version.files / kind.file, mapped=mapped), version)
 
     @property
     def model(self) -> str:

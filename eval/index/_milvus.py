@@ -48,7 +48,8 @@ class Collection:
             schema.add_field("id", DataType.INT64, is_primary=True)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
             how = client.prepare_index_params()
-            how.add_index("vector", index_type=index, metric_type="IP", params=settings)
+            said: dict[str, Any] = {"params": settings} if is_file(self.address) else settings  # else Lite ignores them
+            how.add_index("vector", index_type=index, metric_type="IP", params=said)
             client.create_collection(
                 self.name, schema=schema, index_params=how, consistency_level="Strong", timeout=self.patience_s
             )
@@ -78,7 +79,8 @@ class Collection:
         with self._in_words("took no vectors"):
             for start in range(0, len(vectors), rows):
                 some = [
-                    {"id": first + start + i, "vector": vector} for i, vector in enumerate(vectors[start : start + rows])
+                    {"id": first + start + i, "vector": vector}
+                    for i, vector in enumerate(vectors[start : start + rows])
                 ]
                 client.insert(self.name, some, timeout=self.patience_s)
 
@@ -143,7 +145,9 @@ class Collection:
             yield
         except (MilvusException, OSError, ValueError, RuntimeError) as error:
             said = plain(getattr(error, "message", "") or error, 200).rstrip(". ")
-            raise UserError(f"Milvus at {self.address} {what} ({said}); is it well, and the collection there?") from None
+            raise UserError(
+                f"Milvus at {self.address} {what} ({said}); is it well, and the collection there?"
+            ) from None
 
 
 def is_file(address: str) -> bool:

@@ -89,7 +89,12 @@ class Milvus(Index):
         gone = removed_file(path)
         removed = set(np.load(gone).tolist()) if gone.is_file() else set()
         return MilvusVectors(
-            kind=self, dim=int(about["dim"]), faiss_index=None, removed=removed, collection=made, end=int(about["count"])
+            kind=self,
+            dim=int(about["dim"]),
+            faiss_index=None,
+            removed=removed,
+            collection=made,
+            end=int(about["count"]),
         )
 
     def named(self, name: str) -> Collection:
@@ -241,7 +246,9 @@ def described(path: Path) -> dict[str, Any]:
         sound = about["format"] == FORMAT and isinstance(about["collection"], str)
         sound = sound and isinstance(about["dim"], int) and isinstance(about["count"], int)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} does not name a collection of Milvus ({plain(error)}); build the index again") from None
+        raise UserError(
+            f"{path} does not name a collection of Milvus ({plain(error)}); build the index again"
+        ) from None
     if not sound:
         raise UserError(f"{path} does not name a collection of Milvus; build the index again")
     return dict(about)

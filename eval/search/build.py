@@ -172,8 +172,7 @@ def main(argv: list[str]) -> int:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
             out: folder of the index; a build adds a version to it, which counts when it is whole.
-            kind: flat (exact, unless limits are given), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a
-                file in eval/index.
+            kind: flat (exact), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a file in eval/index.
             option: settings of the kind, such as cells=256 probes=32.
             uri: where an index of kind milvus is kept: http://HOST:19530, or a file that ends in .db. Left out: in OUT.
             memory: choose the kind by measuring, within so much memory: 2GB.
@@ -188,8 +187,7 @@ def main(argv: list[str]) -> int:
         """
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
-        option = (*option, *([f"uri={uri}"] if uri else []))
-        asked, skip = kind_asked(kind, option, memory=memory, recall=recall, latency=latency), Ledger()
+        asked, skip = kind_asked(kind, option, uri=uri, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
         read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
         _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
@@ -209,14 +207,15 @@ def _print(made: Gallery, skip: Ledger) -> None:
 
 
 def kind_asked(
-    kind: str, option: tuple[str, ...], *, memory: str, recall: float | None, latency: str
+    kind: str, option: tuple[str, ...], *, uri: str = "", memory: str, recall: float | None, latency: str
 ) -> Index | Budget:
     """The kind that flags name, or the limits that they give. Raises UserError for both, or for bad ones."""
     if recall is not None and not 0 < recall <= 1:
         raise UserError(f"--recall is {recall}, but it should be more than 0 and at most 1")
     if not (memory or latency or recall is not None):
-        return chosen_kind(kind or "flat", option)
-    if kind or option:
+        where = (f"uri={uri}",) if uri else ()
+        return chosen_kind(kind or ("milvus" if uri else "flat"), (*option, *where))
+    if kind or option or uri:
         raise UserError("--kind says what to build, and --memory, --recall and --latency have it chosen: give one")
     return Budget(bytes_of(memory) if memory else None, recall, seconds_of(latency) if latency else None)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,9 @@ def test_a_server_that_does_not_answer_and_a_file_in_use_are_said_soon(filled: F
                 Milvus(uri=f"http://127.0.0.1:{port}").empty(DIM)
             assert time.monotonic() - begun < 30
             assert "\n" not in str(error.value)
-    script = f"from pathlib import Path; from eval.index.milvus import Milvus; Milvus().at(Path({str(home)!r})).empty(4)"
+    script = (
+        f"from pathlib import Path; from eval.index.milvus import Milvus; Milvus().at(Path({str(home)!r})).empty(4)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode
     assert re.search("UserError: Milvus Lite cannot open .*another program has it open", done.stderr)
@@ -188,3 +191,12 @@ def test_approximate_kinds_find_most_of_what_numpy_finds(index: str, filled: Fil
         truth = nearest(queries, vectors, among, 10)
         hits = made.search(queries, 10, among).ids
         assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(hits, truth, strict=True)]) > 0.9
+    if index == "IVF_FLAT":  # settings arrive: fewer probes find less, all of them everything
+        recalls = []
+        for probes in (1, 16):
+            made.kind = replace(made.kind, probes=probes)
+            answers = made.search(queries, 10).ids
+            truth = nearest(queries, vectors, np.arange(N), 10)
+            recalls.append(np.mean([len({*a} & {*b}) / 10 for a, b in zip(answers, truth, strict=True)]))
+        assert recalls[0] < 0.9
+        assert recalls[1] == 1

@@ -78,11 +78,8 @@ class Collection:
         rows = max(1, MESSAGE_BYTES // (4 * vectors.shape[1]))
         with self._in_words("took no vectors"):
             for start in range(0, len(vectors), rows):
-                some = [
-                    {"id": first + start + i, "vector": vector}
-                    for i, vector in enumerate(vectors[start : start + rows])
-                ]
-                client.insert(self.name, some, timeout=self.patience_s)
+                some = enumerate(vectors[start : start + rows], first + start)
+                client.insert(self.name, [{"id": i, "vector": one} for i, one in some], timeout=self.patience_s)
 
     def delete_from(self, first: int) -> None:
         """Take out every vector whose id is `first` or more."""
@@ -146,7 +143,7 @@ class Collection:
         except (MilvusException, OSError, ValueError, RuntimeError) as error:
             said = plain(getattr(error, "message", "") or error, 200).rstrip(". ")
             raise UserError(
-                f"Milvus at {self.address} {what} ({said}); is it well, and the collection there?"
+                f"Milvus at {self.address} {what} ({said}); see whether it is well, and ask again"
             ) from None
 
 
@@ -160,7 +157,7 @@ def check_address(address: str) -> None:
     if is_file(address):
         if not address.endswith(".db"):
             raise UserError(
-                f'the uri of Milvus is "{plain(address)}", but it should be http://HOST:19530 or a file that ends in .db'
+                f'the uri of Milvus is "{plain(address)}", but it should be http://HOST:19530, or a file: NAME.db'
             )
     elif not address.startswith(("http://", "https://")):
         raise UserError(f'the uri of Milvus is "{plain(address)}", but it should begin with http:// or https://')

@@ -88,14 +88,8 @@ class Milvus(Index):
         made.open(int(about["dim"]))
         gone = removed_file(path)
         removed = set(np.load(gone).tolist()) if gone.is_file() else set()
-        return MilvusVectors(
-            kind=self,
-            dim=int(about["dim"]),
-            faiss_index=None,
-            removed=removed,
-            collection=made,
-            end=int(about["count"]),
-        )
+        dim, end = int(about["dim"]), int(about["count"])
+        return MilvusVectors(kind=self, dim=dim, faiss_index=None, removed=removed, collection=made, end=end)
 
     def named(self, name: str) -> Collection:
         """A collection at this kind's address. Raises UserError for an address that is none."""
@@ -120,6 +114,43 @@ class Milvus(Index):
             "IVF_FLAT": {"nlist": self.cells},
         }
         return settings.get(self.index, {})
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best matches so far of each query."""
+
+    scores: Floats  # [Q, K]
+    ids: Ints  # [Q, K]
+
+    @classmethod
+    def none(cls, queries: int, k: int) -> Best:
+        """Room for K matches of each query."""
+        return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), NOTHING, np.int64))
+
+    @property
+    def k(self) -> int:
+        """Matches of a query."""
+        return self.scores.shape[1]
+
+    def put(self, row: int, scores: Floats, ids: Ints) -> None:
+        """Keep the best of those of a query and these."""
+        both = np.concatenate([self.scores[row], scores])
+        order = np.argsort(-both, kind="stable")[: self.k]
+        self.scores[row], self.ids[row] = both[order], np.concatenate([self.ids[row], ids])[order]
+
+    def counts(self) -> Ints:
+        """[Q] how many there are."""
+        return np.asarray((self.ids != NOTHING).sum(axis=1))
+
+    def hits(self) -> Hits:
+        """The same as an index gives it back."""
+        return Hits(self.scores, self.ids)
+
+
+def _inside(ids: Ints, among: Ints | None, gone: Ints) -> NDArray[np.bool_]:
+    """Which of the ids may be: those of `among`, or, where it is None, those that are not gone."""
+    return ~np.isin(ids, gone) if among is None else np.isin(ids, among)
 
 
 @dataclass
@@ -161,66 +192,61 @@ class MilvusVectors(Vectors):
         return [] if there == self.end else [f"{at} has {there:,} of {self.end:,} vectors; build the index again"]
 
     def search(self, queries: NDArray[Any], k: int, among: Ints | None = None) -> Hits:
-        """The K nearest of each query [Q, D], of the ids `among` (ascending) if given. Raises UserError as others do."""
+        """The K nearest of each query [Q, D], of the ids `among` (ascending) if they are given.
+
+        Raises UserError as all kinds do, and if Milvus does not answer.
+        """
         if k < 1:
             raise UserError(f"k is {k}, but at least 1 neighbour should be asked for")
-        checked, most = self._checked(queries), max(1, min(k, self.end, MOST))
-        scores = np.full((len(checked), most), -np.inf, np.float32)
-        ids = np.full((len(checked), most), NOTHING, np.int64)
+        checked = self._checked(queries)
+        best = Best.none(len(checked), max(1, min(k, self.end, MOST)))
         gone = np.array(sorted(self.removed), np.int64)
         if among is not None:
             among = np.setdiff1d(np.asarray(among, np.int64), gone, assume_unique=True)
             among = among[(among >= 0) & (among < self.end)]
-        left = self.end - len(gone) if among is None else len(among)
+        left = len(self) if among is None else len(among)
         if not left:
-            return Hits(scores, ids)
+            return best.hits()
         if among is None and len(gone) <= LISTED:
-            out = f" and id not in {gone.tolist()}" if len(gone) else ""
-            self._into(scores, ids, checked, np.arange(len(checked)), f"id < {self.end}{out}", most)
+            but = f" and id not in {gone.tolist()}" if len(gone) else ""
+            self._ask(best, checked, f"id < {self.end}{but}")
         elif among is not None and len(among) <= LISTED:
-            self._into(scores, ids, checked, np.arange(len(checked)), f"id in {among.tolist()}", most)
+            self._ask(best, checked, f"id in {among.tolist()}")
         else:
-            may = (lambda some: ~np.isin(some, gone)) if among is None else (lambda some: np.isin(some, among))
-            self._sifted(scores, ids, checked, may, left)
-            short = np.flatnonzero((ids != NOTHING).sum(axis=1) < min(most, left))
+            self._sift(best, checked, left, lambda ids: _inside(ids, among, gone))
+            short = np.flatnonzero(best.counts() < min(best.k, left))
             if len(short):
-                self._listed(scores, ids, checked, short, self.live_ids() if among is None else among)
-        return Hits(scores, ids)
+                self._ask_all(best, checked, short, self.live_ids() if among is None else among)
+        return best.hits()
 
-    def _sifted(
-        self, scores: Floats, ids: Ints, queries: Floats, may: Callable[[Ints], NDArray[np.bool_]], left: int
-    ) -> None:
+    def _sift(self, best: Best, queries: Floats, left: int, may: Callable[[Ints], NDArray[np.bool_]]) -> None:
         """Ask for more matches than are wanted and keep those that may be; some queries may be left with too few."""
-        most = scores.shape[1]
-        wanted = -(-3 * most * self.end // (2 * left)) + 16
+        wanted = min(self.end, -(-3 * best.k * self.end // (2 * left)) + 16)
         if wanted <= FETCHED:
-            every = np.arange(len(queries))
-            self._into(scores, ids, queries, every, f"id < {self.end}", min(wanted, self.end), may)
+            self._ask(best, queries, f"id < {self.end}", k=wanted, may=may)
 
-    def _listed(self, scores: Floats, ids: Ints, queries: Floats, rows: Ints, among: Ints) -> None:
-        """Ask for the best of all that may be, so many of them at a time."""
-        scores[rows], ids[rows] = -np.inf, NOTHING
+    def _ask_all(self, best: Best, queries: Floats, rows: Ints, among: Ints) -> None:
+        """Ask for the best of each so many that may be, and keep the best of all."""
+        best.scores[rows], best.ids[rows] = -np.inf, NOTHING
         for start in range(0, len(among), LISTED):
-            where = f"id in {among[start : start + LISTED].tolist()}"
-            self._into(scores, ids, queries, rows, where, scores.shape[1])
+            self._ask(best, queries, f"id in {among[start : start + LISTED].tolist()}", rows=rows)
 
-    def _into(
+    def _ask(
         self,
-        scores: Floats,
-        ids: Ints,
+        best: Best,
         queries: Floats,
-        rows: Ints,
         where: str,
-        k: int,
+        *,
+        rows: Ints | None = None,
+        k: int = 0,
         may: Callable[[Ints], NDArray[np.bool_]] | None = None,
     ) -> None:
-        """Put the matches of these rows' queries among those that are there, the best first."""
-        answers = self.collection.search(queries[rows], k, where, self.kind.asked_with(k))
-        for row, (some_scores, some_ids) in zip(rows, answers, strict=True):
-            kept = np.ones(len(some_ids), bool) if may is None else may(some_ids)
-            both = np.concatenate([scores[row], some_scores[kept]])
-            order = np.argsort(-both, kind="stable")[: scores.shape[1]]
-            scores[row], ids[row] = both[order], np.concatenate([ids[row], some_ids[kept]])[order]
+        """Put the matches of these rows' queries (None: of all) among the best; `may`: which ids may be."""
+        numbers = np.arange(len(queries)) if rows is None else rows
+        answers = self.collection.search(queries[numbers], k or best.k, where, self.kind.asked_with(k or best.k))
+        for row, (scores, ids) in zip(numbers.tolist(), answers, strict=True):
+            kept = np.ones(len(ids), bool) if may is None else may(ids)
+            best.put(row, scores[kept], ids[kept])
 
     def save(self, path: Path) -> None:
         """Write which collection it is and how many rows; beside it PATH.removed.npy if some are left out."""
@@ -246,11 +272,9 @@ def described(path: Path) -> dict[str, Any]:
         sound = about["format"] == FORMAT and isinstance(about["collection"], str)
         sound = sound and isinstance(about["dim"], int) and isinstance(about["count"], int)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} does not name a collection of Milvus ({plain(error)}); build the index again"
-        ) from None
+        raise UserError(f"{path} names no collection of Milvus ({plain(error)}); build the index again") from None
     if not sound:
-        raise UserError(f"{path} does not name a collection of Milvus; build the index again")
+        raise UserError(f"{path} names no collection of Milvus; build the index again")
     return dict(about)
 
 

@@ -17,9 +17,7 @@ from vlp.errors import UserError
 GPU = ("gpu_flat", "gpu_ivf")
 ELSEWHERE = ("milvus",)  # its ids are numbers of rows: test_milvus
 SLOW = ("opq",)  # it learns a rotation first
-KINDS = sorted(
-    m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and m.name not in ELSEWHERE
-)
+KINDS = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_" and m.name not in ELSEWHERE)
 SMALL = {"ivf_pq": {"pieces": 16, "candidates": 30}, "opq": {"pieces": 16, "candidates": 30}}
 """What the clustered vectors of these tests, of width 32, ask for"""
 N, DIM = 600, 32

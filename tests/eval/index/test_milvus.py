@@ -144,7 +144,7 @@ def test_what_is_wrong_is_one_sentence(filled: Filled, home: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"holds vectors of width \[16\], not 8"):
         made.kind.load(tmp_path / "milvus.json")
     (tmp_path / "milvus.json").write_text("[]")
-    with pytest.raises(UserError, match="does not name a collection"):
+    with pytest.raises(UserError, match="names no collection"):
         made.kind.load(tmp_path / "milvus.json")
 
 
@@ -172,10 +172,8 @@ def test_a_server_that_does_not_answer_and_a_file_in_use_are_said_soon(filled: F
                 Milvus(uri=f"http://127.0.0.1:{port}").empty(DIM)
             assert time.monotonic() - begun < 30
             assert "\n" not in str(error.value)
-    script = (
-        f"from pathlib import Path; from eval.index.milvus import Milvus; Milvus().at(Path({str(home)!r})).empty(4)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    script = f"from eval.index.milvus import *; Milvus().at(Path({str(home)!r})).empty(4)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode
     assert re.search("UserError: Milvus Lite cannot open .*another program has it open", done.stderr)
 

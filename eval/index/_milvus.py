@@ -50,9 +50,9 @@ class Collection:
             how = client.prepare_index_params()
             said: dict[str, Any] = {"params": settings} if is_file(self.address) else settings  # else Lite ignores them
             how.add_index("vector", index_type=index, metric_type="IP", params=said)
-            client.create_collection(
-                self.name, schema=schema, index_params=how, consistency_level="Strong", timeout=self.patience_s
-            )
+            client.create_collection(self.name, schema=schema, consistency_level="Strong", timeout=self.patience_s)
+            client.create_index(self.name, how, timeout=self.patience_s, sync=False)  # of nothing yet: no need to wait
+            client.load_collection(self.name, timeout=self.patience_s)
 
     def open(self, dim: int) -> None:
         """Make it ready to be searched. Raises UserError too if it is gone, or holds vectors of another width."""

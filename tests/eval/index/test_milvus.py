@@ -129,7 +129,7 @@ def test_what_is_wrong_is_one_sentence(filled: Filled, home: Path, tmp_path: Pat
         (lambda: made.search(np.full((1, DIM), np.nan), 3), "NaN"),
         (lambda: made.search(queries, 0), "at least 1"),
         (lambda: made.add(queries, np.arange(5)), "go on at 600"),
-        (lambda: Milvus(uri="somewhere").empty(DIM), r"ends in \.db"),
+        (lambda: Milvus(uri="somewhere").empty(DIM), r"a file: NAME\.db"),
         (lambda: Milvus(uri="ftp://x/y.db").empty(DIM), "begin with http"),
         (lambda: Milvus(uri="http://root:secret@host:1").empty(DIM), "no password; put it into .* MILVUS_TOKEN"),
         (lambda: Milvus(links=1).at(home).empty(DIM), "links"),

@@ -12,6 +12,7 @@ Everything is kept under `.bench/search` and made block by block, once.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +39,15 @@ Floats = NDArray[np.float32]
 
 def vectors(count: int, dim: int = 512) -> tuple[Floats, Floats]:
     """(pictures [count, dim], texts [QUERIES, dim]), float32 of unit norm; the pictures mapped from the disk."""
-    name = f"{count}x{dim}"
-    pictures, texts = KEPT / f"pictures-{name}.npy", KEPT / f"texts-{dim}.npy"
-    if not (pictures.is_file() and texts.is_file()):
+    pictures, texts = KEPT / f"pictures-{count}x{dim}.npy", KEPT / f"texts-{dim}.npy"
+    if not (pictures.is_file() and texts.is_file() and (KEPT / f"texts-{dim}.json").is_file()):
         _make(pictures, texts, count, dim)
     return np.asarray(np.load(pictures, mmap_mode="r")), np.load(texts)
+
+
+def texts_of(dim: int = 512) -> list[str]:
+    """The QUERIES captions whose vectors are the queries, once `vectors` has made them."""
+    return list(json.loads((KEPT / f"texts-{dim}.json").read_text(encoding="utf-8")))
 
 
 def conditions(count: int) -> dict[str, Any]:
@@ -66,8 +71,11 @@ def _make(pictures: Path, texts: Path, count: int, dim: int) -> None:
     release = load(model(dim))
     pixels, captions = _corpus(release)
     rng = np.random.default_rng(0)
-    chosen = [captions[i] for i in np.sort(rng.permutation(len(captions))[:QUERIES])]
+    chosen = [captions[i] for i in rng.permutation(len(captions))[:QUERIES]]
     np.save(texts, np.asarray(release.embed_texts(chosen), np.float32))
+    texts.with_suffix(".json").write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
+    if pictures.is_file():
+        return
     temporary = pictures.with_name(f".{pictures.name}.part.npy")
     out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, dim))
     order = rng.permutation(-(-count // BLOCK))  # real and synthetic blocks come mixed, as rows of one store would

@@ -23,6 +23,8 @@ from vlp.legible import plain
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+ROUNDS = 10  # of k-means
+FOR_CODES = 20_000  # vectors that codes are learned from, once there are cells
 NOTHING = -1  # the id that FAISS gives where there are fewer than K
 
 
@@ -46,6 +48,8 @@ class Index:
     """Whether its hits are those of a comparison with every vector"""
     file: ClassVar[str] = "index.faiss"
     """What `Vectors.save` writes, in the folder of a version"""
+    slow_to_build: ClassVar[bool] = False
+    """Whether candidates of it are measured on a smaller sample"""
 
     def at(self, folder: Path) -> Index:
         """This kind for the index in `folder`; the same, unless it keeps its vectors somewhere else."""
@@ -96,7 +100,22 @@ class Index:
 
     def sample_to_train(self) -> int:
         """The most vectors that training gains by: more are left out of the sample."""
-        return max(20_000, 64 * self.vectors_to_train())
+        return max(20_000, 40 * self.vectors_to_train())
+
+    def bytes_each(self, dim: int) -> float:
+        """Bytes that a vector of width `dim` takes in memory when the index is searched, with its id."""
+        return 4.0 * dim + 8
+
+    def size(self, count: int, dim: int) -> float:
+        """Bytes of an index of `count` vectors in memory when it is searched."""
+        return count * self.bytes_each(dim)
+
+    def number_of_cells(self) -> int:
+        """How many cells vectors are sorted into; 0 where there are none."""
+        return 0
+
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """Give an untrained index its cells, whose centres [C, D] were learned already; the rest it learns itself."""
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """What of this kind is worth measuring for `count` vectors of width `dim`."""
@@ -105,6 +124,10 @@ class Index:
     def efforts(self) -> list[Index]:
         """The same index, searched with less and with more effort, the least first."""
         return [self]
+
+    def ladders(self) -> list[list[Index]]:
+        """Finer efforts, to be tuned on all vectors: in each list what comes later finds more and takes longer."""
+        return [self.efforts()]
 
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
@@ -118,7 +141,7 @@ def with_ids(faiss_index: Any) -> Any:
     """
     import faiss
 
-    return faiss.IndexIDMap2(faiss_index)
+    return faiss.IndexIDMap(faiss_index)
 
 
 @dataclass
@@ -143,12 +166,20 @@ class Vectors:
             raise UserError("vectors for an index must be finite, but some hold NaN or infinity: the model is broken")
         return checked
 
-    def train(self, vectors: NDArray[Any]) -> None:
-        """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few."""
+    def train(self, vectors: NDArray[Any], centres: Floats | None = None) -> None:
+        """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few.
+
+        centres: [C, D] of its cells, where they were learned already.
+        """
         self.kind.check(len(vectors))
-        if not self.faiss_index.is_trained:
-            with _in_words(self.kind):
-                self.faiss_index.train(self._checked(vectors))
+        if self.faiss_index.is_trained:
+            return
+        checked = self._checked(vectors)
+        with _in_words(self.kind):
+            if self.kind.number_of_cells():
+                own = centres_of(checked, self.kind.number_of_cells()) if centres is None else centres
+                self.kind.place(self.faiss_index, checked, own)
+            self.faiss_index.train(thinned(checked, max(FOR_CODES, self.kind.vectors_to_train())))
 
     def add(self, vectors: NDArray[Any], ids: NDArray[Any], *, new: bool = False) -> None:
         """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken; `new`: the caller knows of none."""
@@ -235,6 +266,21 @@ class Vectors:
         list_of_removed = removed_file(path)
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
         return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
+
+
+def thinned(vectors: Floats, most: int) -> Floats:
+    """Every n-th of the vectors [N, D], so that there are at most `most`."""
+    return np.ascontiguousarray(vectors[:: -(-len(vectors) // most)])
+
+
+def centres_of(vectors: Floats, count: int) -> Floats:
+    """[count, D] centres of cells, by k-means on the sphere: with inner product none may win by its length."""
+    import faiss
+
+    learned = faiss.Clustering(vectors.shape[1], count)
+    learned.niter, learned.spherical, learned.min_points_per_centroid = ROUNDS, True, 1
+    learned.train(vectors, faiss.IndexFlatIP(vectors.shape[1]))
+    return np.array(faiss.vector_to_array(learned.centroids).reshape(count, -1))
 
 
 @contextlib.contextmanager

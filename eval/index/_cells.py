@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Le
 
-from eval.index import NOTHING, Floats, Index, Ints, with_ids
+from eval.index import NOTHING, Floats, Index, Ints, thinned, with_ids
 from vlp.config.bounds import Count
 
 MOST_CELLS = 1 << 24
 BETTER = ("float16", "int8")
+CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+FOR_ROTATION = 16_384  # vectors that a rotation is learned from
 FEW = 1000
 """Below so many vectors cells gain nothing"""
 FINE = {"float32": "QT_fp32", "float16": "QT_fp16", "int8": "QT_8bit"}
@@ -39,6 +41,22 @@ class Celled(Index):
         """One a cell."""
         return self.cells
 
+    def number_of_cells(self) -> int:
+        """As configured."""
+        return self.cells
+
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """As Index.place; FAISS trains no cells where it is given all of them."""
+        import faiss
+
+        quantizer = faiss.downcast_index(faiss.extract_index_ivf(faiss_index).quantizer)
+        quantizer.train(centres)
+        quantizer.add(centres)
+
+    def size(self, count: int, dim: int) -> float:
+        """With the centres of the cells."""
+        return super().size(count, dim) + 4.0 * dim * self.cells
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """Itself with cells for so many vectors; nothing where these are too few for cells."""
         return [replace(self, cells=cells_for(count))] if count >= FEW else []
@@ -46,6 +64,18 @@ class Celled(Index):
     def efforts(self) -> list[Index]:
         """Numbers of cells to look into, in powers of two."""
         return [replace(self, probes=2**n) for n in range(self.cells.bit_length()) if 2**n <= self.cells]
+
+    def ladders(self) -> list[list[Index]]:
+        """Numbers of cells to look into, in steps of a fifth."""
+        return [[replace(self, probes=n) for n in _steps(self.cells)]]
+
+
+def _steps(most: int) -> list[int]:
+    """Whole numbers from 1 to `most`, each about a fifth more than the one before."""
+    steps = [1]
+    while steps[-1] < most:
+        steps.append(min(most, max(steps[-1] + 1, round(steps[-1] * 1.2))))
+    return steps
 
 
 def cells_for(count: int) -> int:
@@ -68,10 +98,6 @@ class Refined(Celled):
 
         metric = faiss.METRIC_INNER_PRODUCT
         base = faiss.index_factory(dim, coarse, metric)
-        cells = faiss.extract_index_ivf(base)
-        # k-means on the sphere: with inner product the centre of a cell must not win by its length.
-        cells.cp.spherical = True
-        cells.cp.min_points_per_centroid = 1
         fine = faiss.IndexScalarQuantizer(dim, getattr(faiss.ScalarQuantizer, FINE[self.better]), metric)
         both = faiss.IndexRefine(base, fine)
         both.referenced_objects = (base, fine)
@@ -89,13 +115,37 @@ class Refined(Celled):
         ids = faiss.rev_swig_ptr(faiss_index.id_map.data(), faiss_index.id_map.size())  # a view, whatever its length
         return scores, np.where(places == NOTHING, NOTHING, ids[places]) if len(ids) else places
 
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """As Index.place, in what is refined; a rotation before the cells is learned first, and turns their centres."""
+        import faiss
+
+        base = faiss.downcast_index(faiss.downcast_index(faiss_index.index).base_index)
+        if isinstance(base, faiss.IndexPreTransform):
+            rotation = faiss.downcast_VectorTransform(base.chain.at(0))
+            rotation.train(thinned(sample, FOR_ROTATION))
+            centres = rotation.apply(centres)
+        super().place(base, sample, centres)
+
+    def bytes_each(self, dim: int) -> float:
+        """Short codes, better codes, and the id, which is kept in the cells and beside."""
+        return self.bytes_short(dim) + {"float32": 4, "float16": 2, "int8": 1}[self.better] * dim + 16
+
+    def bytes_short(self, dim: int) -> float:
+        """Bytes of the short code of a vector."""
+        raise NotImplementedError
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """Better codes of two bytes and of one."""
         return [replace(one, better=better) for one in super().choices(count, dim) for better in BETTER]  # type: ignore[call-arg]
 
     def efforts(self) -> list[Index]:
         """Few and many candidates for each number of cells."""
-        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 32)]  # type: ignore[call-arg]
+        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 12, 32)]  # type: ignore[call-arg]
+
+    def ladders(self) -> list[list[Index]]:
+        """Numbers of cells for each of several numbers of candidates."""
+        own = super().ladders()
+        return [[replace(one, candidates=n) for one in steps] for n in CANDIDATES for steps in own]  # type: ignore[call-arg]
 
     def can_remove(self) -> bool:
         """FAISS takes nothing out of an index that is refined."""

@@ -16,3 +16,7 @@ class IvfSq8(Celled):
     def create(self, dim: int) -> Any:
         """IndexIVFScalarQuantizer."""
         return Ivf(cells=self.cells, codes="int8").create(dim)
+
+    def bytes_each(self, dim: int) -> float:
+        """One byte a dimension."""
+        return 1.0 * dim + 8

@@ -103,6 +103,15 @@ class Milvus(Index):
         """The version before has them still."""
         return False
 
+    def can_merge(self) -> bool:
+        """There is nothing to put together: all of it is in one collection."""
+        return False
+
+    def bytes_each(self, dim: int) -> float:
+        """In Milvus: the vector, its id, and for HNSW its links."""
+        links = 4.0 * self.links * (2 + 1 / max(1, self.links - 1)) if self.index == "HNSW" else 0.0
+        return 4.0 * dim + 8 + links
+
     def asked_with(self, k: int) -> dict[str, int]:
         """Settings of a search for `k` matches."""
         settings = {"HNSW": {"ef": max(k, self.search_effort)}, "IVF_FLAT": {"nprobe": min(self.probes, self.cells)}}

@@ -31,3 +31,7 @@ class RaBitQ(Refined):
         import faiss
 
         return faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=self.probes, qb=8)
+
+    def bytes_short(self, dim: int) -> float:
+        """Its bits, and the numbers that scores are estimated with."""
+        return self.bits * dim / 8 + (8 if self.bits == 1 else 20)

@@ -17,13 +17,13 @@ from tyro.conf import Positional, arg
 
 from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
-from eval.index import Index, Vectors
+from eval.index import Index, Ints, Vectors
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
 from eval.search.fill import SAVED_EVERY_S, filled
 from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
-from eval.search.recall import kept_queries, recall, said
+from eval.search.recall import exact, kept_queries, recall, said
 from eval.search.spool import Spool, npy, vectors_of
 from eval.search.versions import discard, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
@@ -66,17 +66,22 @@ def build_gallery(
             made = filled(kind, folder, vectors, saved_every_s=saved_every_s)
         else:
             made = filled(_chosen(folder, vectors, queries, kind), folder, vectors, saved_every_s=saved_every_s)
-            made = tuned(made, vectors, queries, kind)
+        truth = exact(vectors, made.live_ids(), queries)
+        if isinstance(kind, Budget):
+            made = tuned(made, queries, truth, kind)
             _write_page(folder, made.kind, out.name)
-        write_version(made, folder, {**about, "model": model_of(release, out)})
+        write_version(made, folder, {**about, "model": model_of(release, out)}, truth)
     return Gallery.open(out)
 
 
-def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
-    """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already."""
+def write_version(made: Vectors, folder: Path, about: dict[str, Any], truth: Ints | None = None) -> None:
+    """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already.
+
+    truth: [Q, K] the exact answers to the queries, where they are known.
+    """
     vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
     made.save(folder / made.kind.file)
-    reached = recall(made, vectors, queries)
+    reached = recall(made, vectors, queries, truth)
     measured = about.get("measured", {})
     whole = {
         **about,

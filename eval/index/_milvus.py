@@ -26,6 +26,8 @@ MOST = 16_384  # the most matches of a query that Milvus gives
 CONNECT_S = 10.0
 TOKEN, TOKEN_FOR = "MILVUS_TOKEN", "MILVUS_URI"
 """Environment variables: the token, and the only address that it is sent to"""
+QUIET = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": 0}
+"""Milvus Lite hangs up on a client that asks every few seconds whether it is there"""
 _CLIENTS: dict[str, Any] = {}
 _LOCK = threading.Lock()
 
@@ -186,7 +188,7 @@ def _connected(address: str) -> Any:
     try:
         if is_file(address):
             Path(address).parent.mkdir(parents=True, exist_ok=True)
-            return MilvusClient(address)
+            return MilvusClient(address, grpc_options=QUIET)
         return MilvusClient(address, token=token_for(address), timeout=CONNECT_S)
     except (MilvusException, OSError, ValueError, RuntimeError) as error:
         if is_file(address):

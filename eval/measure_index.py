@@ -138,7 +138,7 @@ def clustered(count: int, width: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((max(1, count // 64), width), np.float32)
     made = centres[rng.integers(0, len(centres), count)] + 0.5 * rng.standard_normal((count, width), np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float32)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.index import Index
+from eval.index import ROUNDS, Index
 from eval.measure_index import Costs, known_costs, measure
 from vlp.config import component, component_name
 from vlp.config.bounds import Count, Positive, check
@@ -21,7 +21,6 @@ from vlp.errors import UserError
 
 KINDS = ("flat", "hnsw", "ivf", "ivf_sq8", "ivf_pq", "opq", "rabitq", "milvus")
 ON_DISK = "ivf_sq8"  # the kind that is planned as one that lies on the disk, too
-ITERATIONS = 10  # of k-means, as FAISS trains cells
 SEGMENT = 1 << 30  # bytes of vectors of which Milvus builds one graph
 FORMULAS = """
 memory    of all machines together: vectors x bytes a vector + cells x 4 width;
@@ -120,7 +119,7 @@ def build_seconds(kind: Index, count: float, plan: PlanIndex, costs: Costs, *, r
         return graphs + count * width * costs.insert / ranks
     cells = kind.number_of_cells()
     sample = min(count, kind.sample_to_train())
-    training = ITERATIONS * sample * 2 * width * cells / costs.flops / plan.cores
+    training = ROUNDS * sample * 2 * width * cells / costs.flops / plan.cores
     each = 2 * width * cells / costs.flops + width * costs.encode[name]
     return training + count * each / workers + moved
 

@@ -140,7 +140,7 @@ class Best:
     @property
     def k(self) -> int:
         """Matches of a query."""
-        return self.scores.shape[1]
+        return int(self.scores.shape[1])
 
     def put(self, row: int, scores: Floats, ids: Ints) -> None:
         """Keep the best of those of a query and these."""
@@ -174,7 +174,7 @@ class MilvusVectors(Vectors):
     def __len__(self) -> int:
         return self.end - len(self.removed)
 
-    def train(self, vectors: NDArray[Any]) -> None:
+    def train(self, vectors: NDArray[Any], centres: Floats | None = None) -> None:
         """Nothing: Milvus learns by itself."""
 
     def add(self, vectors: NDArray[Any], ids: NDArray[Any], *, new: bool = False) -> None:

@@ -119,6 +119,17 @@ class Index:
         """Finer efforts, to be tuned on all vectors: in each list what comes later finds more and takes longer."""
         return [self.efforts()]
 
+    def can_merge(self) -> bool:
+        """Whether indexes of this kind that were trained together can be put together."""
+        return True
+
+    def merge(self, into: Any, other: Any) -> None:
+        """Move all of FAISS's index `other` into `into`; both are copies of one trained index, with other ids."""
+        into.merge_from(other)
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """Take memory for so many vectors at once, which growing would need twice for a moment."""
+
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
         return True
@@ -132,6 +143,14 @@ def with_ids(faiss_index: Any) -> Any:
     import faiss
 
     return faiss.IndexIDMap(faiss_index)
+
+
+def reserved(codes: Any, size: int) -> None:
+    """Give a vector of FAISS's room for so many elements; what is in it stays."""
+    now = codes.size()
+    if size > now:
+        codes.resize(size)
+        codes.resize(now)
 
 
 @dataclass
@@ -182,6 +201,16 @@ class Vectors:
         self._searched = None
         with _in_words(self.kind):
             self.faiss_index.add_with_ids(self._checked(vectors), ids)
+
+    def merge(self, other: Vectors) -> None:
+        """Move the vectors of `other` here; both are of one trained index, and their ids differ."""
+        self._searched = None
+        with _in_words(self.kind):
+            self.kind.merge(self.faiss_index, other.faiss_index)
+
+    def reserve(self, count: int) -> None:
+        """Take memory for so many vectors in all, where the kind can."""
+        self.kind.reserve(self.faiss_index, count)
 
     def stored_ids(self) -> Ints:
         """Every id that FAISS holds, those that are only left out of the hits among them."""

@@ -66,7 +66,7 @@ def build_gallery(
         about = _spooled(release, parts, folder, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
         chosen = kind if isinstance(kind, Index) else _chosen(folder, vectors, queries, kind)
-        if size > 1:
+        if size > 1 or chosen.lists_on_disk():
             made = led(chosen, folder, vectors, size)
         else:
             made = filled(chosen, folder, vectors, saved_every_s=saved_every_s)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.index import Index, Vectors
+from eval.index._on_disk import write_joined
 from eval.search.fill import sample
 from eval.search.parts import BLOCK
 from eval.search.spool import vectors_of
@@ -31,6 +32,7 @@ from vlp.lock import held, locked
 T = TypeVar("T")
 PLAN = "plan.json"
 SHARES_A_RANK = 4
+BLOCKS_ON_DISK = 16  # of a share at most, where the index is not to be in memory
 LOOKED_EVERY_S = 0.2
 PATIENCE_S = 120.0  # without a leader
 
@@ -80,7 +82,7 @@ class Plan:
         write_whole(self.folder / PLAN, json.dumps({**told, "kind": tree}))
 
 
-def led(kind: Index, folder: Path, vectors: NDArray[np.float32], size: int) -> Vectors:
+def led(kind: Index, folder: Path, vectors: NDArray[np.float32], size: int = 1) -> Vectors:
     """The index of `vectors` [N, D], filled with what other ranks do, by the rank that leads.
 
     Goes on where a leader was killed. One share is in memory beside the index. Raises UserError if there are too few
@@ -98,11 +100,21 @@ def led(kind: Index, folder: Path, vectors: NDArray[np.float32], size: int) -> V
     while missing := list(plan.missing()):
         if not any(_take(plan, number, vectors) for number in missing):
             time.sleep(LOOKED_EVERY_S)
+    if kind.lists_on_disk():
+        return _joined(plan)
     made = Vectors.load(plan.trained, kind)
     made.reserve(len(vectors))
     for number in range(plan.shares):
         made.merge(Vectors.load(plan.share(number), kind))
     return made
+
+
+def _joined(plan: Plan) -> Vectors:
+    """The shares as one index whose lists stay on the disk."""
+    path = plan.folder / f"joined-{plan.token}.faiss"
+    parts = [Vectors.load(plan.share(number), plan.kind, mapped=True).faiss_index for number in range(plan.shares)]
+    write_whole(path, lambda temporary: write_joined(parts, temporary))
+    return Vectors.load(path, plan.kind)
 
 
 def follow(out: Path, rank: int, *, patience_s: float = PATIENCE_S) -> int:
@@ -128,7 +140,8 @@ def _planned(kind: Index, folder: Path, vectors: NDArray[np.float32], size: int)
     for path in [*folder.glob("trained-*.faiss"), *folder.glob("share-*.faiss")]:
         path.unlink()
     blocks = -(-len(vectors) // BLOCK)
-    rows = BLOCK * max(1, blocks // (SHARES_A_RANK * size))
+    most = BLOCKS_ON_DISK if kind.lists_on_disk() else blocks
+    rows = BLOCK * max(1, min(most, blocks // (SHARES_A_RANK * size)))
     plan = Plan(secrets.token_hex(4), kind, len(vectors), rows, folder)
     made = kind.empty(vectors.shape[1])
     made.train(sample(vectors, kind.sample_to_train()))
@@ -146,7 +159,7 @@ def _take(plan: Plan, number: int, vectors: NDArray[np.float32]) -> bool:
         with locked(plan.folder, lock, wait_s=0.5):
             if plan.share(number).is_file() or not plan.trained.is_file():
                 return False
-            made = Vectors.load(plan.trained, plan.kind)
+            made = Vectors.load(plan.trained, plan.kind.in_memory())
             stop = min(plan.count, (number + 1) * plan.rows)
             for start in range(number * plan.rows, stop, BLOCK):
                 block = vectors[start : min(stop, start + BLOCK)]

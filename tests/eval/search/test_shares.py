@@ -32,7 +32,13 @@ from vlp.lock import held, locked
 from vlp.models.release import Release
 
 N, DIM, SIZE = 600, 32, 3
-KINDS = {"flat": {}, "ivf": {"cells": 8}, "ivf_sq8": {"cells": 8}, "ivf_pq": {"cells": 8}, "rabitq": {"cells": 8}}
+KINDS = {
+    "flat": {},
+    "ivf": {"cells": 8, "on_disk": True},
+    "ivf_sq8": {"cells": 8},
+    "ivf_pq": {"cells": 8},
+    "rabitq": {"cells": 8},
+}
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from benchmarks import record, search_sides, search_vectors
 ROOT = Path(__file__).resolve().parents[1]
 K, WANTED, BYTES_EACH, BLOCK_BYTES = 10, 0.95, 1000, 16384 * 512 * 4
 SIZES = {"million": 1_000_000, "small": 200_000}
-QUICK = {"million": 20_000, "small": 5_000}
+QUICK = {"million": 8_000, "small": 4_000}
 OTHERS = ("filter", "embed", "serve")
 Row = dict[str, Any]
 OPENED = """

@@ -129,6 +129,25 @@ class Index:
         """Finer efforts, to be tuned on all vectors: in each list what comes later finds more and takes longer."""
         return [self.efforts()]
 
+    def lists_on_disk(self) -> bool:
+        """Whether its file is read as it is needed, also to be added to, and never as a whole."""
+        return False
+
+    def in_memory(self) -> Index:
+        """The same kind, whose lists are in memory."""
+        return self
+
+    def can_merge(self) -> bool:
+        """Whether indexes of this kind that were trained together can be put together."""
+        return True
+
+    def merge(self, into: Any, other: Any) -> None:
+        """Move all of FAISS's index `other` into `into`; both are copies of one trained index, with other ids."""
+        into.merge_from(other)
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """Take memory for so many vectors at once, which growing would need twice for a moment."""
+
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
         return True
@@ -144,6 +163,14 @@ def with_ids(faiss_index: Any) -> Any:
     return faiss.IndexIDMap(faiss_index)
 
 
+def reserved(codes: Any, size: int) -> None:
+    """Give a vector of FAISS's room for so many elements; what is in it stays."""
+    now = codes.size()
+    if size > now:
+        codes.resize(size)
+        codes.resize(now)
+
+
 @dataclass
 class Vectors:
     """An index with its vectors. Ids are the caller's."""
@@ -152,10 +179,16 @@ class Vectors:
     dim: int
     faiss_index: Any
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
+    file: Path | None = None  # where the lists are, if they stay on the disk
+    _more: Any = None  # an index of what was added to lists on the disk; it is found when it was saved
     _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
 
     def __len__(self) -> int:
-        return int(self.faiss_index.ntotal) - len(self.removed)
+        return sum(int(part.ntotal) for part in self._parts()) - len(self.removed)
+
+    def _parts(self) -> list[Any]:
+        """FAISS's indexes that hold the vectors."""
+        return [self.faiss_index] if self._more is None else [self.faiss_index, self._more]
 
     def _checked(self, vectors: NDArray[Any]) -> Floats:
         """Contiguous float32 [N, D]. Raises UserError for another width or values that are not finite."""
@@ -190,8 +223,22 @@ class Vectors:
             which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
         self._searched = None
+        if self.file is not None and self._more is None:
+            from eval.index._on_disk import emptied
+
+            self._more = emptied(self.faiss_index)
         with _in_words(self.kind):
-            self.faiss_index.add_with_ids(self._checked(vectors), ids)
+            self._parts()[-1].add_with_ids(self._checked(vectors), ids)
+
+    def merge(self, other: Vectors) -> None:
+        """Move the vectors of `other` here; both are of one trained index, and their ids differ."""
+        self._searched = None
+        with _in_words(self.kind):
+            self.kind.merge(self.faiss_index, other.faiss_index)
+
+    def reserve(self, count: int) -> None:
+        """Take memory for so many vectors in all, where the kind can."""
+        self.kind.reserve(self.faiss_index, count)
 
     def stored_ids(self) -> Ints:
         """Every id that FAISS holds, those that are only left out of the hits among them."""
@@ -199,8 +246,8 @@ class Vectors:
 
         if hasattr(self.faiss_index, "id_map"):
             return np.asarray(faiss.vector_to_array(self.faiss_index.id_map))
-        lists = self.faiss_index.invlists
-        cells = [(lists.get_ids(c), lists.list_size(c)) for c in range(lists.nlist)]
+        some = [part.invlists for part in self._parts()]
+        cells = [(lists.get_ids(c), lists.list_size(c)) for lists in some for c in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(pointer, size).copy() for pointer, size in cells if size]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
@@ -242,7 +289,10 @@ class Vectors:
         import faiss
 
         try:
-            faiss.write_index(self.faiss_index, str(path))
+            if self.file is not None:
+                self._save_lists(path)
+            else:
+                faiss.write_index(self.faiss_index, str(path))
         except RuntimeError as error:  # FAISS tells a full disk in words alone
             for number in DISK_FULL:
                 if os.strerror(number) in str(error):
@@ -250,6 +300,16 @@ class Vectors:
             raise
         if self.removed:
             np.save(removed_file(path), np.array(sorted(self.removed), np.int64))
+
+    def _save_lists(self, path: Path) -> None:
+        """Write lists on the disk anew, with what was added, and read them from there from now on."""
+        import faiss
+
+        from eval.index._on_disk import write_joined
+
+        write_joined(self._parts(), path)
+        self.faiss_index, self._more = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), None
+        self.file = path
 
     @classmethod
     def load(cls, path: Path, kind: Index, *, mapped: bool = False) -> Vectors:
@@ -260,12 +320,13 @@ class Vectors:
         import faiss
 
         try:
-            faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+            faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped or kind.lists_on_disk() else 0)
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"{path} is not an index that FAISS can read ({plain(error)}); build it again") from None
         list_of_removed = removed_file(path)
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
-        return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
+        file = path if kind.lists_on_disk() else None
+        return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed, file=file)
 
 
 def thinned(vectors: Floats, most: int) -> Floats:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Le
 
-from eval.index import NOTHING, Floats, Index, Ints, thinned, with_ids
+from eval.index import NOTHING, Floats, Index, Ints, reserved, thinned, with_ids
 from vlp.config.bounds import Count
 
 MOST_CELLS = 1 << 24
@@ -52,6 +52,10 @@ class Celled(Index):
         quantizer = faiss.downcast_index(faiss.extract_index_ivf(faiss_index).quantizer)
         quantizer.train(centres)
         quantizer.add(centres)
+
+    def merge(self, into: Any, other: Any) -> None:
+        """As Index.merge; the lists of the cells are joined."""
+        into.merge_from(other, 0)
 
     def size(self, count: int, dim: int) -> float:
         """With the centres of the cells."""
@@ -125,6 +129,29 @@ class Refined(Celled):
             rotation.train(thinned(sample, FOR_ROTATION))
             centres = rotation.apply(centres)
         super().place(base, sample, centres)
+
+    def merge(self, into: Any, other: Any) -> None:
+        """As Index.merge; FAISS numbers what is refined by itself, and the ids stand beside."""
+        import faiss
+
+        both, others = faiss.downcast_index(into.index), faiss.downcast_index(other.index)
+        before = both.ntotal
+        cells, more = faiss.extract_index_ivf(both.base_index), faiss.extract_index_ivf(others.base_index)
+        cells.merge_from(more, before)
+        faiss.downcast_index(both.refine_index).merge_from(faiss.downcast_index(others.refine_index))
+        ids = np.concatenate([faiss.vector_to_array(one.id_map) for one in (into, other)])
+        faiss.copy_array_to_vector(ids, into.id_map)
+        for one in (into, both, faiss.downcast_index(both.base_index)):
+            one.ntotal = len(ids)
+        other.reset()
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """The better codes, which are most of it."""
+        import faiss
+
+        fine = faiss.downcast_index(faiss.downcast_index(faiss_index.index).refine_index)
+        reserved(fine.codes, count * fine.code_size)
+        reserved(faiss_index.id_map, count)
 
     def bytes_each(self, dim: int) -> float:
         """Short codes, better codes, and the id, which is kept in the cells and beside."""

@@ -44,6 +44,10 @@ class Hnsw(Index):
         """A vector taken out would tear the graph."""
         return False
 
+    def can_merge(self) -> bool:
+        """Two graphs are not one."""
+        return False
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """The usual number of links."""
         return [self]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eval.index._cells import Celled
+from eval.index._on_disk import ListsOnDisk
 
 
 @dataclass(frozen=True)
-class Ivf(Celled):
+class Ivf(ListsOnDisk):
     """An inverted file; good for millions of vectors. Cells are learned by k-means."""
 
     codes: Literal["float32", "int8"] = "float32"

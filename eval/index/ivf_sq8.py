@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eval.index._cells import Celled
+from eval.index._on_disk import ListsOnDisk
 from eval.index.ivf import Ivf
 
 
 @dataclass(frozen=True)
-class IvfSq8(Celled):
+class IvfSq8(ListsOnDisk):
     """The usual choice for millions of vectors: the same as ivf with codes = "int8"."""
 
     def create(self, dim: int) -> Any:

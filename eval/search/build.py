@@ -24,6 +24,7 @@ from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
 from eval.search.recall import exact, kept_queries, recall, said
+from eval.search.shares import follow, led
 from eval.search.spool import Spool, npy, vectors_of
 from eval.search.versions import discard, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
@@ -46,26 +47,29 @@ def build_gallery(
     skip_damaged: bool = False,
     skip: Ledger | None = None,
     saved_every_s: float = SAVED_EVERY_S,
+    size: int = 1,
 ) -> Gallery:
     """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write a version of `out`.
 
     kind: what to build, or the limits within which it is chosen. thumbnail: the longer side of the small pictures that
     are kept, pixels; 0 keeps none, hits are then read from their shards; None: 96 for shards, none for embeddings.
+    size: how many processes fill it; this one leads, the others `follow` (eval/search/shares.py).
     What cannot be read is counted in `skip`. A build that was killed goes on, if it is of the same. Raises UserError if
     `out` is something other than an index, if another program writes it, if the disk is full, if no kind keeps within
     the limits, or, unless `skip_damaged`, if a shard is damaged.
     """
     kind = kind.at(out) if isinstance(kind, Index) else kind
-    with next_version(out, going_on=True) as folder:
+    with next_version(out, going_on=True, wait_s=2.0 if size > 1 else 0.0) as folder:
         parts = parts_of(release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
         asked = tree_of(kind) if isinstance(kind, Index) else kind.tree()
         identity = {"model": release.id, "data": parts.sha256, "thumbnail": thumbnail, "kind": asked}
         about = _spooled(release, parts, folder, out, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
-        if isinstance(kind, Index):
-            made = filled(kind, folder, vectors, saved_every_s=saved_every_s)
+        chosen = kind if isinstance(kind, Index) else _chosen(folder, vectors, queries, kind)
+        if size > 1 or chosen.lists_on_disk():
+            made = led(chosen, folder, vectors, size)
         else:
-            made = filled(_chosen(folder, vectors, queries, kind), folder, vectors, saved_every_s=saved_every_s)
+            made = filled(chosen, folder, vectors, saved_every_s=saved_every_s)
         truth = exact(vectors, made.live_ids(), queries)
         if isinstance(kind, Budget):
             made = tuned(made, queries, truth, kind)
@@ -112,7 +116,7 @@ def _spooled(release: Release, parts: Parts, folder: Path, out: Path, identity: 
     if identity["data"] and begun.get("identity") == json.loads(json.dumps(identity)):
         return dict(begun["about"])
     discard(folder, out)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with Spool(folder) as spool:
         for rows, vectors in parts.stream:
             spool.add(rows, vectors)
@@ -170,6 +174,8 @@ def main(argv: list[str]) -> int:
         random_weights: bool = False,
         trust: bool = False,
         skip_damaged: bool = False,
+        rank: int = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
+        size: int = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
     ) -> int:
         """Index the pictures of a shard set, to be searched by `vlp search`.
 
@@ -189,12 +195,19 @@ def main(argv: list[str]) -> int:
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
             skip_damaged: go on without what a damaged shard has lost, counted and said, instead of refusing it.
+            rank: which of several processes this is; 0 leads, the others fill shares. torchrun and Slurm set it.
+            size: how many processes build this index together, with one file system.
         """
+        if not 0 <= rank < size:
+            raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
+        if rank:
+            print(f"{out}: rank {rank} of {size} filled {follow(out, rank)} shares")
+            return 0
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
         asked, skip = kind_asked(kind, option, uri=uri, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
-        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
+        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip, "size": size}
         _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
         return 0
 

@@ -100,14 +100,14 @@ def working_folder(out: Path) -> Path:
 
 
 @contextmanager
-def next_version(out: Path, *, going_on: bool = False) -> Iterator[Path]:
+def next_version(out: Path, *, going_on: bool = False, wait_s: float = 0.0) -> Iterator[Path]:
     """An empty folder, which becomes the version of `out` that counts when the context ends without an error.
 
     After an error nothing is left of it; after a kill it is, and `going_on` finds it again. Raises UserError if `out`
-    is something else, if another program writes it, or if the disk is full.
+    is something else, if another program still writes it after `wait_s` seconds, or if the disk is full.
     """
     refuse_other_folder(out)
-    with locked(out.parent, f".{out.name}.lock", what=out), full_disk(out):
+    with locked(out.parent, f".{out.name}.lock", what=out, wait_s=wait_s), full_disk(out):
         folder = working_folder(out)
         if not going_on:
             discard(folder, out)

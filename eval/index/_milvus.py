@@ -130,6 +130,12 @@ class Collection:
         with self._in_words("did not drop a collection"):
             client.drop_collection(self.name, timeout=self.patience_s)
 
+    def neighbours(self) -> list[str]:
+        """The names of all collections at the same address."""
+        client = self._client()
+        with self._in_words("did not name its collections"):
+            return [str(name) for name in client.list_collections(timeout=self.patience_s)]
+
     def _client(self) -> Any:
         with _LOCK:
             if self.address not in _CLIENTS:

@@ -290,14 +290,19 @@ def described(path: Path) -> dict[str, Any]:
 def drop_unused(folder: Path, gone: Iterable[Path], kept: Iterable[Path]) -> None:
     """Drop the collections that the files `gone` of the index in `folder` name, and `kept` do not.
 
-    It never fails: a server that does not answer keeps a collection that nobody asks, and that is logged.
+    In the folder's own file everything goes that `kept` does not name. It never fails: where Milvus does not answer,
+    a collection stays that nobody asks, and that is logged.
     """
     still = {(one["uri"], one["collection"]) for one in map(_named, kept) if one}
-    for uri, name in {(one["uri"], one["collection"]) for one in map(_named, gone) if one} - still:
-        try:
+    unused = {(one["uri"], one["collection"]) for one in map(_named, gone) if one} - still
+    try:
+        if any(not uri for uri, _ in unused):
+            own = Milvus().at(folder).named("").neighbours()  # one that was killed at once had not written its name
+            unused |= {("", name) for name in own} - still
+        for uri, name in unused:
             Milvus(uri=uri).at(folder).named(name).drop()
-        except UserError as error:
-            log.warning("the collection %s, which is no longer needed, is still there: %s", name, error)
+    except UserError as error:
+        log.warning("collections that are no longer needed are still there: %s", error)
 
 
 def _named(path: Path) -> dict[str, Any]:

@@ -115,9 +115,11 @@ def test_a_version_never_shows_what_later_ones_add(filled: Filled, home: Path) -
 
 def test_collections_that_no_version_names_are_dropped(filled: Filled, home: Path) -> None:
     made = filled[0].kind.empty(DIM)
+    nameless = filled[0].kind.empty(DIM).collection  # of a build that was killed before it wrote anything
     made.save(home / "other.json")
     drop_unused(home, [home / "other.json", home / "milvus.json"], [home / "milvus.json"])
     opened(filled, home)
+    assert nameless.name not in nameless.neighbours()
     with pytest.raises(UserError, match=f"has no collection {made.collection.name} any more; build the index again"):
         made.kind.load(home / "other.json")
 

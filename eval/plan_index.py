@@ -23,11 +23,12 @@ KINDS = ("flat", "hnsw", "ivf", "ivf_sq8", "ivf_pq", "opq", "rabitq", "milvus")
 ON_DISK = "ivf_sq8"  # the kind that is planned as one that lies on the disk, too
 SEGMENT = 1 << 30  # bytes of vectors of which Milvus builds one graph
 FORMULAS = """
-memory    of all machines together: vectors x bytes a vector + cells x 4 width;
-          on disk: of the cells' centres alone, lists are read as they are asked
+memory    to search: vectors x bytes a vector + cells x 4 width; on disk: of the
+          cells' centres alone, lists are read as they are asked
 disk      the index + vectors x (4 width + --row): vectors.npy and rows.parquet
           stay beside it, for removing, compacting and exact scores
-machines  memory / --memory, rounded up
+machines  that search: an index of FAISS is in one, so it fits into --memory or
+          is too big; milvus: memory / --memory, without what it needs itself
 build     training + vectors x (2 width cells / flops + encoding) / (ranks x
           cores) + 2 x index / --write; training: 10 x sample x 2 width cells
           hnsw: vectors x width x log2 vectors x a cost on one rank: graphs
@@ -68,9 +69,9 @@ class Row:
 
     kind: str
     settings: dict[str, Any]
-    memory: float  # bytes of all machines together
+    memory: float  # bytes to search it, of all machines together
     disk: float  # bytes
-    machines: int
+    machines: int  # that search it together; 0: it does not fit into one, and FAISS's are in one
     build_s: dict[int, float]  # by ranks
 
 
@@ -88,11 +89,11 @@ def rows(plan: PlanIndex, count: float, costs: Costs) -> list[Row]:
         size = kind.size(int(count), plan.width)
         disk = size + count * (4 * plan.width + plan.row)
         built = {ranks: build_seconds(kind, count, plan, costs, ranks=ranks) for ranks in plan.ranks}
-        row = Row(name, settings_of(kind), size, disk, machines(size, plan), built)
+        row = Row(name, settings_of(kind), size, disk, machines(name, size, plan), built)
         made.append(row)
         if name == ON_DISK:
             centres = size - count * kind.bytes_each(plan.width)
-            made.append(replace(row, kind=f"{name}, on disk", memory=centres, machines=machines(centres, plan)))
+            made.append(replace(row, kind=f"{name}, on disk", memory=centres, machines=machines(name, centres, plan)))
     return made
 
 
@@ -102,9 +103,10 @@ def settings_of(kind: Index) -> dict[str, Any]:
     return {key: value for key, value in asdict(kind).items() if key in named and hasattr(kind, key)}  # type: ignore[call-overload]
 
 
-def machines(size: float, plan: PlanIndex) -> int:
-    """Machines whose memory holds so many bytes together."""
-    return max(1, math.ceil(size / (plan.memory * 1e9)))
+def machines(name: str, size: float, plan: PlanIndex) -> int:
+    """Machines whose memory holds so many bytes together; 0 where it takes several and the kind cannot be split."""
+    wanted = max(1, math.ceil(size / (plan.memory * 1e9)))
+    return wanted if wanted == 1 or name == "milvus" else 0
 
 
 def build_seconds(kind: Index, count: float, plan: PlanIndex, costs: Costs, *, ranks: int) -> float:
@@ -156,7 +158,7 @@ def table(plan: PlanIndex, count: float, made: Sequence[Row]) -> str:
             row.kind,
             size_in_words(row.memory),
             size_in_words(row.disk),
-            f"{row.machines:,}",
+            f"{row.machines:,}" if row.machines else "too big",
             *(time_in_words(row.build_s[n]) for n in plan.ranks),
         )
         for row in made

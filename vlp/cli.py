@@ -55,6 +55,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": ("eval.exchange:export_main", "a model folder -> open_clip, transformers or ONNX, compared on pictures"),
     "doctor": ("eval.doctor:main", "where the time of a training step goes, what bounds a run, what to change"),
+    "plan index": (
+        "eval.plan_index:main",
+        "what an index of millions or billions of vectors will cost: memory, disk, hours by ranks",
+    ),
     "plan run": ("eval.plan_run:main", "what a whole run will cost on a cluster: hours, storage, cores, failures"),
     "plan": (
         "vlp.distributed.plan.table:main",

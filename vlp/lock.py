@@ -42,6 +42,19 @@ def locked(folder: Path, name: str = LOCK, *, what: Path | None = None, wait_s: 
                 path.unlink()
 
 
+def held(folder: Path, name: str = LOCK) -> bool:
+    """Whether a process holds this lock; looking at it may keep another from taking it for a moment."""
+    path = folder / name
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno not in NO_LOCKS or _alive(_holder(path))
+    return False
+
+
 def _taken(what: Path, path: Path, until: float) -> TextIO:
     """The lock file, locked; opened anew where its last holder has just removed it, for that locks nobody out."""
     while True:

@@ -6,9 +6,7 @@ vector: it is the oracle of the approximate kinds.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,13 +17,18 @@ from numpy.typing import NDArray
 
 from eval.index._among import NOTHING as NOTHING
 from eval.index._among import Among, KeptFilters, decoded, nearest_among
+from eval.index._centres import centres_of, thinned
+from eval.index._faiss import Floats as Floats
+from eval.index._faiss import Ints as Ints
+from eval.index._faiss import in_words
+from eval.index._faiss import reserved as reserved
+from eval.index._faiss import with_ids as with_ids
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
 from vlp.files import DISK_FULL
 from vlp.legible import plain
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+FOR_CODES = 20_000  # vectors that codes are learned from, once there are cells
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,14 @@ class Index:
     component_package: ClassVar[str] = "eval.index"
     exact: ClassVar[bool] = False
     """Whether its hits are those of a comparison with every vector"""
+    file: ClassVar[str] = "index.faiss"
+    """What `Vectors.save` writes, in the folder of a version"""
+    slow_to_build: ClassVar[bool] = False
+    """Whether candidates of it are measured on a smaller sample"""
+
+    def at(self, folder: Path) -> Index:
+        """This kind for the index in `folder`; the same, unless it keeps its vectors somewhere else."""
+        return self
 
     def empty(self, dim: int) -> Vectors:
         """An index of this kind for vectors of width `dim`, with nothing in it.
@@ -59,6 +70,10 @@ class Index:
     def create(self, dim: int) -> Any:
         """FAISS's index of this kind, untrained, ready for `add_with_ids`. Raises UserError if `dim` does not fit."""
         raise NotImplementedError
+
+    def load(self, path: Path, *, mapped: bool = False) -> Vectors:
+        """What `Vectors.save` wrote of this kind. Raises UserError if it cannot be read; `mapped`: as there."""
+        return Vectors.load(path, self, mapped=mapped)
 
     def search_parameters(self, selector: Any) -> Any:
         """FAISS's search parameters: what trades speed for recall, and `selector` of ids (None: all)."""
@@ -93,7 +108,22 @@ class Index:
 
     def sample_to_train(self) -> int:
         """The most vectors that training gains by: more are left out of the sample."""
-        return max(20_000, 64 * self.vectors_to_train())
+        return max(20_000, 40 * self.vectors_to_train())
+
+    def bytes_each(self, dim: int) -> float:
+        """Bytes that a vector of width `dim` takes in memory when the index is searched, with its id."""
+        return 4.0 * dim + 8
+
+    def size(self, count: int, dim: int) -> float:
+        """Bytes of an index of `count` vectors in memory when it is searched."""
+        return count * self.bytes_each(dim)
+
+    def number_of_cells(self) -> int:
+        """How many cells vectors are sorted into; 0 where there are none."""
+        return 0
+
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """Give an untrained index its cells, whose centres [C, D] were learned already; the rest it learns itself."""
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """What of this kind is worth measuring for `count` vectors of width `dim`."""
@@ -107,19 +137,32 @@ class Index:
         """Whether FAISS can search this kind for some ids only; if not, their vectors are compared one by one."""
         return True
 
+    def ladders(self) -> list[list[Index]]:
+        """Finer efforts, to be tuned on all vectors: in each list what comes later finds more and takes longer."""
+        return [self.efforts()]
+
+    def lists_on_disk(self) -> bool:
+        """Whether its file is read as it is needed, also to be added to, and never as a whole."""
+        return False
+
+    def in_memory(self) -> Index:
+        """The same kind, whose lists are in memory."""
+        return self
+
+    def can_merge(self) -> bool:
+        """Whether indexes of this kind that were trained together can be put together."""
+        return True
+
+    def merge(self, into: Any, other: Any) -> None:
+        """Move all of FAISS's index `other` into `into`; both are copies of one trained index, with other ids."""
+        into.merge_from(other)
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """Take memory for so many vectors at once, which growing would need twice for a moment."""
+
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
         return True
-
-
-def with_ids(faiss_index: Any) -> Any:
-    """A kind that numbers its vectors itself, made to keep the caller's ids.
-
-    Not for IVF: it keeps ids on its own, and inside an id map its removals shift the ids of all that come after.
-    """
-    import faiss
-
-    return faiss.IndexIDMap2(faiss_index)
 
 
 @dataclass
@@ -131,11 +174,17 @@ class Vectors:
     faiss_index: Any
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
     source: Floats | None = None  # [N, D] the vectors themselves by id, where they are kept; else FAISS decodes its own
+    file: Path | None = None  # where the lists are, if they stay on the disk
+    _more: Any = None  # an index of what was added to lists on the disk; it is found when it was saved
     _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
     _filters: KeptFilters = field(default_factory=KeptFilters)
 
     def __len__(self) -> int:
-        return int(self.faiss_index.ntotal) - len(self.removed)
+        return sum(int(part.ntotal) for part in self._parts()) - len(self.removed)
+
+    def _parts(self) -> list[Any]:
+        """FAISS's indexes that hold the vectors."""
+        return [self.faiss_index] if self._more is None else [self.faiss_index, self._more]
 
     def _checked(self, vectors: NDArray[Any]) -> Floats:
         """Contiguous float32 [N, D]. Raises UserError for another width or values that are not finite."""
@@ -146,12 +195,20 @@ class Vectors:
             raise UserError("vectors for an index must be finite, but some hold NaN or infinity: the model is broken")
         return checked
 
-    def train(self, vectors: NDArray[Any]) -> None:
-        """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few."""
+    def train(self, vectors: NDArray[Any], centres: Floats | None = None) -> None:
+        """Learn from a sample [N, D] what the kind needs (cells, codes). Raises UserError if there are too few.
+
+        centres: [C, D] of its cells, where they were learned already.
+        """
         self.kind.check(len(vectors))
-        if not self.faiss_index.is_trained:
-            with _in_words(self.kind):
-                self.faiss_index.train(self._checked(vectors))
+        if self.faiss_index.is_trained:
+            return
+        checked = self._checked(vectors)
+        with in_words(self.kind):
+            if self.kind.number_of_cells():
+                own = centres_of(checked, self.kind.number_of_cells()) if centres is None else centres
+                self.kind.place(self.faiss_index, checked, own)
+            self.faiss_index.train(thinned(checked, max(FOR_CODES, self.kind.vectors_to_train())))
 
     def add(self, vectors: NDArray[Any], ids: NDArray[Any], *, new: bool = False) -> None:
         """Add vectors [N, D] under the ids [N]. Raises UserError if an id is taken; `new`: the caller knows of none."""
@@ -162,8 +219,22 @@ class Vectors:
             which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
         self._changed()
-        with _in_words(self.kind):
-            self.faiss_index.add_with_ids(self._checked(vectors), ids)
+        if self.file is not None and self._more is None:
+            from eval.index._on_disk import emptied
+
+            self._more = emptied(self.faiss_index)
+        with in_words(self.kind):
+            self._parts()[-1].add_with_ids(self._checked(vectors), ids)
+
+    def merge(self, other: Vectors) -> None:
+        """Move the vectors of `other` here; both are of one trained index, and their ids differ."""
+        self._changed()
+        with in_words(self.kind):
+            self.kind.merge(self.faiss_index, other.faiss_index)
+
+    def reserve(self, count: int) -> None:
+        """Take memory for so many vectors in all, where the kind can."""
+        self.kind.reserve(self.faiss_index, count)
 
     def stored_ids(self) -> Ints:
         """Every id that FAISS holds, those that are only left out of the hits among them."""
@@ -171,8 +242,8 @@ class Vectors:
 
         if hasattr(self.faiss_index, "id_map"):
             return np.asarray(faiss.vector_to_array(self.faiss_index.id_map))
-        lists = self.faiss_index.invlists
-        cells = [(lists.get_ids(c), lists.list_size(c)) for c in range(lists.nlist)]
+        some = [part.invlists for part in self._parts()]
+        cells = [(lists.get_ids(c), lists.list_size(c)) for lists in some for c in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(pointer, size).copy() for pointer, size in cells if size]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
@@ -180,6 +251,10 @@ class Vectors:
         """The ids that may be among the hits, ascending."""
         stored = np.sort(self.stored_ids())
         return stored[~np.isin(stored, list(self.removed))] if self.removed else stored
+
+    def problems(self) -> list[str]:
+        """What is wrong with how they are kept, a sentence each, beyond what the file itself tells."""
+        return []
 
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""
@@ -228,7 +303,10 @@ class Vectors:
         import faiss
 
         try:
-            faiss.write_index(self.faiss_index, str(path))
+            if self.file is not None:
+                self._save_lists(path)
+            else:
+                faiss.write_index(self.faiss_index, str(path))
         except RuntimeError as error:  # FAISS tells a full disk in words alone
             for number in DISK_FULL:
                 if os.strerror(number) in str(error):
@@ -236,6 +314,16 @@ class Vectors:
             raise
         if self.removed:
             np.save(removed_file(path), np.array(sorted(self.removed), np.int64))
+
+    def _save_lists(self, path: Path) -> None:
+        """Write lists on the disk anew, with what was added, and read them from there from now on."""
+        import faiss
+
+        from eval.index._on_disk import write_joined
+
+        write_joined(self._parts(), path)
+        self.faiss_index, self._more = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), None
+        self.file = path
 
     @classmethod
     def load(cls, path: Path, kind: Index, *, mapped: bool = False) -> Vectors:
@@ -246,22 +334,13 @@ class Vectors:
         import faiss
 
         try:
-            faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+            faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped or kind.lists_on_disk() else 0)
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"{path} is not an index that FAISS can read ({plain(error)}); build it again") from None
         list_of_removed = removed_file(path)
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
-        return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed)
-
-
-@contextlib.contextmanager
-def _in_words(kind: Index) -> Iterator[None]:
-    """A context in which an error of FAISS is one sentence."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        name = type(kind).__name__.lower()
-        raise UserError(f"FAISS cannot build an index of kind {name} of these vectors ({plain(error)})") from None
+        file = path if kind.lists_on_disk() else None
+        return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed, file=file)
 
 
 def removed_file(path: Path) -> Path:

@@ -10,13 +10,16 @@ import numpy as np
 from annotated_types import Le
 from numpy.typing import NDArray
 
-from eval.index import NOTHING, Floats, Index, Ints, with_ids
+from eval.index import NOTHING, Floats, Index, Ints, reserved, with_ids
 from eval.index._among import Among
+from eval.index._centres import thinned
 from vlp.config.bounds import Count
 
 MOST_CELLS = 1 << 24
 BETTER = ("float16", "int8")
 SEEN = 768  # matches that a filtered search looks at, at least
+CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+FOR_ROTATION = 16_384  # vectors that a rotation is learned from
 FEW = 1000
 """Below so many vectors cells gain nothing"""
 FINE = {"float32": "QT_fp32", "float16": "QT_fp16", "int8": "QT_8bit"}
@@ -62,6 +65,26 @@ class Celled(Index):
         """One a cell."""
         return self.cells
 
+    def number_of_cells(self) -> int:
+        """As configured."""
+        return self.cells
+
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """As Index.place; FAISS trains no cells where it is given all of them."""
+        import faiss
+
+        quantizer = faiss.downcast_index(faiss.extract_index_ivf(faiss_index).quantizer)
+        quantizer.train(centres)
+        quantizer.add(centres)
+
+    def merge(self, into: Any, other: Any) -> None:
+        """As Index.merge; the lists of the cells are joined."""
+        into.merge_from(other, 0)
+
+    def size(self, count: int, dim: int) -> float:
+        """With the centres of the cells."""
+        return super().size(count, dim) + 4.0 * dim * self.cells
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """Itself with cells for so many vectors; nothing where these are too few for cells."""
         return [replace(self, cells=cells_for(count))] if count >= FEW else []
@@ -69,6 +92,18 @@ class Celled(Index):
     def efforts(self) -> list[Index]:
         """Numbers of cells to look into, in powers of two."""
         return [replace(self, probes=2**n) for n in range(self.cells.bit_length()) if 2**n <= self.cells]
+
+    def ladders(self) -> list[list[Index]]:
+        """Numbers of cells to look into, in steps of a fifth."""
+        return [[replace(self, probes=n) for n in _steps(self.cells)]]
+
+
+def _steps(most: int) -> list[int]:
+    """Whole numbers from 1 to `most`, each about a fifth more than the one before."""
+    steps = [1]
+    while steps[-1] < most:
+        steps.append(min(most, max(steps[-1] + 1, round(steps[-1] * 1.2))))
+    return steps
 
 
 def matches_by_cell(faiss_index: Any, among: Among) -> Ints:
@@ -118,10 +153,6 @@ class Refined(Celled):
 
         metric = faiss.METRIC_INNER_PRODUCT
         base = faiss.index_factory(dim, coarse, metric)
-        cells = faiss.extract_index_ivf(base)
-        # k-means on the sphere: with inner product the centre of a cell must not win by its length.
-        cells.cp.spherical = True
-        cells.cp.min_points_per_centroid = 1
         fine = faiss.IndexScalarQuantizer(dim, getattr(faiss.ScalarQuantizer, FINE[self.better]), metric)
         both = faiss.IndexRefine(base, fine)
         both.referenced_objects = (base, fine)
@@ -141,13 +172,60 @@ class Refined(Celled):
         ids = faiss.rev_swig_ptr(faiss_index.id_map.data(), faiss_index.id_map.size())  # a view, whatever its length
         return scores, np.where(places == NOTHING, NOTHING, ids[places]) if len(ids) else places
 
+    def place(self, faiss_index: Any, sample: Floats, centres: Floats) -> None:
+        """As Index.place, in what is refined; a rotation before the cells is learned first, and turns their centres."""
+        import faiss
+
+        base = faiss.downcast_index(faiss.downcast_index(faiss_index.index).base_index)
+        if isinstance(base, faiss.IndexPreTransform):
+            rotation = faiss.downcast_VectorTransform(base.chain.at(0))
+            rotation.train(thinned(sample, FOR_ROTATION))
+            centres = rotation.apply(centres)
+        super().place(base, sample, centres)
+
+    def merge(self, into: Any, other: Any) -> None:
+        """As Index.merge; FAISS numbers what is refined by itself, and the ids stand beside."""
+        import faiss
+
+        both, others = faiss.downcast_index(into.index), faiss.downcast_index(other.index)
+        before = both.ntotal
+        cells, more = faiss.extract_index_ivf(both.base_index), faiss.extract_index_ivf(others.base_index)
+        cells.merge_from(more, before)
+        faiss.downcast_index(both.refine_index).merge_from(faiss.downcast_index(others.refine_index))
+        ids = np.concatenate([faiss.vector_to_array(one.id_map) for one in (into, other)])
+        faiss.copy_array_to_vector(ids, into.id_map)
+        for one in (into, both, faiss.downcast_index(both.base_index)):
+            one.ntotal = len(ids)
+        other.reset()
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """The better codes, which are most of it."""
+        import faiss
+
+        fine = faiss.downcast_index(faiss.downcast_index(faiss_index.index).refine_index)
+        reserved(fine.codes, count * fine.code_size)
+        reserved(faiss_index.id_map, count)
+
+    def bytes_each(self, dim: int) -> float:
+        """Short codes, better codes, and the id, which is kept in the cells and beside."""
+        return self.bytes_short(dim) + {"float32": 4, "float16": 2, "int8": 1}[self.better] * dim + 16
+
+    def bytes_short(self, dim: int) -> float:
+        """Bytes of the short code of a vector."""
+        raise NotImplementedError
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """Better codes of two bytes and of one."""
         return [replace(one, better=better) for one in super().choices(count, dim) for better in BETTER]  # type: ignore[call-arg]
 
     def efforts(self) -> list[Index]:
         """Few and many candidates for each number of cells."""
-        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 32)]  # type: ignore[call-arg]
+        return [replace(one, candidates=n) for one in super().efforts() for n in (4, 12, 32)]  # type: ignore[call-arg]
+
+    def ladders(self) -> list[list[Index]]:
+        """Numbers of cells for each of several numbers of candidates."""
+        own = super().ladders()
+        return [[replace(one, candidates=n) for one in steps] for n in CANDIDATES for steps in own]  # type: ignore[call-arg]
 
     def can_remove(self) -> bool:
         """FAISS takes nothing out of an index that is refined."""

@@ -1,11 +1,12 @@
-"""k-means on the sphere: centres of unit vectors, for whoever sorts vectors into clusters."""
+"""k-means on the sphere: centres of unit vectors, of the cells of an index or of clusters."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from eval.index import Floats
+from eval.index._faiss import Floats
 
+ROUNDS = 10  # for the cells of an index
 MOST_POINTS = 1 << 30  # FAISS would draw a sample of its own from more points than this for each centre
 
 
@@ -27,3 +28,18 @@ def centres(points: Floats, count: int, *, iterations: int, seed: int) -> Floats
     )
     means.train(points)
     return np.asarray(means.centroids, np.float32)
+
+
+def thinned(vectors: Floats, most: int) -> Floats:
+    """Every n-th of the vectors [N, D], so that there are at most `most`."""
+    return np.ascontiguousarray(vectors[:: -(-len(vectors) // most)])
+
+
+def centres_of(vectors: Floats, count: int) -> Floats:
+    """[count, D] centres of cells, by k-means on the sphere: with inner product none may win by its length."""
+    import faiss
+
+    learned = faiss.Clustering(vectors.shape[1], count)
+    learned.niter, learned.spherical, learned.min_points_per_centroid = ROUNDS, True, 1
+    learned.train(vectors, faiss.IndexFlatIP(vectors.shape[1]))
+    return np.array(faiss.vector_to_array(learned.centroids).reshape(count, -1))

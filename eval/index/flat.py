@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eval.index import Index, with_ids
+from eval.index import Index, reserved, with_ids
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class Flat(Index):
         import faiss
 
         return with_ids(faiss.IndexFlatIP(dim))
+
+    def reserve(self, faiss_index: Any, count: int) -> None:
+        """All vectors."""
+        import faiss
+
+        own = faiss.downcast_index(faiss_index.index)
+        reserved(own.codes, count * own.code_size)
+        reserved(faiss_index.id_map, count)
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """Itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -21,6 +21,8 @@ MOST_WALKED = 4096  # nearest vectors beyond which comparing with every match is
 @dataclass(frozen=True)
 class Hnsw(Index):
     """Fast at high recall, large in memory, slow to build; removed vectors stay in the graph, out of the hits."""
+
+    slow_to_build: ClassVar[bool] = True
 
     links: Annotated[int, Ge(2), Le(1024)] = 32
     """neighbours a vector is linked to; each costs 4 to 8 bytes"""
@@ -62,6 +64,10 @@ class Hnsw(Index):
         """A vector taken out would tear the graph."""
         return False
 
+    def can_merge(self) -> bool:
+        """Two graphs are not one."""
+        return False
+
     def choices(self, count: int, dim: int) -> list[Index]:
         """The usual number of links."""
         return [self]
@@ -69,3 +75,11 @@ class Hnsw(Index):
     def efforts(self) -> list[Index]:
         """Efforts of the walk in powers of two."""
         return [replace(self, search_effort=2**n) for n in range(4, 11)]
+
+    def ladders(self) -> list[list[Index]]:
+        """Efforts of the walk in steps of a quarter."""
+        return [[replace(self, search_effort=round(16 * 1.25**n)) for n in range(20)]]
+
+    def bytes_each(self, dim: int) -> float:
+        """The vector and its links: twice as many on the lowest level of the graph, few above."""
+        return 4.0 * dim + 4.0 * self.links * (2 + 1 / max(1, self.links - 1)) + 8 * 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eval.index._cells import Celled
+from eval.index._on_disk import ListsOnDisk
 
 
 @dataclass(frozen=True)
-class Ivf(Celled):
+class Ivf(ListsOnDisk):
     """An inverted file; good for millions of vectors. Cells are learned by k-means."""
 
     codes: Literal["float32", "int8"] = "float32"
@@ -22,12 +22,10 @@ class Ivf(Celled):
         metric = faiss.METRIC_INNER_PRODUCT
         centres = faiss.IndexFlatIP(dim)
         if self.codes == "int8":
-            made = faiss.IndexIVFScalarQuantizer(
-                centres, dim, self.cells, faiss.ScalarQuantizer.QT_8bit, metric, False
-            )  # False: codes are of the vectors themselves, not of what the centres leave
-        else:
-            made = faiss.IndexIVFFlat(centres, dim, self.cells, metric)
-        # k-means on the sphere: with inner product the centre of a cell must not win by its length.
-        made.cp.spherical = True
-        made.cp.min_points_per_centroid = 1
-        return made
+            # False: codes are of the vectors themselves, not of what the centres leave
+            return faiss.IndexIVFScalarQuantizer(centres, dim, self.cells, faiss.ScalarQuantizer.QT_8bit, metric, False)
+        return faiss.IndexIVFFlat(centres, dim, self.cells, metric)
+
+    def bytes_each(self, dim: int) -> float:
+        """Four bytes a dimension, or one."""
+        return (4.0 if self.codes == "float32" else 1.0) * dim + 8

@@ -29,5 +29,10 @@ class IvfPq(Refined):
         return self.refined(dim, f"IVF{self.cells},PQ{self.pieces}x4fs")
 
     def choices(self, count: int, dim: int) -> list[Index]:
-        """Pieces of four dimensions, where the width can be cut so."""
-        return [replace(one, pieces=dim // 4) for one in super().choices(count, dim)] if dim % 4 == 0 else []  # type: ignore[call-arg]
+        """Pieces of four dimensions and of two, where the width can be cut so."""
+        own = super().choices(count, dim)
+        return [replace(one, pieces=dim // n) for n in (4, 2) for one in own if dim % n == 0]  # type: ignore[call-arg]
+
+    def bytes_short(self, dim: int) -> float:
+        """Half a byte a piece."""
+        return self.pieces / 2

@@ -44,3 +44,7 @@ class Pq(Index):
     def vectors_to_train(self) -> int:
         """One for each of the 256 centres of a piece."""
         return 256
+
+    def bytes_each(self, dim: int) -> float:
+        """A byte a piece."""
+        return self.pieces + 8.0

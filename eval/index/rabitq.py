@@ -32,3 +32,7 @@ class RaBitQ(Refined):
 
         chosen = cells_only(cells)
         return faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=self.probes, qb=8, quantizer_params=chosen)
+
+    def bytes_short(self, dim: int) -> float:
+        """Its bits, and the numbers that scores are estimated with."""
+        return self.bits * dim / 8 + (8 if self.bits == 1 else 20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -18,16 +17,17 @@ from tyro.conf import Positional, arg
 
 from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
-from eval.index import Index, Vectors
+from eval.index import Index, Ints, Vectors
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
 from eval.search.columns import write_columns
 from eval.search.fill import SAVED_EVERY_S, filled
 from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
-from eval.search.recall import kept_queries, recall, said
+from eval.search.recall import exact, kept_queries, recall, said
+from eval.search.shares import follow, led
 from eval.search.spool import Spool, npy, vectors_of
-from eval.search.versions import next_version, seal
+from eval.search.versions import discard, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
@@ -48,37 +48,46 @@ def build_gallery(
     skip_damaged: bool = False,
     skip: Ledger | None = None,
     saved_every_s: float = SAVED_EVERY_S,
+    size: int = 1,
 ) -> Gallery:
     """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write a version of `out`.
 
     kind: what to build, or the limits within which it is chosen. thumbnail: the longer side of the small pictures that
     are kept, pixels; 0 keeps none, hits are then read from their shards; None: 96 for shards, none for embeddings.
+    size: how many processes fill it; this one leads, the others `follow` (eval/search/shares.py).
     What cannot be read is counted in `skip`. A build that was killed goes on, if it is of the same. Raises UserError if
     `out` is something other than an index, if another program writes it, if the disk is full, if no kind keeps within
     the limits, or, unless `skip_damaged`, if a shard is damaged.
     """
-    with next_version(out, going_on=True) as folder:
+    kind = kind.at(out) if isinstance(kind, Index) else kind
+    with next_version(out, going_on=True, wait_s=2.0 if size > 1 else 0.0) as folder:
         parts = parts_of(release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
         asked = tree_of(kind) if isinstance(kind, Index) else kind.tree()
         identity = {"model": release.id, "data": parts.sha256, "thumbnail": thumbnail, "kind": asked}
-        about = _spooled(release, parts, folder, identity)
+        about = _spooled(release, parts, folder, out, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
-        if isinstance(kind, Index):
-            made = filled(kind, folder, vectors, saved_every_s=saved_every_s)
+        chosen = kind if isinstance(kind, Index) else _chosen(folder, vectors, queries, kind)
+        if size > 1 or chosen.lists_on_disk():
+            made = led(chosen, folder, vectors, size)
         else:
-            made = filled(_chosen(folder, vectors, queries, kind), folder, vectors, saved_every_s=saved_every_s)
-            made = tuned(made, vectors, queries, kind)
+            made = filled(chosen, folder, vectors, saved_every_s=saved_every_s)
+        truth = exact(vectors, made.live_ids(), queries)
+        if isinstance(kind, Budget):
+            made = tuned(made, queries, truth, kind)
             _write_page(folder, made.kind, out.name)
-        write_version(made, folder, {**about, "model": model_of(release, out)})
+        write_version(made, folder, {**about, "model": model_of(release, out)}, truth)
     return Gallery.open(out)
 
 
-def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
-    """Write the index, columns and, last, index.toml; rows, vectors and queries are in `folder` already."""
+def write_version(made: Vectors, folder: Path, about: dict[str, Any], truth: Ints | None = None) -> None:
+    """Write the index, columns and, last, index.toml; rows, vectors and queries are in `folder` already.
+
+    truth: [Q, K] the exact answers to the queries, where they are known.
+    """
     vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
-    made.save(folder / "index.faiss")
+    made.save(folder / made.kind.file)
     write_columns(folder)
-    reached = recall(made, vectors, queries)
+    reached = recall(made, vectors, queries, truth)
     measured = about.get("measured", {})
     whole = {
         **about,
@@ -103,13 +112,13 @@ def model_of(release: Release, out: Path) -> dict[str, str]:
     return {"id": release.id, "name": release.name, "beside": beside}
 
 
-def _spooled(release: Release, parts: Parts, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _spooled(release: Release, parts: Parts, folder: Path, out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Write rows, vectors and queries, unless a build of the same that was killed has; give back what they are."""
     begun = _progress(folder)
     if identity["data"] and begun.get("identity") == json.loads(json.dumps(identity)):
         return dict(begun["about"])
-    shutil.rmtree(folder)
-    folder.mkdir()
+    discard(folder, out)
+    folder.mkdir(exist_ok=True)
     with Spool(folder) as spool:
         for rows, vectors in parts.stream:
             spool.add(rows, vectors)
@@ -158,6 +167,7 @@ def main(argv: list[str]) -> int:
         *,
         kind: str = "",
         option: tuple[str, ...] = (),
+        uri: str = "",
         memory: str = "",
         recall: Annotated[float | None, arg(metavar="SHARE")] = None,
         latency: str = "",
@@ -166,6 +176,8 @@ def main(argv: list[str]) -> int:
         random_weights: bool = False,
         trust: bool = False,
         skip_damaged: bool = False,
+        rank: int = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
+        size: int = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
     ) -> int:
         """Index the pictures of a shard set, to be searched by `vlp search`.
 
@@ -173,9 +185,9 @@ def main(argv: list[str]) -> int:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
             out: folder of the index; a build adds a version to it, which counts when it is whole.
-            kind: flat (exact, unless limits are given), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq ...: a file in
-                eval/index.
+            kind: flat (exact), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a file in eval/index.
             option: settings of the kind, such as cells=256 probes=32.
+            uri: where an index of kind milvus is kept: http://HOST:19530, or a file that ends in .db. Left out: in OUT.
             memory: choose the kind by measuring, within so much memory: 2GB.
             recall: choose the kind by measuring, with this recall@10 of real queries at least: 0.95.
             latency: choose the kind by measuring, with so much time for a query alone: 5ms.
@@ -185,12 +197,19 @@ def main(argv: list[str]) -> int:
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
             skip_damaged: go on without what a damaged shard has lost, counted and said, instead of refusing it.
+            rank: which of several processes this is; 0 leads, the others fill shares. torchrun and Slurm set it.
+            size: how many processes build this index together, with one file system.
         """
+        if not 0 <= rank < size:
+            raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
+        if rank:
+            print(f"{out}: rank {rank} of {size} filled {follow(out, rank)} shares")
+            return 0
         if thumbnail is not None and thumbnail < 0:
             raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
-        asked, skip = kind_asked(kind, option, memory=memory, recall=recall, latency=latency), Ledger()
+        asked, skip = kind_asked(kind, option, uri=uri, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
-        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
+        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip, "size": size}
         _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
         return 0
 
@@ -208,14 +227,15 @@ def _print(made: Gallery, skip: Ledger) -> None:
 
 
 def kind_asked(
-    kind: str, option: tuple[str, ...], *, memory: str, recall: float | None, latency: str
+    kind: str, option: tuple[str, ...], *, uri: str = "", memory: str, recall: float | None, latency: str
 ) -> Index | Budget:
     """The kind that flags name, or the limits that they give. Raises UserError for both, or for bad ones."""
     if recall is not None and not 0 < recall <= 1:
         raise UserError(f"--recall is {recall}, but it should be more than 0 and at most 1")
     if not (memory or latency or recall is not None):
-        return chosen_kind(kind or "flat", option)
-    if kind or option:
+        where = (f"uri={uri}",) if uri else ()
+        return chosen_kind(kind or ("milvus" if uri else "flat"), (*option, *where))
+    if kind or option or uri:
         raise UserError("--kind says what to build, and --memory, --recall and --latency have it chosen: give one")
     return Budget(bytes_of(memory) if memory else None, recall, seconds_of(latency) if latency else None)
 
@@ -227,7 +247,7 @@ def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:
     Ivf(cells=256, probes=16, codes='float32')
     """
     options = _options(settings)
-    known = [f.name for f in fields(component(Index, name))]
+    known = [f.name for f in fields(component(Index, name)) if f.init]
     for key in options:
         if key not in known:
             has = did_you_mean(key, known) if known else "; it has none"

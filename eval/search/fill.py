@@ -28,6 +28,7 @@ def filled(kind: Index, folder: Path, vectors: NDArray[np.float32], *, saved_eve
         made = kind.empty(vectors.shape[1])
         made.train(sample(vectors, kind.sample_to_train()))
         _keep(made, folder, 0)
+    made.reserve(len(vectors))
     saved = time.monotonic()
     for start in range(done, len(vectors), BLOCK):
         block = vectors[start : start + BLOCK]
@@ -58,7 +59,7 @@ def _begun(kind: Index, folder: Path) -> tuple[Vectors | None, int]:
     kept = sorted((int(path.stem.partition("-")[2]), path) for path in folder.glob("filled-*.faiss"))
     for done, path in reversed(kept):
         try:
-            made = Vectors.load(path, kind)
+            made = kind.load(path)
         except UserError:
             continue
         if len(made) == done:

@@ -92,7 +92,7 @@ class Gallery:
         version.check_files()
         with only_ours(not trust):
             kind: Index = build(Index, version.about["kind"], "kind")
-        vectors = Vectors.load(version.files / "index.faiss", kind, mapped=mapped)
+        vectors = kind.at(folder).load(version.files / kind.file, mapped=mapped)
         if (version.files / "vectors.npy").is_file():
             vectors.source = np.asarray(np.load(version.files / "vectors.npy", mmap_mode="r"))
         return cls(folder, vectors, version)

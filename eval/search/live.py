@@ -25,6 +25,7 @@ from eval.search.fill import filled
 from eval.search.gallery import ROWS_PER_GROUP, Gallery
 from eval.search.parts import Parts, parts_of, with_metadata
 from eval.search.recall import said
+from eval.search.shares import led
 from eval.search.spool import Spool, vectors_of
 from eval.search.versions import link_or_copy, next_version
 from vlp.errors import UserError
@@ -98,7 +99,8 @@ def compact(out: Path) -> Changed:
         link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
         about = _kept(gallery)
         about["measured"] = {key: value for key, value in about["measured"].items() if key != "built"}
-        write_version(filled(gallery.vectors.kind, folder, vectors_of(folder)), folder, about)
+        build = led if gallery.vectors.kind.lists_on_disk() else filled
+        write_version(build(gallery.vectors.kind, folder, vectors_of(folder)), folder, about)
         gone = len(vectors) - len(live)
     return Changed(Gallery.open(out), removed=gone)
 

@@ -57,23 +57,39 @@ def exact(vectors: NDArray[np.float32], live: Ints, queries: NDArray[np.float32]
     ids = np.full((len(queries), k), -1, np.int64)
     for start in range(0, len(live), BLOCK):
         some = live[start : start + BLOCK]
-        scores = np.concatenate([best, queries @ vectors[some].T], axis=1)
-        both = np.concatenate([ids, np.broadcast_to(some, (len(queries), len(some)))], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(both, order, 1)
+        whole = some[-1] - some[0] == len(some) - 1  # rows that follow each other are not copied
+        scores = queries @ (vectors[some[0] : some[-1] + 1] if whole else vectors[some]).T
+        if len(some) > k:
+            top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        else:
+            top = np.broadcast_to(np.arange(len(some)), scores.shape)
+        both = np.concatenate([best, np.take_along_axis(scores, top, 1)], axis=1)
+        names = np.concatenate([ids, some[top]], axis=1)
+        order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+        best, ids = np.take_along_axis(both, order, 1), np.take_along_axis(names, order, 1)
     return ids
+
+
+def by_query(answers: Ints, truth: Ints) -> NDArray[np.float64]:
+    """[Q] recall@K of each query that has an exact answer."""
+    there = (truth >= 0).sum(axis=1)
+    given = ((answers[:, :, None] == truth[:, None, :]) & (truth >= 0)[:, None, :]).any(axis=1).sum(axis=1)
+    return np.asarray(given[there > 0] / there[there > 0])
 
 
 def overlap(answers: Ints, truth: Ints) -> float:
     """Recall@K: the share of the exact answers that are among the answers; ids of -1 are none."""
-    wanted = [set(row[row >= 0].tolist()) for row in truth]
-    given = [len(want & set(row.tolist())) for want, row in zip(wanted, answers, strict=True)]
-    return sum(given) / max(1, sum(map(len, wanted)))
+    there = (truth >= 0).sum(axis=1)
+    some = by_query(answers, truth)
+    return float((some * there[there > 0]).sum() / max(1, there.sum()))
 
 
-def recall(index: Vectors, vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> float:
-    """Recall@10 of an index for `queries` [Q, D], against exact search through the vectors of its rows."""
-    return overlap(index.search(queries, K).ids, exact(vectors, index.live_ids(), queries))
+def recall(
+    index: Vectors, vectors: NDArray[np.float32], queries: NDArray[np.float32], truth: Ints | None = None
+) -> float:
+    """Recall@10 of an index for `queries` [Q, D], against exact search (`truth`) through the vectors of its rows."""
+    truth = exact(vectors, index.live_ids(), queries) if truth is None else truth
+    return overlap(index.search(queries, K).ids, truth)
 
 
 def _texts(store: EmbeddingStore, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg
 
-from eval.index import Index, Vectors
+from eval.index import Index
 from eval.search.recall import said
 from eval.search.versions import Version
 from vlp.config import build, only_ours
@@ -33,10 +33,10 @@ def problems(folder: Path, *, trust: bool = False) -> list[str]:
         ]
     with only_ours(not trust):
         kind: Index = build(Index, version.about["kind"], "kind")
-    vectors = Vectors.load(version.files / "index.faiss", kind, mapped=True)
+    vectors = kind.at(folder).load(version.files / kind.file, mapped=True)
     rows = pq.read_metadata(version.files / "rows.parquet").num_rows
     ids, live = vectors.stored_ids(), vectors.live_ids()
-    wrong = []
+    wrong = vectors.problems()
     if len(np.unique(ids)) != len(ids):
         wrong.append(f"{folder} holds {len(ids) - len(np.unique(ids)):,} ids twice; build the index again")
     if len(ids) and not 0 <= ids.min() <= ids.max() < rows:

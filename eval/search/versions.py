@@ -29,6 +29,8 @@ ONE_VERSION = "vlp-index-1"  # an earlier format: the files lie beside the only 
 FILES = (
     "index.faiss",
     "index.faiss.removed.npy",
+    "milvus.json",
+    "milvus.json.removed.npy",
     "rows.parquet",
     "columns.parquet",
     "vectors.npy",
@@ -36,6 +38,8 @@ FILES = (
     "frontier.json",
     "frontier.html",
 )
+
+BESIDE = ("versions", "milvus.db")  # what an index folder has before its first version counts
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def refuse_other_folder(out: Path) -> None:
     """Raise UserError if `out` holds something that is not an index, or the beginning of one."""
     if not out.exists() or (out / "index.toml").is_file():
         return
-    if not out.is_dir() or any(path.name != "versions" for path in out.iterdir()):
+    if not out.is_dir() or any(path.name not in BESIDE for path in out.iterdir()):
         raise UserError(f"{out} is there already and is not an index; choose another folder")
 
 
@@ -98,24 +102,35 @@ def working_folder(out: Path) -> Path:
 
 
 @contextmanager
-def next_version(out: Path, *, going_on: bool = False) -> Iterator[Path]:
+def next_version(out: Path, *, going_on: bool = False, wait_s: float = 0.0) -> Iterator[Path]:
     """An empty folder, which becomes the version of `out` that counts when the context ends without an error.
 
     After an error nothing is left of it; after a kill it is, and `going_on` finds it again. Raises UserError if `out`
-    is something else, if another program writes it, or if the disk is full.
+    is something else, if another program still writes it after `wait_s` seconds, or if the disk is full.
     """
     refuse_other_folder(out)
-    with locked(out.parent, f".{out.name}.lock", what=out), full_disk(out):
+    with locked(out.parent, f".{out.name}.lock", what=out, wait_s=wait_s), full_disk(out):
         folder = working_folder(out)
         if not going_on:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder, out)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
             _put_in_place(folder, out)
         except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder, out)
             raise
+
+
+def discard(folder: Path, out: Path) -> None:
+    """Remove a version of `out`, or the beginning of one, with what is kept for it alone somewhere else."""
+    from eval.index.milvus import drop_unused
+
+    elsewhere = [path for path in folder.glob("*") if path.name == "milvus.json" or path.name.startswith("filled-")]
+    if elsewhere:
+        others = {path for path in (out / "versions").glob("*/milvus.json") if path.parent != folder}
+        drop_unused(out, elsewhere, others)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
@@ -158,7 +173,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
     write_whole(out / "index.toml", f'format = "{FORMAT}"\nversion = "{name}"\n')
     for path in versions.iterdir():
         if path.name not in (name, before):
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path, out)
     for earlier in FILES:
         (out / earlier).unlink(missing_ok=True)  # of an index of the earlier format
 
@@ -180,7 +195,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _whole(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     """`about` itself. Raises UserError if it is not what `seal` writes, or an earlier version wrote."""
-    wanted = {"sha256": ("index.faiss", "rows.parquet"), "kind": ("name",), "model": ("id", "name", "beside")}
+    wanted = {"sha256": ("rows.parquet",), "kind": ("name",), "model": ("id", "name", "beside")}
     for name, keys in wanted.items():
         table = about.get(name)
         missing = [key for key in keys if not isinstance(table, dict) or not isinstance(table.get(key), str)]

@@ -147,7 +147,7 @@ def _table(value: Any, path: str) -> Tree:
 def to_tree(instance: Any, *, without: Mark | None = None) -> Tree:
     """The tree that `build` would turn into `instance` again; without the fields that have the mark `without`."""
     hints = typing.get_type_hints(type(instance), include_extras=True)
-    fields = [f.name for f in dataclasses.fields(instance)]
+    fields = [f.name for f in dataclasses.fields(instance) if f.init]
     kept = [name for name in fields if without is None or without not in typing.get_args(hints[name])]
     return {name: _plain(getattr(instance, name), hints[name], without) for name in kept}
 

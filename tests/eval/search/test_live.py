@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from eval.index.flat import Flat
 from eval.index.hnsw import Hnsw
 from eval.index.ivf import Ivf
 from eval.index.ivf_pq import IvfPq
+from eval.index.milvus import Milvus
 from eval.search import live
 from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
@@ -23,7 +25,14 @@ from vlp.models import release as releases
 from vlp.models.release import Release
 
 Folders = tuple[Path, Path, Path]
-KINDS = (Flat(), Hnsw(), Ivf(cells=2, probes=2), IvfPq(cells=2, probes=2, pieces=8, candidates=64))
+HERE = importlib.util.find_spec("pymilvus") and importlib.util.find_spec("milvus_lite")
+KINDS = (
+    Flat(),
+    Hnsw(),
+    Ivf(cells=2, probes=2),
+    IvfPq(cells=2, probes=2, pieces=8, candidates=64),
+    pytest.param(Milvus(), marks=pytest.mark.skipif(not HERE, reason="pip install 'vlp[milvus]'")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def test_a_life_of_an_index(
 
     before = answers(Gallery.open(out), release)
     made = live.compact(out).gallery
-    assert len(made.vectors) == len(left | back) == made.vectors.faiss_index.ntotal
+    assert len(made.vectors) == len(left | back) == len(made.vectors.stored_ids())
     assert [sorted(row) for row in answers(made, release)] == [sorted(row) for row in before]
     assert problems(out) == []
     assert 0 <= made.about["measured"]["recall"] <= 1

@@ -1,0 +1,219 @@
+"""Building and searching indexes, against autofaiss at the same limit of memory.
+
+    python -m benchmarks.search --json benchmarks/results/search.json
+
+Vectors and queries are those of `benchmarks.search_vectors`. `vlp index build` chooses within the limit (1 KB a vector)
+for recall@10 0.95, asked by every other caption; autofaiss chooses within the same limit. Then both are searched
+in turn, in one process, by the same FAISS with the same threads, for the 10 best of each of the other captions.
+
+`*.qps` is queries a second, `*.recall` recall@10 against exact search for these queries, `*.qps_at_recall` the same
+rate beside the least effort at which autofaiss's index reaches 0.95, where it does (else there is no such row).
+`*.build_time` is the whole command, ours with reading the store and writing rows. `*.memory` is the index in memory
+when it is searched. `*.build_memory` is the most anonymous memory of the building process (pages of mapped files, which
+the system takes back when it needs them, are not in it), in multiples of the finished index and one block of vectors.
+`open.time` is a fresh process from before `import vlp` to the answer to a first text, `open.index` without imports and
+model. Other cases come from `benchmarks/search_*.py`, each with its `rows`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record, search_sides, search_vectors
+
+ROOT = Path(__file__).resolve().parents[1]
+K, WANTED, BYTES_EACH, BLOCK_BYTES = 10, 0.95, 1000, 16384 * 512 * 4
+SIZES = {"million": 1_000_000, "small": 200_000}
+QUICK = {"million": 8_000, "small": 4_000}
+OTHERS = ("filter", "embed", "serve")
+Row = dict[str, Any]
+OPENED = """
+import json, sys, time
+begin = time.perf_counter()
+import vlp
+index = vlp.open_index(sys.argv[1])
+index.search("a red apple", k=10)
+whole = time.perf_counter() - begin
+begin = time.perf_counter()
+again = vlp.open_index(sys.argv[1])
+again.gallery.search(index.model, index.model.embed_texts("a green tree").numpy(), 10)
+print(json.dumps([whole, time.perf_counter() - begin]))
+"""
+
+
+class Pair:
+    """Our index and autofaiss's of the same vectors, built if need be."""
+
+    def __init__(self, name: str, count: int, threads: int) -> None:
+        self.name, self.count, self.threads = name, count, threads
+        self.limit = BYTES_EACH * float(count)
+        folder = search_vectors.KEPT / "built"
+        self.index, self.other = folder / f"ours-{count}", folder / f"autofaiss-{count}"
+        self.built: list[search_sides.Built] = []
+
+    def build(self) -> None:
+        """Build both; what an earlier call built is replaced."""
+        search_sides.store(self.count)
+        self.built = [
+            search_sides.ours(self.count, self.limit, self.threads, self.index),
+            search_sides.peer(self.count, self.limit, self.threads, self.other),
+        ]
+
+    def ensure(self) -> None:
+        """Build what is not there."""
+        if not ((self.index / "index.toml").is_file() and (self.other / "infos.json").is_file()):
+            self.build()
+
+
+def build_rows(pair: Pair) -> Iterator[Row]:
+    """`NAME.build_time`, `NAME.memory` and `NAME.build_memory`."""
+    pair.build()
+    ours, theirs = pair.built
+    sizes = [file_of(pair).stat().st_size, (pair.other / "knn.index").stat().st_size]
+    peer = f"{search_sides.PEER} {search_sides.infos(pair.other)['index_key']}"
+    yield record.row(f"{pair.name}.build_time", "s", [ours.seconds], [theirs.seconds], peer)
+    yield record.row(f"{pair.name}.memory", "MB", [sizes[0] / 1e6], [sizes[1] / 1e6], peer)
+    shares = [one.anonymous / (size + BLOCK_BYTES) for one, size in zip(pair.built, sizes, strict=True)]
+    yield record.row(f"{pair.name}.build_memory", "x (index + block)", shares[:1], shares[1:], peer)
+
+
+def file_of(pair: Pair) -> Path:
+    """FAISS's file of our index."""
+    from eval.search.versions import Version
+
+    return Version.current(pair.index).files / "index.faiss"
+
+
+def search_rows(pair: Pair, rounds: int) -> Iterator[Row]:
+    """`NAME.qps`, `NAME.recall` and, where autofaiss's index can, `NAME.qps_at_recall`."""
+    import faiss
+
+    from eval.search.gallery import Gallery
+    from eval.search.recall import exact, overlap
+
+    pair.ensure()
+    faiss.omp_set_num_threads(pair.threads)
+    pictures, texts = search_vectors.vectors(pair.count)
+    queries = np.ascontiguousarray(texts[1::2])
+    truth = exact(pictures, np.arange(pair.count), queries)
+    ours = Gallery.open(pair.index, mapped=False).vectors
+    about, theirs = search_sides.infos(pair.other), faiss.read_index(str(pair.other / "knn.index"))
+    space = faiss.ParameterSpace()
+    space.set_index_parameters(theirs, about["index_param"])
+
+    def by_us() -> Any:
+        return ours.search(queries, K).ids
+
+    def by_them() -> Any:
+        return theirs.search(queries, K)[1]
+
+    peer = f"{search_sides.PEER} {about['index_key']} {about['index_param']}"
+    yield record.row(f"{pair.name}.recall", "recall@10", [overlap(by_us(), truth)], [overlap(by_them(), truth)], peer)
+    yield record.row(f"{pair.name}.qps", "queries/s", *in_turn([by_us, by_them], len(queries), rounds), peer)
+    setting = reaching(theirs, space, lambda: overlap(by_them(), truth))
+    if setting:
+        rates = in_turn([by_us, by_them], len(queries), rounds)
+        peer = f"{search_sides.PEER} {about['index_key']} {setting}"
+        yield record.row(f"{pair.name}.qps_at_recall", "queries/s", *rates, peer)
+
+
+def reaching(index: Any, space: Any, recall: Callable[[], float]) -> str:
+    """The least number of cells, or effort of the walk, at which an index reaches 0.95; "" where none does."""
+    import faiss
+
+    knob = "efSearch" if isinstance(faiss.downcast_index(index), faiss.IndexHNSW) else "nprobe"
+    for effort in (2**n for n in range(3, 13)):
+        setting = f"{knob}={effort}" + (f",quantizer_efSearch={2 * effort}" if knob == "nprobe" else "")
+        try:
+            space.set_index_parameters(index, setting)
+        except RuntimeError:  # its cells are no graph
+            setting = f"{knob}={effort}"
+            space.set_index_parameters(index, setting)
+        if recall() >= WANTED:
+            return setting
+    return ""
+
+
+def in_turn(sides: Sequence[Callable[[], Any]], count: int, rounds: int) -> list[list[float]]:
+    """Queries a second of each side, which are asked in turn; the first round is a warm-up."""
+    rates: list[list[float]] = [[] for _ in sides]
+    for turn in range(rounds + 1):
+        for side, own in zip(sides, rates, strict=True):
+            begin = time.perf_counter()
+            side()
+            own += [count / (time.perf_counter() - begin)] if turn else []
+    return rates
+
+
+def open_rows(pair: Pair, rounds: int) -> Iterator[Row]:
+    """`open.time` and `open.index`."""
+    pair.ensure()
+    env = {**os.environ, "OMP_NUM_THREADS": str(pair.threads), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OPENED, str(pair.index)]
+    times = [json.loads(subprocess.check_output(command, env=env, cwd=ROOT, text=True)) for _ in range(rounds)]
+    yield record.row("open.time", "s", [one[0] for one in times])
+    yield record.row("open.index", "s", [one[1] for one in times])
+
+
+def other_rows(name: str, quick: bool) -> Iterator[Row]:
+    """The rows of `benchmarks/search_NAME.py`, where it is there."""
+    module = f"benchmarks.search_{name}"
+    if importlib.util.find_spec(module) is not None:
+        yield from importlib.import_module(module).rows(quick)
+
+
+def cases(options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
+    """What each case measures; one that stands twice is measured once."""
+    sizes = QUICK if options.quick else SIZES
+    rounds = 1 if options.quick else options.rounds
+    million, small = (Pair(name, count, options.threads) for name, count in sizes.items())
+
+    def pair(one: Pair) -> dict[str, Callable[[], Iterator[Row]]]:
+        return {f"{one.name}.build": lambda: build_rows(one), f"{one.name}.search": lambda: search_rows(one, rounds)}
+
+    others = {f"{name}.": (lambda name=name: other_rows(name, options.quick)) for name in OTHERS}
+    return {**pair(million), "open.": lambda: open_rows(million, rounds), **pair(small), **others}
+
+
+PREFIXES = {"build": ("build_time", "memory", "build_memory"), "search": ("qps", "recall", "qps_at_recall")}
+
+
+def asked(group: str, only: Sequence[str]) -> bool:
+    """Whether a group of cases has one that is asked for.
+
+    >>> asked("million.build", ["million.memory"]), asked("million.build", ["million.qps"]), asked("open.", [])
+    (True, False, True)
+    """
+    name, _, kind = group.partition(".")
+    own = [f"{name}.{case}" for case in PREFIXES.get(kind, ())]
+    return not only or any(case in own or (not own and case.startswith(name)) for case in only)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as million.qps open.time")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="few vectors and one round")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    rows = [row for group, measure in cases(options).items() if asked(group, options.only) for row in measure()]
+    about = record.conditions(("faiss-cpu", "numpy", "torch"), threads=options.threads)
+    about["data"] = [search_vectors.conditions(count) for count in (QUICK if options.quick else SIZES).values()]
+    record.write(options.json, {**about, "load": [round(load, 2), round(os.getloadavg()[0], 2)]}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,11 @@ class Index:
     exact: ClassVar[bool] = False
     """Whether its hits are those of a comparison with every vector"""
 
+    @property
+    def exact_scores(self) -> bool:
+        """Whether its scores are of the vectors themselves, and not of codes."""
+        return self.exact
+
     def empty(self, dim: int) -> Vectors:
         """An index of this kind for vectors of width `dim`, with nothing in it.
 

@@ -7,8 +7,8 @@ written last, index.toml: the kind, the model, the data, size and checksum of ev
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
-from eval.index import NOTHING, Index, Vectors
+from eval.index import Index, Vectors
+from eval.search.refine import Ranked, Refining, refined
+from eval.search.spool import ROWS_PER_GROUP, vectors_of
 from eval.search.versions import Version
 from vlp.config import build, only_ours
 from vlp.errors import UserError
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from vlp.models.release import Release
 
-ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
+SHOWN = 24  # of those that a hit stands for, whose thumbnails are read; there may be as many as there are rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Hit:
     captions: Mapping[str, str]
     shard: str
     thumbnail: bytes  # WebP or PNG, b"" where none was kept
+    alike: tuple[Hit, ...] = ()  # near-identical ones that were folded into it, best first
 
     def picture(self) -> Image:
         """The thumbnail; where none was kept, the picture itself, read from its shard. Raises UserError."""
@@ -106,32 +109,67 @@ class Gallery:
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
 
-    def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
-        """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""
-        self.check_model(release)
-        hits = self.vectors.search(queries, k)
-        rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
-        return [
-            [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
-            for scores, ids in zip(hits.scores, hits.ids, strict=True)
-        ]
+    def search(
+        self,
+        release: Release,
+        queries: NDArray[Any],
+        k: int,
+        *,
+        fold: float | None = None,
+        rerank: int | None = None,
+        most: int | None = None,
+        pictures: bool = True,
+    ) -> list[list[Hit]]:
+        """The K best rows of each query [Q, D], best first.
 
-    def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:
+        fold: cosine from which on a hit is folded into a better one, which stands for both. rerank: hits of the index
+        that are scored again with the vectors themselves; None: the K, where the index's scores are estimates. most:
+        hits that are looked at where many are folded. pictures: whether thumbnails are read. Raises UserError if
+        `release` is not the index's model, or for settings out of their bounds.
+        """
+        self.check_model(release)
+        how = Refining(fold, self._reranked(k) if rerank is None else rerank, most)
+        vectors = vectors_of(self.files) if how.needs_vectors else np.empty((0, self.vectors.dim), np.float32)
+        ranked = refined(self.vectors.search, vectors, np.asarray(queries, np.float32), k, how)
+        return self._hits(ranked, pictures=pictures)
+
+    def _reranked(self, k: int) -> int:
+        """How many hits are scored again if nobody says: only estimates are, and only where vectors were kept."""
+        return 0 if self.vectors.kind.exact_scores or not (self.files / "vectors.npy").is_file() else k
+
+    def _hits(self, ranked: Sequence[Ranked], *, pictures: bool) -> list[list[Hit]]:
+        """Matches with their rows."""
+        none = np.empty(0, np.int64)
+        first = [ids for match in ranked for ids in (match.ids, *(folds[:SHOWN] for _, folds in match.alike))]
+        further = [folds[SHOWN:] for match in ranked for _, folds in match.alike]
+        rows = self._rows(np.unique(np.concatenate([none, *further])), pictures=False)
+        rows |= self._rows(np.unique(np.concatenate([none, *first])), pictures=pictures)
+
+        def hits(match: Ranked) -> Iterator[Hit]:
+            for score, row, (scores, folds) in zip(match.scores, match.ids, match.alike, strict=True):
+                alike = tuple(rows[int(i)](float(s)) for s, i in zip(scores, folds, strict=True))
+                hit: Hit = rows[int(row)](float(score))
+                yield replace(hit, alike=alike) if alike else hit
+
+        return [list(hits(match)) for match in ranked]
+
+    def _rows(self, ids: NDArray[np.int64], *, pictures: bool) -> dict[int, Any]:
         """For each id a function from a score to its Hit; reads only the row groups that hold one."""
         import pyarrow.parquet as pq
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
             return lambda score: Hit(
-                score, str(row["key"]), captions, str(row["shard"]), bytes(row["thumbnail"] or b"")
+                score, str(row["key"]), captions, str(row["shard"]), bytes(row.get("thumbnail") or b"")
             )
 
         rows: dict[int, Any] = {}
+        columns = None if pictures else ["key", "captions", "shard"]  # thumbnails are most of a file's bytes
         path = self.files / "rows.parquet"
         try:
             with pq.ParquetFile(self._file) as file:
                 for group in np.unique(ids // ROWS_PER_GROUP):
-                    table = file.read_row_group(int(group))
+                    table = file.read_row_group(int(group), columns)
                     inside = ids[ids // ROWS_PER_GROUP == group]
                     for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
                         rows[int(i)] = hit(row)

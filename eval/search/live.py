@@ -21,10 +21,10 @@ from eval.embeddings.encode import left_out
 from eval.index import Ints
 from eval.search.build import write_version
 from eval.search.fill import filled
-from eval.search.gallery import ROWS_PER_GROUP, Gallery
+from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
 from eval.search.recall import said
-from eval.search.spool import Spool, vectors_of
+from eval.search.spool import ROWS_PER_GROUP, Spool, vectors_of
 from eval.search.versions import link_or_copy, next_version
 from vlp.errors import UserError
 from vlp.legible import plain

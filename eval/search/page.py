@@ -45,6 +45,7 @@ def shown(answer: Answer) -> Tree:
             "score": f"{hit.score:.2f}",
             "captions": [(plain(language, 20), plain(text)) for language, text in hit.captions.items()][:LANGUAGES],
             "title": " · ".join(plain(text) for text in [*list(hit.captions.values())[:LANGUAGES], hit.key]),
+            "alike": len(hit.alike),
             "exact": bool(answer.text) and normalised(answer.text) in map(normalised, hit.captions.values()),
         }
         for hit in answer.hits

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.search.gallery import ROWS_PER_GROUP
 from vlp.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
 
 
 class Spool:

@@ -19,8 +19,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import ValidationError
 
-from eval.search.gallery import Hit
+from eval.search.gallery import SHOWN, Hit
 from eval.search.page import data_uri
+from eval.search.refine import FOLD
 from eval.service.batching import Batcher, BatchFailed, Part, Question
 from eval.service.current import Current, Version
 from eval.service.fetching import fetched
@@ -36,6 +37,7 @@ from vlp.pictures import Limits, Refused, decode
 
 log = logging.getLogger("vlp.service")
 FAR = 1e6  # weights are compared with each other: none needs to be larger
+FOLDING = f"cosine from which on near-identical matches are folded into the best of them, such as {FOLD}"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "a body that cannot be read"},
     401: {"model": Problem, "description": "no key, or another one"},
@@ -90,7 +92,7 @@ class Service:
         data = await asyncio.get_running_loop().run_in_executor(self.fetchers, fetched, url, most, patience)
         return await self.picture(version, data, weight)
 
-    async def answer(self, version: Version, parts: Sequence[Part], k: int) -> list[Hit]:
+    async def answer(self, version: Version, parts: Sequence[Part], k: int, *, fold: float | None = None) -> list[Hit]:
         """The matches. Raises HTTPException for a question without parts or with too many, or too large a K."""
         if not parts:
             raise HTTPException(422, "the question is empty; give a text or a picture")
@@ -100,7 +102,7 @@ class Service:
             )
         if k > self.settings.most_k:
             raise HTTPException(422, f"k is {k:,}; at most {self.settings.most_k:,} matches are given")
-        return await self.batcher.ask(Question(version, tuple(parts), k))
+        return await self.batcher.ask(Question(version, tuple(parts), k, fold, self.settings.most_seen))
 
     async def watch(self) -> None:
         """Take up new versions of the index until cancelled."""
@@ -125,8 +127,14 @@ def _match(hit: Hit, pictures: bool) -> dict[str, Any]:
     return {"score": round(hit.score, 6), "key": plain(hit.key), "captions": captions, "image": image}
 
 
+def _folded(hit: Hit, pictures: bool) -> dict[str, Any]:
+    """A match with those that it stands for."""
+    alike = [_match(one, pictures) for one in hit.alike[:SHOWN]]
+    return {**_match(hit, pictures), "folded": len(hit.alike), "alike": alike}
+
+
 def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float) -> JSONResponse:
-    rows = [_match(hit, pictures) for hit in hits]
+    rows = [_folded(hit, pictures) for hit in hits]
     count = len(version.gallery.vectors)
     return JSONResponse({"matches": rows, "seconds": round(time.perf_counter() - start, 6), "pictures": count})
 
@@ -137,11 +145,12 @@ async def search_text(
     text: Annotated[str, Query(min_length=1, description="what to look for, in any language the model knows")],
     k: Annotated[int, Query(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Query(description="whether matches have their small pictures")] = True,
+    fold: Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
 ) -> Response:
     """The pictures nearest to a text."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    hits = await service.answer(version, [service.text(text, 1.0)], k)
+    hits = await service.answer(version, [service.text(text, 1.0)], k, fold=fold)
     return _matches(version, hits, pictures, start)
 
 
@@ -163,6 +172,7 @@ async def search(
     ] = 0.5,
     k: Annotated[int, Form(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Form(description="whether matches have their small pictures")] = True,
+    fold: Annotated[float | None, Form(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
 ) -> Response:
     """The pictures nearest to a question of several parts: the direction of the sum of their weighted unit vectors."""
     service, start = _service(request), time.perf_counter()
@@ -179,7 +189,7 @@ async def search(
         parts.append(await service.picture_at(version, image_url, image_weight))
     for files, weight in ((more_image, strength), (less_image, -strength)):
         parts += [await service.picture(version, await file.read(), weight) for file in files]
-    return _matches(version, await service.answer(version, parts, k), pictures, start)
+    return _matches(version, await service.answer(version, parts, k, fold=fold), pictures, start)
 
 
 KNN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Knn.model_json_schema()}}}}
@@ -196,7 +206,8 @@ async def knn_service(request: Request) -> Response:
     if asked.modality != "image":
         raise HTTPException(422, 'modality is "text", but this index holds pictures; ask for "image"')
     version = service.current.version
-    hits = await service.answer(version, await _knn_parts(service, version, asked), asked.num_images)
+    parts = await _knn_parts(service, version, asked)
+    hits = await service.answer(version, parts, asked.num_images, fold=FOLD if asked.deduplicate else None)
     return JSONResponse([_knn_match(hit) for hit in hits])
 
 

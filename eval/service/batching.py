@@ -36,6 +36,8 @@ class Question:
     version: Version  # the one whose model prepared the pictures, also when there is a newer one by now
     parts: tuple[Part, ...]
     k: int
+    fold: float | None = None  # cosine from which on matches are folded into a better one
+    most: int | None = None  # matches that are looked at for that
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,19 @@ def vectors_of(version: Version, questions: Sequence[Question]) -> list[NDArray[
 def answers(version: Version, questions: Sequence[Question]) -> list[list[Hit] | UserError]:
     """The matches of each question, best first, all of one version; the error of one that asks for nothing.
 
-    Questions with the same K are one search. Raises UserError if the index itself cannot answer.
+    Questions with the same K and the same fold are one search. Raises UserError if the index itself cannot answer.
     """
     made = vectors_of(version, questions)
     result: list[list[Hit] | UserError] = [one if isinstance(one, UserError) else [] for one in made]
-    for k in sorted({question.k for question in questions}):
-        same = [i for i, one in enumerate(made) if questions[i].k == k and not isinstance(one, UserError)]
-        if same:
-            hits = version.gallery.search(version.release, np.stack([np.asarray(made[i]) for i in same]), k)
-            for i, some in zip(same, hits, strict=True):
-                result[i] = some
+    together: dict[tuple[int, float | None, int | None], list[int]] = {}
+    for i, question in enumerate(questions):
+        if not isinstance(made[i], UserError):
+            together.setdefault((question.k, question.fold, question.most), []).append(i)
+    for (k, fold, most), same in together.items():
+        vectors = np.stack([np.asarray(made[i]) for i in same])
+        hits = version.gallery.search(version.release, vectors, k, fold=fold, most=most)
+        for i, some in zip(same, hits, strict=True):
+            result[i] = some
     return result
 
 

@@ -13,13 +13,20 @@ class Problem(BaseModel):
     detail: Annotated[str, Field(description="one sentence")]
 
 
-class Match(BaseModel):
-    """A picture of the index."""
+class Alike(BaseModel):
+    """A picture of the index that is near-identical to a match."""
 
     score: Annotated[float, Field(description="cosine")]
     key: str
     captions: Annotated[dict[str, str], Field(description="by language")]
     image: Annotated[str, Field(description='the small picture as a data: URI, "" where none was kept')]
+
+
+class Match(Alike):
+    """A picture of the index."""
+
+    folded: Annotated[int, Field(description="near-identical pictures that were folded into it")] = 0
+    alike: Annotated[list[Alike], Field(description="the best of these, at most 24")] = []
 
 
 class Matches(BaseModel):
@@ -47,6 +54,7 @@ class Knn(BaseModel):
     image: Annotated[str | None, Field(description="base64")] = None
     image_url: str | None = None
     embedding_input: Annotated[list[float] | None, Field(max_length=65_536)] = None
+    deduplicate: Annotated[bool, Field(description="whether near-identical pictures are folded into one")] = False
     modality: Literal["image", "text"] = "image"
     num_images: Annotated[int, Field(ge=1)] = 100
 

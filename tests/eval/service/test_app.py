@@ -72,7 +72,7 @@ def test_clip_retrieval_s_client_is_answered(
 ) -> None:
     """It posts JSON without a content type, with fields that mean nothing here."""
     rest = {
-        "deduplicate": True,
+        "deduplicate": False,
         "use_safety_model": True,
         "indice_name": "x",
         "aesthetic_weight": 0.5,
@@ -90,6 +90,30 @@ def test_clip_retrieval_s_client_is_answered(
     own = next(row for row in rows if row["id"] == samples[4].key)
     assert own["caption"] == samples[4].captions["en"]
     assert base64.b64decode(own["image"]) == samples[4].image
+
+
+def test_near_identical_matches_are_folded_where_that_is_asked_for(
+    address: str, index: Path, release: Release, samples: list[Sample]
+) -> None:
+    gallery = Gallery.open(index)
+    vector = np.asarray(release.embed_texts("red circle"))
+    for fold in (-1.0, 0.5, 0.95):
+        expected = gallery.search(release, vector, 5, fold=fold)[0]
+        for answer in (
+            requests.get(f"{address}/search", {"text": "red circle", "k": "5", "fold": str(fold)}),
+            requests.post(f"{address}/search", {"text": "red circle", "k": "5", "fold": str(fold)}),
+        ):
+            rows = answer.json()["matches"]
+            assert [row["key"] for row in rows] == [hit.key for hit in expected]
+            assert [row["folded"] for row in rows] == [len(hit.alike) for hit in expected]
+            assert [[one["key"] for one in row["alike"]] for row in rows] == [
+                [one.key for one in hit.alike] for hit in expected
+            ]
+    assert sum(row["folded"] for row in rows) >= 1
+    body = json.dumps({"text": "red circle", "num_images": 5, "deduplicate": True})
+    rows = requests.post(f"{address}/knn-service", data=body).json()
+    assert [row["id"] for row in rows] == [hit.key for hit in expected]
+    assert requests.post(f"{address}/search", {"text": "x", "fold": "nan"}).status_code == 422
 
 
 def test_questions_that_come_together_are_answered_together_and_not_mixed_up(

@@ -137,6 +137,11 @@ class Gallery:
         """How many hits are scored again if nobody says: only estimates are, and only where vectors were kept."""
         return 0 if self.vectors.kind.exact_scores or not (self.files / "vectors.npy").is_file() else k
 
+    def hits(self, ids: Sequence[int], scores: Sequence[float]) -> list[Hit]:
+        """The rows of these ids, each with its score. Raises UserError if there is none of one."""
+        rows = self._rows(np.unique(np.asarray(ids, np.int64)), pictures=True)
+        return [rows[i](score) for i, score in zip(ids, scores, strict=True)]
+
     def _hits(self, ranked: Sequence[Ranked], *, pictures: bool) -> list[list[Hit]]:
         """Matches with their rows."""
         none = np.empty(0, np.int64)

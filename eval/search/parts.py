@@ -106,7 +106,7 @@ def _stored(store: EmbeddingStore, thumbnail: int) -> Iterator[Part]:
             keys = [str(row.get("key") or row.get("image_path") or start + i) for i, row in enumerate(some)]
             captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in some]
             shards = [str(row.get("shard") or "") for row in some]
-            small = _thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(some)
+            small = thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(some)
             yield table(keys, captions, shards, small), unit(vectors[start : start + BLOCK], store.folder, part)
 
 
@@ -123,7 +123,7 @@ def unit(vectors: NDArray[Any], folder: Path, part: str) -> NDArray[np.float32]:
     return np.asarray(exact / norms)
 
 
-def _thumbnails(keys: list[str], shards: list[str], side: int) -> list[bytes]:
+def thumbnails(keys: list[str], shards: list[str], side: int) -> list[bytes]:
     """The small pictures of rows, read from the shards that the rows name. Raises UserError if one is not there."""
     small: dict[tuple[str, str], bytes] = {}
     wanted = set(zip(shards, keys, strict=True))

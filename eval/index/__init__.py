@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.index._among import Among, exact
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
 from vlp.files import DISK_FULL
@@ -24,13 +26,16 @@ from vlp.legible import plain
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 NOTHING = -1  # the id that FAISS gives where there are fewer than K
+FEW = 2048  # so many vectors are compared one by one before an index gains anything
+FILTERS = 16  # filters of which is kept what was made for their search
 
 
 @dataclass(frozen=True)
 class Hits:
     """The K best vectors of each query, best first; where there are fewer than K, the id is -1 and the score -inf.
 
-    K is what was asked for, or the number of vectors where there are fewer.
+    K is what was asked for, or the number of vectors (of a filtered search: of those that may be hits) where there are
+    fewer.
     """
 
     scores: Floats  # [Q, K] cosine
@@ -73,6 +78,10 @@ class Index:
         scores, ids = faiss_index.search(queries, k, params=self.search_parameters(selector))
         return scores, ids
 
+    def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
+        """As `search`, with enough effort for hits among some vectors only; of a query with fewer than K: -1."""
+        return self.search(faiss_index, queries, k, among.selector)
+
     def ready(self, faiss_index: Any) -> Any:
         """What is searched for `faiss_index`: itself, or what was made of it on another device. Raises UserError."""
         return faiss_index
@@ -101,6 +110,10 @@ class Index:
         """The same index, searched with less and with more effort, the least first."""
         return [self]
 
+    def can_filter(self) -> bool:
+        """Whether FAISS can search this kind for some ids only; if not, their vectors are compared one by one."""
+        return True
+
     def can_remove(self) -> bool:
         """Whether FAISS can take vectors out of this kind; if not, they are only left out of the hits."""
         return True
@@ -124,7 +137,9 @@ class Vectors:
     dim: int
     faiss_index: Any
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
+    source: Floats | None = None  # [N, D] the vectors themselves by id, where they are kept; else FAISS decodes its own
     _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
+    _filters: OrderedDict[int, tuple[Ints, Among]] = field(default_factory=OrderedDict)  # by identity of the ids
 
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal) - len(self.removed)
@@ -153,7 +168,7 @@ class Vectors:
             state = "removed but still stored" if taken.tolist() and int(taken[0]) in self.removed else "there already"
             which = f"{taken[0]} is {state}" if len(taken) else "one is given twice"
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
-        self._searched = None
+        self._changed()
         with _in_words(self.kind):
             self.faiss_index.add_with_ids(self._checked(vectors), ids)
 
@@ -175,27 +190,67 @@ class Vectors:
     def remove(self, ids: NDArray[Any]) -> int:
         """Take the vectors of these ids out; returns how many there were."""
         present = np.intersect1d(np.asarray(ids, np.int64), self.live_ids())
-        self._searched = None
+        self._changed()
         if self.kind.can_remove():
             self.faiss_index.remove_ids(present)
         else:
             self.removed |= set(present.tolist())
         return len(present)
 
-    def search(self, queries: NDArray[Any], k: int) -> Hits:
-        """The K nearest of each query [Q, D]. Raises UserError for a K below 1; one beyond all vectors is no matter."""
+    def search(self, queries: NDArray[Any], k: int, among: Ints | None = None) -> Hits:
+        """The K nearest of each query [Q, D]; `among`: ascending ids that may be hits, None for all.
+
+        Where few may be, or an index finds fewer than K of them, they are compared one by one: a hit is missing only
+        where none is left. Raises UserError for a K below 1; one beyond all vectors is no matter.
+        """
         import faiss
 
         if k < 1:
             raise UserError(f"k is {k}, but at least 1 neighbour should be asked for")
-        removed = np.array(sorted(self.removed), np.int64)
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
+        checked = self._checked(queries)
         most = max(1, min(k, int(self.faiss_index.ntotal)))  # FAISS makes room for all K before it looks
         if self._searched is None:
             self._searched = self.kind.ready(self.faiss_index)
-        scores, ids = self.kind.search(self._searched, self._checked(queries), most, selector)
+        if among is not None:
+            return self._search_among(checked, most, self._filter(among))
+        removed = np.array(sorted(self.removed), np.int64)
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
+        scores, ids = self.kind.search(self._searched, checked, most, selector)
         scores[ids == NOTHING] = -np.inf
         return Hits(scores, ids)
+
+    def _search_among(self, queries: Floats, k: int, among: Among) -> Hits:
+        k = min(k, len(among.ids))
+        if not k:
+            return Hits(np.full((len(queries), 1), -np.inf, np.float32), np.full((len(queries), 1), NOTHING))
+        if len(among.ids) <= max(FEW, 4 * k) or not self.kind.can_filter():
+            return Hits(*exact(self.vectors_at, among.ids, queries, k))
+        scores, ids = self.kind.search_among(self._searched, queries, k, among)
+        short = (ids == NOTHING).any(axis=1)
+        if short.any():
+            scores[short], ids[short] = exact(self.vectors_at, among.ids, queries[short], k)
+        return Hits(scores, ids)
+
+    def _filter(self, ids: Ints) -> Among:
+        """What is searched for these ids without those that are not there; of the same array it is made once."""
+        if id(ids) not in self._filters:
+            present = np.intersect1d(ids, self.live_ids(), assume_unique=True)
+            self._filters[id(ids)] = (ids, Among(present, int(self.faiss_index.ntotal)))
+            while len(self._filters) > FILTERS:
+                self._filters.popitem(last=False)
+        return self._filters[id(ids)][1]
+
+    def vectors_at(self, ids: Ints) -> Floats:
+        """[n, D] the vectors of these ids, as exactly as they are kept."""
+        if self.source is not None:
+            return np.asarray(self.source[ids], np.float32)
+        if not hasattr(self.faiss_index, "id_map") and self.faiss_index.direct_map.no():
+            self.faiss_index.set_direct_map_type(2)  # a table of where each id lies
+        return np.asarray(self.faiss_index.reconstruct_batch(ids))
+
+    def _changed(self) -> None:
+        self._searched = None
+        self._filters.clear()
 
     def save(self, path: Path) -> None:
         """Write FAISS's file, and beside it PATH.removed.npy if ids are only left out."""

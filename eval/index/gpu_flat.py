@@ -8,7 +8,6 @@ from typing import Any
 from eval.index import Floats, Index, Ints
 from eval.index._gpu import has_gpu, need_gpu, on_gpu
 from eval.index.flat import Flat
-from vlp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,13 @@ class GpuFlat(Index):
         return on_gpu(faiss_index)
 
     def search(self, faiss_index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
-        """As Index.search. Raises UserError for a selector, which FAISS has none of on GPUs."""
-        if selector is not None:
-            raise UserError("an index of kind gpu_flat cannot be searched for some ids only; choose --kind flat")
+        """As Index.search, of all vectors: FAISS has no selectors on GPUs, and what is removed is gone."""
         scores, ids = faiss_index.search(queries, k)
         return scores, ids
+
+    def can_filter(self) -> bool:
+        """FAISS has no selectors on GPUs."""
+        return False
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """Itself where there is a GPU."""

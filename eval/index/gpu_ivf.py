@@ -9,7 +9,6 @@ from eval.index import Floats, Index, Ints
 from eval.index._cells import Celled
 from eval.index._gpu import has_gpu, need_gpu, on_gpu
 from eval.index.ivf import Ivf
-from vlp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,16 @@ class GpuIvf(Celled):
         need_gpu("gpu_ivf", "ivf")
         return on_gpu(faiss_index)
 
-    def search(self, faiss_index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
-        """As Index.search. Raises UserError for a selector, which FAISS has none of on GPUs."""
-        if selector is not None:
-            raise UserError("an index of kind gpu_ivf cannot be searched for some ids only; choose --kind ivf")
+    def search(
+        self, faiss_index: Any, queries: Floats, k: int, selector: Any, cells: Any = None
+    ) -> tuple[Floats, Ints]:
+        """As Index.search, of all vectors: FAISS has no selectors on GPUs, and what is removed is gone."""
         scores, ids = faiss_index.search(queries, k, params=self.search_parameters(None))
         return scores, ids
+
+    def can_filter(self) -> bool:
+        """FAISS has no selectors on GPUs."""
+        return False
 
     def choices(self, count: int, dim: int) -> list[Index]:
         """As Celled, where there is a GPU."""

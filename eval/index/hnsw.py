@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge, Le
 
-from eval.index import Index, with_ids
+from eval.index import NOTHING, Floats, Index, Ints, with_ids
+from eval.index._among import Among
 from vlp.config.bounds import Count
 
 MOST_EFFORT = 1 << 20
+SPARE = 2  # times as many matches among the nearest as are asked for, on the average
+MOST_WALKED = 4096  # nearest vectors beyond which comparing with every match is no slower
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,20 @@ class Hnsw(Index):
         import faiss
 
         return faiss.SearchParametersHNSW(sel=selector, efSearch=self.search_effort)
+
+    def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
+        """As Index.search_among: of so many nearest of all vectors that K should be matches, those that are.
+
+        Inside FAISS's walk a filter would give K matches that it met on its way, however far they are.
+        """
+        wanted = min(int(faiss_index.ntotal), self.search_effort + math.ceil(SPARE * k / among.share))
+        if wanted > MOST_WALKED:
+            return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), NOTHING)
+        scores, ids = replace(self, search_effort=2 * wanted).search(faiss_index, queries, wanted, None)
+        matches = among.has(ids)
+        order = np.argsort(~matches, axis=1, kind="stable")[:, :k]
+        matches, scores, ids = (np.take_along_axis(array, order, 1) for array in (matches, scores, ids))
+        return np.where(matches, scores, -np.inf), np.where(matches, ids, NOTHING)
 
     def can_remove(self) -> bool:
         """A vector taken out would tear the graph."""

@@ -28,11 +28,11 @@ class Opq(Refined):
             )
         return self.refined(dim, f"OPQ{self.pieces},IVF{self.cells},PQ{self.pieces}x4fs")
 
-    def search_parameters(self, selector: Any) -> Any:
+    def search_parameters(self, selector: Any, cells: Any = None) -> Any:
         """The number of cells to look into, after the rotation."""
         import faiss
 
-        return faiss.SearchParametersPreTransform(index_params=super().search_parameters(selector))
+        return faiss.SearchParametersPreTransform(index_params=super().search_parameters(selector, cells))
 
     def vectors_to_train(self) -> int:
         """One a cell, and for the rotation as many as FAISS's k-means wants: one for each of 256 centres."""

@@ -32,10 +32,14 @@ class Pq(Index):
         return with_ids(made)
 
     def search_parameters(self, selector: Any) -> Any:
-        """Nothing to trade: every code is compared."""
+        """Nothing to trade: every code is compared, and what is removed is gone."""
         import faiss
 
-        return faiss.SearchParametersPQ(sel=selector)
+        return faiss.SearchParametersPQ()
+
+    def can_filter(self) -> bool:
+        """FAISS has no selectors for these codes."""
+        return False
 
     def vectors_to_train(self) -> int:
         """One for each of the 256 centres of a piece."""

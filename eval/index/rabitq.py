@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from eval.index._cells import Refined
+from eval.index._cells import Refined, cells_only
 from vlp.errors import UserError
 
 
@@ -26,8 +26,9 @@ class RaBitQ(Refined):
             raise UserError("the installed FAISS has no RaBitQ; install faiss-cpu 1.12 or newer, or choose ivf_pq")
         return self.refined(dim, f"IVF{self.cells},RaBitQ{'' if self.bits == 1 else self.bits}")
 
-    def search_parameters(self, selector: Any) -> Any:
+    def search_parameters(self, selector: Any, cells: Any = None) -> Any:
         """The number of cells to look into; queries are taken as 8 bits a dimension."""
         import faiss
 
-        return faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=self.probes, qb=8)
+        chosen = cells_only(cells)
+        return faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=self.probes, qb=8, quantizer_params=chosen)

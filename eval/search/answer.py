@@ -33,21 +33,23 @@ def ask(gallery: Gallery, release: Release, query: Query, **how: Any) -> Answer:
     if isinstance(vector, UserError):
         raise vector
     picture = query.image.read_bytes() if query.image is not None else b""
-    hits = gallery.search(release, vector[None], query.k, **how)[0]
+    hits = gallery.search(release, vector[None], query.k, where=query.where, **how)[0]
     return Answer(text=query.text, note=query.note, picture=picture, hits=hits)
 
 
-def ask_text(gallery: Gallery, release: Release, text: str, k: int, *, note: str = "") -> Answer:
-    """The K pictures nearest to a text."""
-    hits = gallery.search(release, np.asarray(release.embed_texts([text])), k)[0]
+def ask_text(gallery: Gallery, release: Release, text: str, k: int, *, note: str = "", where: str = "") -> Answer:
+    """The K pictures nearest to a text, of those that fulfil `where`. Raises UserError for one that cannot be asked."""
+    hits = gallery.search(release, np.asarray(release.embed_texts([text])), k, where=where)[0]
     return Answer(text=text, note=note, picture=b"", hits=hits)
 
 
-def ask_picture(gallery: Gallery, release: Release, picture: bytes, k: int, *, note: str = "") -> Answer:
-    """The K pictures nearest to an encoded picture. Raises UserError if it cannot be decoded."""
+def ask_picture(
+    gallery: Gallery, release: Release, picture: bytes, k: int, *, note: str = "", where: str = ""
+) -> Answer:
+    """The K pictures nearest to an encoded picture, as above. Raises UserError if it cannot be decoded."""
     try:
         decoded = decode(picture, Limits())
     except Refused as error:
         raise UserError(f"{note or 'the picture'} cannot be searched for: {error}; give a PNG, JPEG or WebP") from None
-    hits = gallery.search(release, np.asarray(release.embed_images([decoded])), k)[0]
+    hits = gallery.search(release, np.asarray(release.embed_images([decoded])), k, where=where)[0]
     return Answer(text="", note=note, picture=picture, hits=hits)

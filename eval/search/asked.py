@@ -51,6 +51,8 @@ class Query:
     """weight of the picture"""
     strength: float = 0.5
     """weight of each more, and, taken away, of each less"""
+    where: str = ""
+    """what the matches fulfil, such as "style = 'flat' AND width > 100", in SQL over the columns"""
     k: Annotated[int, arg(aliases=["-k"])] = 10
     """how many matches"""
 
@@ -90,6 +92,7 @@ class Query:
         said = [f"like {self.image}"] if self.image is not None else []
         said += [f"more like {part}" for part in (*self.more, *self.more_image)]
         said += [f"less like {part}" for part in (*self.less, *self.less_image)]
+        said += [f"where {self.where}"] if self.where else []
         return ", ".join(said)
 
 
@@ -102,7 +105,7 @@ def of_json(record: object, base: Query) -> Query:
 
     >>> of_json({"text": "a pear", "less": "green"}, Query(text="?", k=3))
     Query(text='a pear', image=None, more=(), less=('green',), more_image=(), less_image=(), text_weight=1.0, \
-image_weight=1.0, strength=0.5, k=3)
+image_weight=1.0, strength=0.5, where='', k=3)
 
     Raises UserError for a field that is none, a value of another kind, or a question that cannot be asked.
     """
@@ -124,7 +127,7 @@ def _typed(name: str, value: object, usual: object) -> object:
         if isinstance(several, list) and all(isinstance(one, str) for one in several):
             return tuple(Path(one) if name.endswith("image") else one for one in several)
         raise UserError(f'"{name}" is {plain(json.dumps(value), 40)}, expected a string or a list of strings')
-    if name in ("text", "image"):
+    if name in ("text", "where", "image"):
         if isinstance(value, str):
             return Path(value) if name == "image" else value
         raise UserError(f'"{name}" is {plain(json.dumps(value), 40)}, expected a string')

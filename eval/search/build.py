@@ -20,6 +20,7 @@ from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
 from eval.index import Index, Vectors
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
+from eval.search.columns import write_columns
 from eval.search.fill import SAVED_EVERY_S, filled
 from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
@@ -73,9 +74,10 @@ def build_gallery(
 
 
 def write_version(made: Vectors, folder: Path, about: dict[str, Any]) -> None:
-    """Write the index and, last, index.toml; rows, vectors and queries are in `folder` already."""
+    """Write the index, columns and, last, index.toml; rows, vectors and queries are in `folder` already."""
     vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
     made.save(folder / "index.faiss")
+    write_columns(folder)
     reached = recall(made, vectors, queries)
     measured = about.get("measured", {})
     whole = {

@@ -1,14 +1,16 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
-Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, vectors.npy and,
-written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are numbers of rows.
+Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, columns.parquet,
+vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
+numbers of rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
-from eval.index import Index, Vectors
+from eval.index import Index, Ints, Vectors
+from eval.search.filters import Filters
 from eval.search.refine import Ranked, Refining, refined
 from eval.search.spool import ROWS_PER_GROUP, vectors_of
 from eval.search.versions import Version
@@ -44,6 +47,7 @@ class Hit:
     captions: Mapping[str, str]
     shard: str
     thumbnail: bytes  # WebP or PNG, b"" where none was kept
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # what else is known of it
     alike: tuple[Hit, ...] = ()  # near-identical ones that were folded into it, best first
 
     def picture(self) -> Image:
@@ -79,6 +83,7 @@ class Gallery:
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
         self._file = pa.memory_map(str(self.files / "rows.parquet"))
+        self.filters = Filters(self.files)
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -91,7 +96,10 @@ class Gallery:
         version.check_files()
         with only_ours(not trust):
             kind: Index = build(Index, version.about["kind"], "kind")
-        return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
+        vectors = Vectors.load(version.files / "index.faiss", kind, mapped=mapped)
+        if (version.files / "vectors.npy").is_file():
+            vectors.source = np.asarray(np.load(version.files / "vectors.npy", mmap_mode="r"))
+        return cls(folder, vectors, version)
 
     @property
     def model(self) -> str:
@@ -115,22 +123,28 @@ class Gallery:
         queries: NDArray[Any],
         k: int,
         *,
+        where: str = "",
+        among: Ints | None = None,
         fold: float | None = None,
         rerank: int | None = None,
         most: int | None = None,
         pictures: bool = True,
     ) -> list[list[Hit]]:
-        """The K best rows of each query [Q, D], best first.
+        """The K best rows of each query [Q, D], best first, of those that a filter leaves.
 
+        where: a predicate over `filters.columns()`, such as width > 100; "" for all rows. among: what `filters.ids`
+        gave for one, where that was asked for before.
         fold: cosine from which on a hit is folded into a better one, which stands for both. rerank: hits of the index
         that are scored again with the vectors themselves; None: the K, where the index's scores are estimates. most:
-        hits that are looked at where many are folded. pictures: whether thumbnails are read. Raises UserError if
-        `release` is not the index's model, or for settings out of their bounds.
+        hits that are looked at where many are folded. pictures: whether thumbnails are read. Raises UserError for a
+        filter that cannot be answered, for settings out of their bounds, or if `release` is not the index's model.
         """
         self.check_model(release)
+        if among is None and where:
+            among = self.filters.ids(where)
         how = Refining(fold, self._reranked(k) if rerank is None else rerank, most)
         vectors = vectors_of(self.files) if how.needs_vectors else np.empty((0, self.vectors.dim), np.float32)
-        ranked = refined(self.vectors.search, vectors, np.asarray(queries, np.float32), k, how)
+        ranked = refined(partial(self.vectors.search, among=among), vectors, np.asarray(queries, np.float32), k, how)
         return self._hits(ranked, pictures=pictures)
 
     def _reranked(self, k: int) -> int:
@@ -164,12 +178,12 @@ class Gallery:
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
-            return lambda score: Hit(
-                score, str(row["key"]), captions, str(row["shard"]), bytes(row.get("thumbnail") or b"")
-            )
+            metadata = json.loads(row.get("metadata") or "{}")
+            thumbnail = bytes(row.get("thumbnail") or b"")
+            return lambda score: Hit(score, str(row["key"]), captions, str(row["shard"]), thumbnail, metadata)
 
         rows: dict[int, Any] = {}
-        columns = None if pictures else ["key", "captions", "shard"]  # thumbnails are most of a file's bytes
+        columns = None if pictures else ["key", "captions", "shard", "metadata"]  # without the most of a file's bytes
         path = self.files / "rows.parquet"
         try:
             with pq.ParquetFile(self._file) as file:

@@ -19,10 +19,11 @@ from tyro.conf import Positional, arg
 from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
 from eval.index import Ints
+from eval.search import columns as column_file
 from eval.search.build import write_version
 from eval.search.fill import filled
 from eval.search.gallery import Gallery
-from eval.search.parts import Parts, parts_of
+from eval.search.parts import Parts, parts_of, with_metadata
 from eval.search.recall import said
 from eval.search.spool import ROWS_PER_GROUP, Spool, vectors_of
 from eval.search.versions import link_or_copy, next_version
@@ -76,6 +77,8 @@ def remove(keys: Iterable[str], out: Path) -> Changed:
         for file in ("rows.parquet", "vectors.npy", "queries.npy"):
             _needed(gallery, file)
             link_or_copy(gallery.files / file, folder / file)
+        if (gallery.files / column_file.FILE).is_file():
+            link_or_copy(gallery.files / column_file.FILE, folder / column_file.FILE)
         write_version(gallery.vectors, folder, _kept(gallery))
     return Changed(Gallery.open(out), removed=len(gone))
 
@@ -158,7 +161,8 @@ def _rows_of(gallery: Gallery, columns: list[str] | None = None) -> Iterable[tup
     start = 0
     with pq.ParquetFile(gallery.files / "rows.parquet") as file:
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
-            yield start, pa.Table.from_batches([batch])
+            table = pa.Table.from_batches([batch])
+            yield start, table if columns else with_metadata(table)
             start += len(batch)
 
 

@@ -169,7 +169,7 @@ def _until_closed() -> Iterator[None]:
 def _answers(
     gallery: Gallery, release: Release, lines: Lines, block: list[Numbered], **how: Any
 ) -> Iterator[dict[str, Any]]:
-    """What is written of each query of a block, in order. Queries with the same K are one search."""
+    """What is written of each query of a block, in order. Queries with the same K and filter are one search."""
     vectors = []
     for (number, _), vector in zip(block, vectors_of(release, [query for _, query in block]), strict=True):
         with lines.at(number):
@@ -177,9 +177,13 @@ def _answers(
                 raise vector
             vectors.append(vector)
     hits: list[list[Hit]] = [[] for _ in block]
-    for k in sorted({query.k for _, query in block}):
-        same = [i for i, (_, query) in enumerate(block) if query.k == k]
-        some = gallery.search(release, np.stack([vectors[i] for i in same]), k, pictures=False, **how)
+    together: dict[tuple[int, str], list[int]] = {}
+    for i, (_, query) in enumerate(block):
+        together.setdefault((query.k, query.where), []).append(i)
+    for (k, where), same in together.items():
+        with lines.at(block[same[0]][0]):
+            asked = np.stack([vectors[i] for i in same])
+            some = gallery.search(release, asked, k, where=where, pictures=False, **how)
         for i, one in zip(same, some, strict=True):
             hits[i] = one
     for (number, query), mine in zip(block, hits, strict=True):

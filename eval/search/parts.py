@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 96  # pixels
 BLOCK = 16384  # vectors that are in memory at once
+OWN = ("key", "image_path", "caption", "captions", "shard", "url", "metadata")
+"""Columns of embeddings that are no metadata"""
 Part = tuple["pa.Table", NDArray[np.float32]]
 
 
@@ -71,13 +73,22 @@ def parts_of(
     return Parts(spec, data_sha256(shards), stream, skip)
 
 
-def table(keys: list[str], captions: list[str], shards: list[str], thumbnails: list[bytes]) -> pa.Table:
-    """Rows of an index."""
+def table(
+    keys: list[str], captions: list[str], shards: list[str], thumbnails: list[bytes], metadata: list[str]
+) -> pa.Table:
+    """Rows of an index; captions and metadata are JSON objects as text."""
     import pyarrow as pa
 
-    rows = {"key": keys, "captions": captions, "shard": shards, "thumbnail": thumbnails}
-    kinds = {"key": pa.string(), "captions": pa.string(), "shard": pa.string(), "thumbnail": pa.binary()}
+    rows = {"key": keys, "captions": captions, "shard": shards, "thumbnail": thumbnails, "metadata": metadata}
+    kinds = {name: pa.binary() if name == "thumbnail" else pa.string() for name in rows}
     return pa.table(rows, schema=pa.schema(kinds))
+
+
+def with_metadata(rows: pa.Table) -> pa.Table:
+    """Rows of an index; those that an earlier version wrote get metadata that say nothing."""
+    import pyarrow as pa
+
+    return rows if "metadata" in rows.column_names else rows.append_column("metadata", pa.array(["{}"] * len(rows)))
 
 
 def _embedded(
@@ -89,7 +100,8 @@ def _embedded(
         some = True
         small = [shrunk(s.image, thumbnail) if thumbnail else b"" for s in samples]
         said = [json.dumps(s.captions, ensure_ascii=False) for s in samples]
-        yield table([s.key for s in samples], said, [located(url)] * len(samples), small), vectors
+        known = [as_json(s.metadata) for s in samples]
+        yield table([s.key for s in samples], said, [located(url)] * len(samples), small, known), vectors
     if not some:
         raise UserError(f"{spec} has no readable picture to index; check it with: vlp shards verify {spec}")
 
@@ -107,7 +119,30 @@ def _stored(store: EmbeddingStore, thumbnail: int) -> Iterator[Part]:
             captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in some]
             shards = [str(row.get("shard") or "") for row in some]
             small = thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(some)
-            yield table(keys, captions, shards, small), unit(vectors[start : start + BLOCK], store.folder, part)
+            known = [metadata_of(row) for row in some]
+            yield table(keys, captions, shards, small, known), unit(vectors[start : start + BLOCK], store.folder, part)
+
+
+def metadata_of(row: Mapping[str, Any]) -> str:
+    """What is known of a row of embeddings, as JSON: its metadata and url, or what others wrote beside its caption.
+
+    >>> metadata_of({"key": "a", "caption": "x", "width": 9}), metadata_of({"metadata": '{"w": 9}', "url": "u"})
+    ('{"width": 9}', '{"w": 9, "url": "u"}')
+    """
+    url = {"url": row["url"]} if row.get("url") else {}
+    if isinstance(row.get("metadata"), str):
+        try:
+            known = json.loads(row["metadata"] or "{}")
+        except (ValueError, RecursionError):
+            known = {}
+        return as_json({**(known if isinstance(known, dict) else {}), **url})
+    return as_json({**{name: value for name, value in row.items() if name not in OWN}, **url})
+
+
+def as_json(known: Mapping[str, Any]) -> str:
+    """JSON of what is known, without what is null; what JSON has no word for (a date) is text, bytes are left out."""
+    kept = {name: value for name, value in known.items() if value is not None and not isinstance(value, bytes)}
+    return json.dumps(kept, ensure_ascii=False, default=str)
 
 
 def unit(vectors: NDArray[Any], folder: Path, part: str) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.box import SIMPLE
@@ -49,6 +49,17 @@ def print_answer(answer: Answer, console: Console, most: int = 1000) -> None:
     console.print(rows)
 
 
+def print_columns(gallery: Gallery, console: Console) -> None:
+    """Print what the rows of a gallery can be filtered by. Raises UserError if it is nothing."""
+    rows = Table(box=SIMPLE)
+    for title in ("column", "type", "values, such as"):
+        rows.add_column(title, overflow="fold")
+    examples = gallery.filters.examples()
+    for name, kind in gallery.filters.columns().items():
+        rows.add_row(cell(name), kind, cell(", ".join(examples[name])))
+    console.print(rows)
+
+
 def sheet(hits: Sequence[Hit], *, side: int = 128, columns: int = 5, gap: int = 8) -> Image:
     """The pictures of the hits on one white sheet, best first, from left to right and from top to bottom."""
     from PIL import Image as pil
@@ -85,6 +96,23 @@ class Written:
             raise UserError("--queries has many answers, and --html and --grid show one: write them by --json OUT")
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """What is done with the matches of the index."""
+
+    fold: bool = False
+    """show near-identical matches as one, which says how many it stands for"""
+    fold_at: float = FOLD
+    """cosine of their vectors from which on matches are near-identical"""
+    rerank: int | None = None
+    """best matches of the index that are scored again exactly; 0: none; left out: K where its scores are estimates"""
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """As Gallery.search takes it."""
+        return {"fold": self.fold_at if self.fold else None, "rerank": self.rerank}
+
+
 def main(argv: list[str]) -> int:
     """`vlp search INDEX "text" | --image FILE | --queries FILE`."""
     from vlp.models import release
@@ -93,11 +121,10 @@ def main(argv: list[str]) -> int:
         index: Annotated[Positional[Path], arg(metavar="INDEX")],
         query: OmitArgPrefixes[Query],
         written: OmitArgPrefixes[Written],
+        ranking: OmitArgPrefixes[Ranking],
         *,
         queries: Path | None = None,
-        fold: bool = False,
-        fold_at: float = FOLD,
-        rerank: int | None = None,
+        columns: bool = False,
         model: str = "",
         device: str = "cpu",
         random_weights: bool = False,
@@ -112,25 +139,27 @@ def main(argv: list[str]) -> int:
             query: what to look for.
             written: where matches are written to.
             queries: a file with a query on each line, or - (standard input): a text, or a JSON object with text, image
-                (a path), more, less ..., k; the flags are for lines that do not say otherwise.
-            fold: show near-identical matches as one, which says how many it stands for.
-            fold_at: cosine of their vectors from which on matches are near-identical.
-            rerank: best matches of the index that are scored again exactly; 0: none. Left out: K where its scores are
-                estimates.
+                (a path), more, less ..., where, k; the flags are for lines that do not say otherwise.
+            columns: show the columns that --where may name, and ask nothing.
+            ranking: what is done with the matches of the index.
             model: where the index's model is now, if it was moved.
             device: cpu, cuda, cuda:1 ...
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
         """
+        if columns:
+            print_columns(Gallery.open(index, trust=trust), Console())
+            return 0
         written.check(queries)
-        how = {"fold": fold_at if fold else None, "rerank": rerank}
         check_question(query, queries)
         gallery = Gallery.open(index, trust=trust)
+        if query.where:
+            gallery.filters.ids(query.where)  # what is wrong with it is said before a model is loaded
         loaded = release.load(model or gallery.model, device, random_weights=random_weights, trust=trust)
         if queries is not None:
-            write_answers(gallery, loaded, queries, written.json or STANDARD, base=query, **how)
+            write_answers(gallery, loaded, queries, written.json or STANDARD, base=query, **ranking.how)
         else:
-            show(query, ask(gallery, loaded, query, **how), written)
+            show(query, ask(gallery, loaded, query, **ranking.how), written)
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp search"))

@@ -43,6 +43,9 @@ def problems(folder: Path, *, trust: bool = False) -> list[str]:
         wrong.append(f"{folder} has {rows:,} rows, but vectors of rows up to {ids.max():,}; build the index again")
     if len(live) != version.about.get("count", len(live)):
         wrong.append(f"{folder} should have {version.about['count']:,} vectors, but has {len(live):,}; build it again")
+    columns = version.files / "columns.parquet"
+    if columns.is_file() and pq.read_metadata(columns).num_rows != rows:
+        wrong.append(f"{columns} has not one row for each of {rows:,}; build the index again")
     kept = version.files / "vectors.npy"
     if kept.is_file() and np.load(kept, mmap_mode="r").shape != (rows, vectors.dim):
         wrong.append(f"{kept} has not one vector of width {vectors.dim} for each of {rows:,} rows; build it again")

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,17 +20,18 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import ValidationError
 
-from eval.search.gallery import SHOWN, Hit
-from eval.search.page import data_uri
+from eval.index import Ints
+from eval.search.gallery import Hit
 from eval.search.refine import FOLD
 from eval.service.batching import Batcher, BatchFailed, Part, Question
 from eval.service.current import Current, Version
 from eval.service.fetching import fetched
 from eval.service.gate import Gate
+from eval.service.matches import knn_match, match
 from eval.service.measures import Measures
 from eval.service.page import policy, service_page
 from eval.service.settings import Settings
-from eval.service.shapes import Health, Knn, KnnMatch, Matches, Problem
+from eval.service.shapes import Columns, Health, Knn, KnnMatch, Matches, Problem
 from vlp import __version__
 from vlp.errors import UserError
 from vlp.legible import plain, printable
@@ -48,6 +50,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "too many questions; ask again later"},
     503: {"model": Problem, "description": "the index cannot answer now"},
 }
+WHERE = "what the matches fulfil, such as width > 100 AND style = 'flat': SQL over the columns that /columns lists"
 Weight = Annotated[float, Form(ge=-FAR, le=FAR, allow_inf_nan=False)]
 with_key = Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="only where the service has a key"))
 router = APIRouter(responses=PROBLEMS, dependencies=[with_key])
@@ -61,6 +64,7 @@ class Service:
         self.current, self.settings, self.measures = current, settings, Measures()
         self.limits = Limits(most_pixels=settings.most_pixels)
         self.decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="vlp-decode")
+        self.filterers = ThreadPoolExecutor(2, thread_name_prefix="vlp-filter")
         self.fetchers = ThreadPoolExecutor(4, thread_name_prefix="vlp-fetch")
         gather = settings.gather_ms / 1000
         self.batcher = Batcher(most=settings.batch, gather=gather, seen=self.measures.batch.observe)
@@ -92,8 +96,23 @@ class Service:
         data = await asyncio.get_running_loop().run_in_executor(self.fetchers, fetched, url, most, patience)
         return await self.picture(version, data, weight)
 
-    async def answer(self, version: Version, parts: Sequence[Part], k: int, *, fold: float | None = None) -> list[Hit]:
-        """The matches. Raises HTTPException for a question without parts or with too many, or too large a K."""
+    async def among(self, version: Version, where: str) -> Ints | None:
+        """The ids that fulfil `where`, found in a thread; None for "". Raises HTTPException or UserError."""
+        if not where.strip():
+            return None
+        most, seconds = self.settings.most_where, self.settings.filter_seconds
+        if len(where) > most:
+            raise HTTPException(422, f"the filter has {len(where):,} characters; at most {most:,} are read")
+        ask = partial(version.gallery.filters.ids, where, seconds=seconds)
+        return await asyncio.get_running_loop().run_in_executor(self.filterers, ask)
+
+    async def answer(
+        self, version: Version, parts: Sequence[Part], k: int, *, where: str = "", fold: float | None = None
+    ) -> list[Hit]:
+        """The matches. Raises HTTPException for a question without parts or with too many, or too large a K.
+
+        And UserError for a filter that cannot be answered.
+        """
         if not parts:
             raise HTTPException(422, "the question is empty; give a text or a picture")
         if len(parts) > self.settings.most_parts:
@@ -102,7 +121,8 @@ class Service:
             )
         if k > self.settings.most_k:
             raise HTTPException(422, f"k is {k:,}; at most {self.settings.most_k:,} matches are given")
-        return await self.batcher.ask(Question(version, tuple(parts), k, fold, self.settings.most_seen))
+        among = await self.among(version, where)
+        return await self.batcher.ask(Question(version, tuple(parts), k, among, fold, self.settings.most_seen))
 
     async def watch(self) -> None:
         """Take up new versions of the index until cancelled."""
@@ -121,20 +141,8 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _match(hit: Hit, pictures: bool) -> dict[str, Any]:
-    captions = {plain(language, 20): plain(text) for language, text in hit.captions.items()}
-    image = data_uri(hit.thumbnail) if pictures else ""
-    return {"score": round(hit.score, 6), "key": plain(hit.key), "captions": captions, "image": image}
-
-
-def _folded(hit: Hit, pictures: bool) -> dict[str, Any]:
-    """A match with those that it stands for."""
-    alike = [_match(one, pictures) for one in hit.alike[:SHOWN]]
-    return {**_match(hit, pictures), "folded": len(hit.alike), "alike": alike}
-
-
 def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float) -> JSONResponse:
-    rows = [_folded(hit, pictures) for hit in hits]
+    rows = [match(hit, pictures=pictures) for hit in hits]
     count = len(version.gallery.vectors)
     return JSONResponse({"matches": rows, "seconds": round(time.perf_counter() - start, 6), "pictures": count})
 
@@ -142,7 +150,9 @@ def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float
 @router.get("/search", response_model=Matches)
 async def search_text(
     request: Request,
+    *,
     text: Annotated[str, Query(min_length=1, description="what to look for, in any language the model knows")],
+    where: Annotated[str, Query(description=WHERE)] = "",
     k: Annotated[int, Query(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Query(description="whether matches have their small pictures")] = True,
     fold: Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
@@ -150,7 +160,7 @@ async def search_text(
     """The pictures nearest to a text."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    hits = await service.answer(version, [service.text(text, 1.0)], k, fold=fold)
+    hits = await service.answer(version, [service.text(text, 1.0)], k, where=where, fold=fold)
     return _matches(version, hits, pictures, start)
 
 
@@ -170,6 +180,7 @@ async def search(
     strength: Annotated[
         float, Form(ge=0, le=FAR, allow_inf_nan=False, description="weight of each more and less")
     ] = 0.5,
+    where: Annotated[str, Form(description=WHERE)] = "",
     k: Annotated[int, Form(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Form(description="whether matches have their small pictures")] = True,
     fold: Annotated[float | None, Form(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
@@ -189,7 +200,8 @@ async def search(
         parts.append(await service.picture_at(version, image_url, image_weight))
     for files, weight in ((more_image, strength), (less_image, -strength)):
         parts += [await service.picture(version, await file.read(), weight) for file in files]
-    return _matches(version, await service.answer(version, parts, k, fold=fold), pictures, start)
+    hits = await service.answer(version, parts, k, where=where, fold=fold)
+    return _matches(version, hits, pictures, start)
 
 
 KNN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Knn.model_json_schema()}}}}
@@ -207,8 +219,9 @@ async def knn_service(request: Request) -> Response:
         raise HTTPException(422, 'modality is "text", but this index holds pictures; ask for "image"')
     version = service.current.version
     parts = await _knn_parts(service, version, asked)
-    hits = await service.answer(version, parts, asked.num_images, fold=FOLD if asked.deduplicate else None)
-    return JSONResponse([_knn_match(hit) for hit in hits])
+    fold = FOLD if asked.deduplicate else None
+    hits = await service.answer(version, parts, asked.num_images, where=asked.where, fold=fold)
+    return JSONResponse([knn_match(hit) for hit in hits])
 
 
 async def _knn_parts(service: Service, version: Version, asked: Knn) -> list[Part]:
@@ -231,10 +244,16 @@ async def _knn_parts(service: Service, version: Version, asked: Knn) -> list[Par
     return parts
 
 
-def _knn_match(hit: Hit) -> dict[str, Any]:
-    caption = hit.captions.get("en") or next(iter(hit.captions.values()), "")
-    picture = base64.b64encode(hit.thumbnail).decode()
-    return {"id": plain(hit.key), "similarity": round(hit.score, 6), "caption": plain(caption), "image": picture}
+@router.get("/columns", response_model=Columns)
+async def columns(request: Request) -> Response:
+    """What a filter may name, in the index that is asked now."""
+    service = _service(request)
+    filters = service.current.version.gallery.filters
+    loop = asyncio.get_running_loop()
+    kinds = await loop.run_in_executor(service.filterers, filters.columns)
+    values = await loop.run_in_executor(service.filterers, filters.examples)
+    rows = [{"name": name, "type": kind, "values": values[name]} for name, kind in kinds.items()]
+    return JSONResponse({"columns": rows})
 
 
 @open_router.get("/health", response_model=Health)
@@ -291,7 +310,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for pool in (service.batcher.thread, service.decoders, service.fetchers):
+        for pool in (service.batcher.thread, service.decoders, service.fetchers, service.filterers):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.index import Ints
 from eval.search.compose import composed
 from eval.search.gallery import Hit
 from eval.service.current import Version
@@ -36,6 +37,7 @@ class Question:
     version: Version  # the one whose model prepared the pictures, also when there is a newer one by now
     parts: tuple[Part, ...]
     k: int
+    among: Ints | None = None  # the ids that may be matches, of a filter that the version has answered; None: all
     fold: float | None = None  # cosine from which on matches are folded into a better one
     most: int | None = None  # matches that are looked at for that
 
@@ -78,17 +80,17 @@ def vectors_of(version: Version, questions: Sequence[Question]) -> list[NDArray[
 def answers(version: Version, questions: Sequence[Question]) -> list[list[Hit] | UserError]:
     """The matches of each question, best first, all of one version; the error of one that asks for nothing.
 
-    Questions with the same K and the same fold are one search. Raises UserError if the index itself cannot answer.
+    Questions with the same K, filter and fold are one search. Raises UserError if the index itself cannot answer.
     """
     made = vectors_of(version, questions)
     result: list[list[Hit] | UserError] = [one if isinstance(one, UserError) else [] for one in made]
-    together: dict[tuple[int, float | None, int | None], list[int]] = {}
+    together: dict[tuple[int, int, float | None], list[int]] = {}
     for i, question in enumerate(questions):
         if not isinstance(made[i], UserError):
-            together.setdefault((question.k, question.fold, question.most), []).append(i)
-    for (k, fold, most), same in together.items():
-        vectors = np.stack([np.asarray(made[i]) for i in same])
-        hits = version.gallery.search(version.release, vectors, k, fold=fold, most=most)
+            together.setdefault((question.k, id(question.among), question.fold), []).append(i)
+    for (k, _, fold), same in together.items():
+        vectors, first = np.stack([np.asarray(made[i]) for i in same]), questions[same[0]]
+        hits = version.gallery.search(version.release, vectors, k, among=first.among, fold=fold, most=first.most)
         for i, some in zip(same, hits, strict=True):
             result[i] = some
     return result

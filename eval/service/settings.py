@@ -8,6 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
+from eval.search.predicate import MOST_CHARACTERS
 from vlp.config.bounds import AtLeastZero, Count, Positive, Whole
 
 
@@ -29,6 +30,10 @@ class Settings:
     """characters of one text; a longer one is answered 422"""
     most_parts: Count = 16
     """texts and pictures that one question is made of"""
+    most_where: Annotated[Count, Le(MOST_CHARACTERS)] = MOST_CHARACTERS
+    """characters of a filter; a longer one is answered 422"""
+    filter_seconds: Positive = 5.0
+    """seconds that a filter may take to be answered"""
     most_k: Count = 1_000
     """matches of one question"""
     most_seen: Count = 10_000

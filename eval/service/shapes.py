@@ -37,6 +37,20 @@ class Matches(BaseModel):
     pictures: Annotated[int, Field(description="in the index")]
 
 
+class Column(BaseModel):
+    """What a filter may name."""
+
+    name: str
+    type: Annotated[str, Field(description='text, integer, number, boolean, or "list of" one of these')]
+    values: Annotated[list[str], Field(description="some, as a filter has them")]
+
+
+class Columns(BaseModel):
+    """What the pictures of the index can be filtered by."""
+
+    columns: list[Column]
+
+
 class Health(BaseModel):
     """What the service answers from."""
 
@@ -55,6 +69,7 @@ class Knn(BaseModel):
     image_url: str | None = None
     embedding_input: Annotated[list[float] | None, Field(max_length=65_536)] = None
     deduplicate: Annotated[bool, Field(description="whether near-identical pictures are folded into one")] = False
+    where: Annotated[str, Field(description="what the matches fulfil; clip-retrieval has no such field")] = ""
     modality: Literal["image", "text"] = "image"
     num_images: Annotated[int, Field(ge=1)] = 100
 

@@ -188,3 +188,29 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.faiss").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="not an index"):
         Vectors.load(tmp_path / "index.faiss", Flat())
+
+
+def test_a_filtered_search_finds_what_is_nearest_of_the_chosen(kind: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all that is chosen lies far from what is asked for; of removed ids none is a hit."""
+    monkeypatch.setattr(package, "FEW", 16)  # so that the index itself is asked
+    rng = np.random.default_rng(0)
+    vectors, ids, queries = unit(rng, 4 * N), np.arange(4 * N), unit(rng, 20)
+    index = filled(kind, vectors, ids)
+    index.remove(gone := rng.choice(ids, 100, replace=False))
+    near = 0.05 if type(kind).__name__ == "Pq" else 0.003  # what short codes do not tell apart
+    nearest = (vectors @ queries.T).max(axis=1)
+    for order in (rng.permutation(ids), np.argsort(nearest)):
+        for share in (0.01, 0.1, 0.5):
+            chosen = np.sort(order[: int(share * 4 * N)])
+            left = np.setdiff1d(chosen, gone)
+            found = index.search(queries, 10, among=chosen)
+            assert np.isin(found.ids, left).all()
+            scores = queries @ vectors.T
+            tenth = np.sort(scores[:, left], axis=1)[:, [-min(10, len(left))]]
+            found_scores = np.take_along_axis(scores, found.ids, 1)
+            assert (found_scores >= tenth - near).mean() > 0.95, (share, found_scores.min(1) - tenth[:, 0])
+            assert found.scores == pytest.approx(found_scores, abs=0.02 if not kind.can_remove() else 0.1)
+    assert (index.search(queries, 10, among=np.sort(gone)[:3]).ids == NOTHING).all()
+    index.source = vectors
+    one = left[:1]
+    assert (index.search(queries, 10, among=one).ids == one).all()  # the only one there is

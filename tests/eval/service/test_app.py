@@ -67,6 +67,24 @@ def test_less_of_something_lowers_its_rank(address: str) -> None:
     assert np.allclose(norm, norm[0], atol=1e-3)
 
 
+def test_a_filter_leaves_the_nearest_of_those_that_fulfil_it(
+    address: str, index: Path, release: Release, samples: list[Sample]
+) -> None:
+    every = oracle(index, release, np.asarray(release.embed_texts("red")), len(samples))
+    kept = {s.key for s in samples if s.metadata["subgroup"] == "circle" and s.metadata["artist"] == "artist 1"}
+    expected = [(key, score) for key, score in every if key in kept]
+    asked = {"text": "red", "where": "subgroup = 'circle' AND artist = 'artist 1'", "k": "50"}
+    assert keys(requests.get(f"{address}/search", asked)) == expected
+    assert keys(requests.post(f"{address}/search", asked)) == expected
+    body = {"text": "red", "where": asked["where"], "num_images": 4}
+    rows = requests.post(f"{address}/knn-service", json=body).json()
+    assert [(row["id"], row["similarity"]) for row in rows] == expected[:4]
+    assert keys(requests.get(f"{address}/search", {**asked, "where": "artist = 'nobody'"})) == []
+    columns = {one["name"]: one for one in requests.get(f"{address}/columns").json()["columns"]}
+    assert columns["artist"] == {"name": "artist", "type": "text", "values": ["'artist 0'", "'artist 1'"]}
+    assert columns["shard"]["values"][0].count("/") == 1  # no path of this machine
+
+
 def test_clip_retrieval_s_client_is_answered(
     address: str, index: Path, release: Release, samples: list[Sample]
 ) -> None:
@@ -153,6 +171,15 @@ def bad_requests(address: str) -> Iterator[tuple[int, requests.Response]]:
         yield 422, requests.post(search, form)
     yield 422, requests.post(search, {"text": "x", "less": "x", "strength": "1"})  # nothing is left of it
     yield 422, requests.post(search, {"text": "x", "more": ["a", "b", "c", "d"]})
+    for where in (
+        "colour = 1",
+        "artist =",
+        "1; SELECT 2",
+        "read_text('/etc/passwd') = ''",
+        "x" * 2001,
+        "artist = '\0'",
+    ):
+        yield 422, requests.get(search, {"text": "x", "where": where})
     yield 422, requests.post(search, {"image_url": "http://127.0.0.1/picture.png"})
     for picture in (b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n", png(101, 100)):
         yield 422, requests.post(search, {"text": "x"}, files={"image": picture})
@@ -186,7 +213,7 @@ def test_what_is_not_taken_is_one_sentence_with_its_status(address: str) -> None
 
 def test_the_document_describes_every_route_and_every_refusal(address: str) -> None:
     document = requests.get(f"{address}/openapi.json").json()
-    assert set(document["paths"]) == {"/search", "/knn-service", "/health", "/metrics", "/"}
+    assert set(document["paths"]) == {"/search", "/knn-service", "/columns", "/health", "/metrics", "/"}
     for name in ("/search", "/knn-service"):
         for operation in document["paths"][name].values():
             assert operation["description"]

@@ -82,6 +82,7 @@ class Gallery:
 
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
+        self.of = version.of  # what is searched: pictures, or captions
         self._file = pa.memory_map(str(self.files / "rows.parquet"))
         self.filters = Filters(self.files)
 

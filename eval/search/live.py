@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +22,13 @@ from eval.embeddings.encode import left_out
 from eval.index import Ints
 from eval.search import columns as column_file
 from eval.search.build import write_version
+from eval.search.captioned import KINDS
 from eval.search.fill import filled
 from eval.search.gallery import Gallery
-from eval.search.parts import Parts, parts_of, with_metadata
+from eval.search.parts import Parts, with_metadata
 from eval.search.recall import said
 from eval.search.spool import ROWS_PER_GROUP, Spool, vectors_of
-from eval.search.versions import link_or_copy, next_version
+from eval.search.versions import Version, link_or_copy, next_version
 from vlp.errors import UserError
 from vlp.legible import plain
 
@@ -53,12 +55,17 @@ def add(release: Release, spec: str, out: Path, *, thumbnail: int | None = None,
     Raises UserError if a key is in the index already or given twice, if `release` is not the index's model, or as
     `build_gallery` does; the index is then as it was.
     """
-    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=False)
+    return _grown(release, _parts(release, spec, out, thumbnail=thumbnail, **read), out, replace=False)
 
 
 def update(release: Release, spec: str, out: Path, *, thumbnail: int | None = None, **read: Any) -> Changed:
     """As `add`, but pictures whose keys are in the index already take the place of those."""
-    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=True)
+    return _grown(release, _parts(release, spec, out, thumbnail=thumbnail, **read), out, replace=True)
+
+
+def _parts(release: Release, spec: str, out: Path, **read: Any) -> Parts:
+    """The pictures, or the captions, whichever the index is of."""
+    return KINDS[Version.current(out).of](release, spec, **read)
 
 
 def remove(keys: Iterable[str], out: Path) -> Changed:
@@ -116,6 +123,8 @@ def _grown(release: Release, parts: Parts, out: Path, *, replace: bool) -> Chang
                 spool.add(table, vectors[start : start + len(table)])
             for table, some in parts.stream:
                 keys = table["key"].to_pylist()
+                if parts.of == "captions":  # those of a picture come together, and are one
+                    keys = [key for key, _ in groupby(keys)]
                 _check_keys(keys, seen, before, out, replace=replace)
                 gone += [before[key] for key in keys if key in before]
                 index.add(some, np.arange(spool.count, spool.count + len(some)), new=True)
@@ -175,7 +184,7 @@ def _needed(gallery: Gallery, file: str) -> NDArray[np.float32]:
 
 def _kept(gallery: Gallery) -> dict[str, Any]:
     """What a new version says as the last one did."""
-    own = ("model", "data", "more_data", "measured")
+    own = ("model", "of", "data", "more_data", "measured")
     return {key: gallery.about[key] for key in own if key in gallery.about}
 
 
@@ -186,7 +195,7 @@ def _named(keys: Sequence[str]) -> str:
 
 def _print(out: Path, done: str, changed: Changed, skip: Ledger) -> None:
     about = changed.gallery.about
-    print(f"{out}: {done}; {about['count']:,} pictures now{left_out(skip)}")
+    print(f"{out}: {done}; {about['count']:,} {changed.gallery.of} now{left_out(skip)}")
     print(*said(about["measured"]), sep="\n")
 
 

@@ -27,8 +27,8 @@ def data_uri(picture: bytes) -> str:
 
 
 def thumbnail_uri(hit: Hit) -> str:
-    """The picture of a hit as a data: URI, read from its shard if no thumbnail was kept."""
-    if hit.thumbnail:
+    """The picture of a hit as a data: URI, read from its shard if no thumbnail was kept; "" where neither is there."""
+    if hit.thumbnail or not hit.shard:
         return data_uri(hit.thumbnail)
     picture = hit.picture()
     picture.thumbnail((128, 128))

@@ -66,9 +66,12 @@ def main(argv: list[str]) -> int:
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UserError(f"{wrong[0]}{more}")
-        about = Version.current(index).about
+        version = Version.current(index)
+        about = version.about
         name = plain(about["kind"]["name"])
-        print(f"{index}: {about['count']:,} pictures, {name}, model {plain(about['model']['id'])[:12]}: all is well")
+        print(
+            f"{index}: {about['count']:,} {version.of}, {name}, model {plain(about['model']['id'])[:12]}: all is well"
+        )
         print(*said(about.get("measured", {})), sep="\n")
         return 0
 

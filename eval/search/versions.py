@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlp.errors import UserError
 from vlp.files import full_disk, sha256, sync_folder, write_whole
@@ -64,6 +64,11 @@ class Version:
         if not (files / "index.toml").is_file():
             raise UserError(f"{files}, which {folder / 'index.toml'} points at, is gone; build the index again")
         return cls(files, _whole(files / "index.toml", _toml(files / "index.toml")))
+
+    @property
+    def of(self) -> Literal["pictures", "captions"]:
+        """What is searched: pictures, or captions."""
+        return "captions" if self.about.get("of") == "captions" else "pictures"
 
     def check_files(self) -> None:
         """Raise UserError if a file is missing or of another size than it was."""

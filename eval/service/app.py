@@ -143,8 +143,9 @@ def _service(request: Request) -> Service:
 
 def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float) -> JSONResponse:
     rows = [match(hit, pictures=pictures) for hit in hits]
-    count = len(version.gallery.vectors)
-    return JSONResponse({"matches": rows, "seconds": round(time.perf_counter() - start, 6), "pictures": count})
+    seconds = round(time.perf_counter() - start, 6)
+    count, of = len(version.gallery.vectors), version.gallery.of
+    return JSONResponse({"matches": rows, "seconds": seconds, "pictures": count, "of": of})
 
 
 @router.get("/search", response_model=Matches)
@@ -215,9 +216,11 @@ async def knn_service(request: Request) -> Response:
         asked = Knn.model_validate_json(await request.body())
     except ValidationError as error:
         raise HTTPException(422, _sentence(error.errors(include_url=False))) from None
-    if asked.modality != "image":
-        raise HTTPException(422, 'modality is "text", but this index holds pictures; ask for "image"')
     version = service.current.version
+    holds = "image" if version.gallery.of == "pictures" else "text"
+    if asked.modality != holds:
+        of = version.gallery.of
+        raise HTTPException(422, f'modality is "{asked.modality}", but this index holds {of}; ask for "{holds}"')
     parts = await _knn_parts(service, version, asked)
     fold = FOLD if asked.deduplicate else None
     hits = await service.answer(version, parts, asked.num_images, where=asked.where, fold=fold)
@@ -261,8 +264,13 @@ async def health(request: Request) -> Health:
     """Whether the service answers, and from what."""
     current = _service(request).current
     version = current.version
+    gallery = version.gallery
     return Health(
-        status="ok", pictures=len(version.gallery.vectors), model=version.release.id[:12], swaps=current.swaps
+        status="ok",
+        pictures=len(gallery.vectors),
+        of=gallery.of,
+        model=version.release.id[:12],
+        swaps=current.swaps,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Of = Annotated[Literal["pictures", "captions"], Field(description="what the index is of")]
+
 
 class Problem(BaseModel):
     """What is wrong with a request."""
@@ -34,7 +36,8 @@ class Matches(BaseModel):
 
     matches: Annotated[list[Match], Field(description="best first")]
     seconds: Annotated[float, Field(description="from the parsed request to the answer")]
-    pictures: Annotated[int, Field(description="in the index")]
+    pictures: Annotated[int, Field(description="in the index, or captions where it is of these")]
+    of: Of
 
 
 class Column(BaseModel):
@@ -55,7 +58,8 @@ class Health(BaseModel):
     """What the service answers from."""
 
     status: Literal["ok"]
-    pictures: Annotated[int, Field(description="in the index")]
+    pictures: Annotated[int, Field(description="in the index, or captions where it is of these")]
+    of: Of
     model: Annotated[str, Field(description="first 12 characters of the id of the model's weights")]
     swaps: Annotated[int, Field(description="new versions of the index since the start")]
 

@@ -16,6 +16,8 @@ import requests
 from PIL import Image
 
 from data_pipelines.sample import Sample
+from eval.index.flat import Flat
+from eval.search.build import build_gallery
 from eval.search.compose import composed
 from eval.search.gallery import Gallery
 from vlp.models.release import Release
@@ -218,3 +220,21 @@ def test_the_document_describes_every_route_and_every_refusal(address: str) -> N
         for operation in document["paths"][name].values():
             assert operation["description"]
             assert {"401", "413", "422", "429", "503"} <= set(operation["responses"])
+
+
+def test_an_index_of_captions_answers_with_them(
+    release: Release, shards: Path, samples: list[Sample], serve: Any, tmp_path: Path
+) -> None:
+    gallery = build_gallery(release, str(shards), tmp_path / "index", kind=Flat(), of="captions")
+    expected = gallery.search(release, np.asarray(release.embed_images([samples[4].image])), 5)[0]
+    with serve(tmp_path / "index") as address:
+        answer = requests.post(f"{address}/search", {"k": "5"}, files={"image": samples[4].image}).json()
+        assert (answer["of"], answer["pictures"]) == ("captions", 48)
+        assert [match["captions"] for match in answer["matches"]] == [hit.captions for hit in expected]
+        assert requests.get(f"{address}/health").json()["of"] == "captions"
+        asked = {"image": base64.b64encode(samples[4].image).decode(), "num_images": 5}
+        rows = requests.post(f"{address}/knn-service", data=json.dumps({**asked, "modality": "text"})).json()
+        assert [row["caption"] for row in rows] == [next(iter(hit.captions.values())) for hit in expected]
+        refused = requests.post(f"{address}/knn-service", data=json.dumps({**asked, "modality": "image"}))
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == 'modality is "image", but this index holds captions; ask for "text"'

@@ -62,7 +62,9 @@ class Classifier:
         logits = self.scale * (cosine - cosine.max(1, keepdims=True))
         share = np.exp(logits)
         share /= share.sum(1, keepdims=True)
-        order = np.argsort(-cosine, axis=1, kind="stable")[:, :top]
+        best = np.argpartition(cosine, -top, axis=1)[:, -top:]
+        inside = np.argsort(-np.take_along_axis(cosine, best, 1), axis=1, kind="stable")
+        order = np.take_along_axis(best, inside, 1)
         return order, np.take_along_axis(share, order, 1), np.take_along_axis(cosine, order, 1)
 
 

@@ -83,6 +83,23 @@ def test_lines_of_json_have_parts_pictures_and_a_k_of_their_own(
         assert all(hit["shard"].endswith(".tar") for hit in row["hits"])
 
 
+def test_each_line_has_a_filter_of_its_own_and_folds_within_it(
+    gallery: Gallery, release: Release, tmp_path: Path
+) -> None:
+    lines = [{"text": "red", "where": f"subgroup = '{shape}'"} for shape in ("circle", "square", "circle")]
+    (tmp_path / "q").write_text("\n".join(map(json.dumps, [*lines, {"text": "red"}])))
+    asked = [str(gallery.folder), "--queries", str(tmp_path / "q"), "-k", "24", "--json", str(tmp_path / "o")]
+    assert main(asked) == 0
+    red = np.asarray(release.embed_texts("red"))
+    every = [hit.key for hit in gallery.search(release, red, 24)[0]]
+    for row, shape in zip(rows(tmp_path / "o"), ("circle", "square", "circle", ""), strict=True):
+        assert [hit["key"] for hit in row["hits"]] == [key for key in every if shape in key]
+    assert main([*asked, "--where", "subgroup = 'circle'", "--fold", "--fold-at", "-1"]) == 0
+    for row, shape in zip(rows(tmp_path / "o"), ("circle", "square", "circle", "circle"), strict=True):
+        (hit,) = row["hits"]
+        assert [hit["key"], *hit["alike"]] == [key for key in every if shape in key]
+
+
 BAD = [
     ('{"text": "a"}\n{"txt": "b"}', r'line 2 of .*q: there is no field "txt"; did you mean "text"'),
     ('{"text": "a"}\n\nb', r"line 3 of .*: it is not JSON"),
@@ -97,6 +114,7 @@ BAD = [
     ('{"text": " "}', "line 1 of .*: the question is empty"),
     ('{"image": "/none.png"}', "line 1 of .*: there is no picture /none.png"),
     ('{"text": "a", "less": "a", "strength": 1}', "line 1 of .*: the parts of the question cancel each other"),
+    ('{"text": "a", "where": "colour = 3"}', "line 1 of .*: the filter names"),
     ("[" * 100_000, ""),
     ('{"text": "a"}\n{"text": ' + "[" * 100_000, "line 2 of .*: it is not JSON"),
     ("a\n" + "x" * 1_000_001, "line 2 of .*: it has more than 1,000,000 bytes"),
@@ -147,7 +165,7 @@ def test_what_does_not_go_together_is_refused(gallery: Gallery, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it_quietly(gallery: Gallery, tmp_path: Path) -> None:
-    (tmp_path / "q").write_text("red\n" * 20_000)
+    (tmp_path / "q").write_text("red\n" * 5_000)
     command = [sys.executable, "-m", "vlp.cli", "search", str(gallery.folder), "--queries", str(tmp_path / "q")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 from data_pipelines.sample import Sample
 from eval.index.flat import Flat
 from eval.search import many
+from eval.search.asked import Query
 from eval.search.build import build_gallery
 from eval.search.compose import composed
 from eval.search.gallery import Gallery
+from eval.search.many import write_answers
 from eval.search.query import main
 from vlp.errors import UserError
 from vlp.models.release import Release
@@ -124,15 +127,17 @@ BAD = [
 
 
 @pytest.mark.parametrize("text, told", BAD, ids=range(len(BAD)))
-def test_a_bad_line_is_named_and_nothing_is_written(gallery: Gallery, tmp_path: Path, text: str, told: str) -> None:
+def test_a_bad_line_is_named_and_nothing_is_written(
+    gallery: Gallery, release: Release, tmp_path: Path, text: str, told: str
+) -> None:
     (tmp_path / "q").write_bytes(text.encode("utf-8", "surrogateescape"))
-    asked = [str(gallery.folder), "--queries", str(tmp_path / "q"), "--json", str(tmp_path / "o")]
     (tmp_path / "o").write_text("of before")
+    asked = partial(write_answers, gallery, release, tmp_path / "q", tmp_path / "o", base=Query())
     if not told:
-        assert main(asked) == 0  # a text, whatever it begins with
+        assert asked() == 1  # a text, whatever it begins with
         return
     with pytest.raises(UserError, match=told) as error:
-        main(asked)
+        asked()
     assert "\n" not in str(error.value)
     assert (tmp_path / "o").read_text() == "of before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "q"]

@@ -17,6 +17,7 @@ ONLY = {
     "webdataset": ("data_pipelines/", "eval/datasets/"),
     "wandb": ("vlp/training/sinks/",),
     "tensorboard": ("vlp/training/sinks/",),
+    "duckdb": ("eval/search/",),
     "torch.utils.tensorboard": ("vlp/training/sinks/",),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"), ("eval/service/",)),
 }

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.index._among import Among, exact
+from eval.index._among import NOTHING as NOTHING
+from eval.index._among import Among, KeptFilters, decoded, nearest_among
 from vlp.config.bounds import check as check_bounds
 from vlp.errors import UserError
 from vlp.files import DISK_FULL
@@ -25,9 +26,6 @@ from vlp.legible import plain
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-NOTHING = -1  # the id that FAISS gives where there are fewer than K
-FEW = 2048  # so many vectors are compared one by one before an index gains anything
-FILTERS = 16  # filters of which is kept what was made for their search
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Vectors:
     removed: set[int] = field(default_factory=set)  # ids left out of the hits, where FAISS cannot remove
     source: Floats | None = None  # [N, D] the vectors themselves by id, where they are kept; else FAISS decodes its own
     _searched: Any = None  # what `Index.ready` made of it, until vectors come or go
-    _filters: OrderedDict[int, tuple[Ints, Among]] = field(default_factory=OrderedDict)  # by identity of the ids
+    _filters: KeptFilters = field(default_factory=KeptFilters)
 
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal) - len(self.removed)
@@ -212,41 +210,18 @@ class Vectors:
         if self._searched is None:
             self._searched = self.kind.ready(self.faiss_index)
         if among is not None:
-            return self._search_among(checked, most, self._filter(among))
+            chosen = self._filters.of(among, self.live_ids, int(self.faiss_index.ntotal))
+            search = partial(self.kind.search_among, self._searched) if self.kind.can_filter() else None
+            return Hits(*nearest_among(search, self.vectors_at, checked, most, chosen))
         removed = np.array(sorted(self.removed), np.int64)
         selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(removed)) if len(removed) else None
         scores, ids = self.kind.search(self._searched, checked, most, selector)
         scores[ids == NOTHING] = -np.inf
         return Hits(scores, ids)
 
-    def _search_among(self, queries: Floats, k: int, among: Among) -> Hits:
-        k = min(k, len(among.ids))
-        if not k:
-            return Hits(np.full((len(queries), 1), -np.inf, np.float32), np.full((len(queries), 1), NOTHING))
-        if len(among.ids) <= max(FEW, 4 * k) or not self.kind.can_filter():
-            return Hits(*exact(self.vectors_at, among.ids, queries, k))
-        scores, ids = self.kind.search_among(self._searched, queries, k, among)
-        short = (ids == NOTHING).any(axis=1)
-        if short.any():
-            scores[short], ids[short] = exact(self.vectors_at, among.ids, queries[short], k)
-        return Hits(scores, ids)
-
-    def _filter(self, ids: Ints) -> Among:
-        """What is searched for these ids without those that are not there; of the same array it is made once."""
-        if id(ids) not in self._filters:
-            present = np.intersect1d(ids, self.live_ids(), assume_unique=True)
-            self._filters[id(ids)] = (ids, Among(present, int(self.faiss_index.ntotal)))
-            while len(self._filters) > FILTERS:
-                self._filters.popitem(last=False)
-        return self._filters[id(ids)][1]
-
     def vectors_at(self, ids: Ints) -> Floats:
         """[n, D] the vectors of these ids, as exactly as they are kept."""
-        if self.source is not None:
-            return np.asarray(self.source[ids], np.float32)
-        if not hasattr(self.faiss_index, "id_map") and self.faiss_index.direct_map.no():
-            self.faiss_index.set_direct_map_type(2)  # a table of where each id lies
-        return np.asarray(self.faiss_index.reconstruct_batch(ids))
+        return decoded(self.faiss_index, ids) if self.source is None else np.asarray(self.source[ids], np.float32)
 
     def _changed(self) -> None:
         self._searched = None

@@ -1,7 +1,8 @@
-"""The ids that may be among the hits of a filtered search, and the exact search through their vectors."""
+"""Filtered search: the ids that may be hits, and the exact search through their vectors."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+NOTHING = -1  # the id that FAISS gives where there are fewer than K
+FEW = 2048  # so many vectors are compared one by one before an index gains anything
+FILTERS = 16  # filters of which is kept what was made for their search
 AT_ONCE = 8192  # vectors that are compared at a time
 SPARSE = 64  # ids this many times as far apart as they could be have no bitmap
 
@@ -52,6 +56,64 @@ class Among:
         inside = (ids >= 0) & (ids <= self.ids[-1])
         places = np.where(inside, ids, 0)
         return np.asarray(inside & (self._bits[places >> 3] >> (places & 7).astype(np.uint8) & 1).astype(bool))
+
+
+class KeptFilters:
+    """What was made of the last filters, each known by the very array of its ids."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, tuple[Ints, Among]] = OrderedDict()
+
+    def of(self, ids: Ints, live: Callable[[], Ints], total: int) -> Among:
+        """What is searched for these ids without those that are not `live`, of `total` vectors."""
+        known = self._kept.get(id(ids))
+        if known is None:
+            known = (ids, Among(np.intersect1d(ids, live(), assume_unique=True), total))
+            self._kept[id(ids)] = known
+            while len(self._kept) > FILTERS:
+                self._kept.popitem(last=False)
+        return known[1]
+
+    def clear(self) -> None:
+        """Forget them: vectors have come or gone."""
+        self._kept.clear()
+
+
+def nearest_among(
+    search: Callable[[Floats, int, Among], tuple[Floats, Ints]] | None,
+    vectors_at: Callable[[Ints], Floats],
+    queries: Floats,
+    k: int,
+    among: Among,
+) -> tuple[Floats, Ints]:
+    """(scores, ids) [Q, K] of the nearest that may be hits, by the `search` of an index, None where it has none.
+
+    Few are compared one by one, and so is what an index finds fewer than K of.
+    """
+    k = min(k, len(among.ids))
+    if not k:
+        return np.full((len(queries), 1), -np.inf, np.float32), np.full((len(queries), 1), NOTHING)
+    if search is None or len(among.ids) <= max(FEW, 4 * k):
+        return exact(vectors_at, among.ids, queries, k)
+    scores, ids = search(queries, k, among)
+    short = (ids == NOTHING).any(axis=1)
+    if short.any():
+        scores[short], ids[short] = exact(vectors_at, among.ids, queries[short], k)
+    return scores, ids
+
+
+def decoded(faiss_index: Any, ids: Ints) -> Floats:
+    """[n, D] the vectors of these ids, from the codes that FAISS's index has of them."""
+    import faiss
+
+    if hasattr(faiss_index, "id_map"):  # inside it vectors are numbered as they came
+        kept = faiss.vector_to_array(faiss_index.id_map)
+        order = np.argsort(kept)
+        numbers = order[np.searchsorted(kept, ids, sorter=order)]
+        return np.asarray(faiss.downcast_index(faiss_index.index).reconstruct_batch(numbers))
+    if faiss_index.direct_map.no():
+        faiss_index.set_direct_map_type(faiss.DirectMap.Hashtable)
+    return np.asarray(faiss_index.reconstruct_batch(ids))
 
 
 def exact(vectors_at: Callable[[Ints], Floats], ids: Ints, queries: Floats, k: int) -> tuple[Floats, Ints]:

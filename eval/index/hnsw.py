@@ -59,8 +59,9 @@ class Hnsw(Index):
         scores, ids = replace(self, search_effort=2 * wanted).search(faiss_index, queries, wanted, None)
         matches = among.has(ids)
         order = np.argsort(~matches, axis=1, kind="stable")[:, :k]
-        matches, scores, ids = (np.take_along_axis(array, order, 1) for array in (matches, scores, ids))
-        return np.where(matches, scores, -np.inf), np.where(matches, ids, NOTHING)
+        hit = np.take_along_axis(matches, order, 1)
+        scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+        return np.where(hit, scores, np.float32(-np.inf)), np.where(hit, ids, NOTHING)
 
     def can_remove(self) -> bool:
         """A vector taken out would tear the graph."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 60.0
 KEPT = 16  # predicates whose ids are kept
+SHORT = 40  # characters of a value that is shown
 LOOKED_AT = 1000  # rows of which columns show values
 
 
@@ -54,7 +55,8 @@ class Filters:
         for name in self.columns():
             values = rows[name].to_pylist() if rows is not None else []
             flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-            shown[name] = list(dict.fromkeys(_literal(value) for value in flat if value is not None))[:most]
+            short = (value for value in flat if value is not None and len(str(value)) <= SHORT)
+            shown[name] = list(dict.fromkeys(map(_literal, short)))[:most]
         return shown
 
     def ids(self, predicate: str, *, seconds: float = MOST_SECONDS) -> Ints:
@@ -109,8 +111,8 @@ class Filters:
 
 def _literal(value: Any) -> str:
     if isinstance(value, str):
-        return "'" + plain(value, 40).replace("'", "''") + "'"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+        return "'" + plain(value).replace("'", "''") + "'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _numbered(file: Any, names: list[str], schema: pa.Schema, deadline: float) -> pa.RecordBatchReader:

@@ -46,7 +46,7 @@ WORDS = {  # of SQL that a predicate is written with; others may be names of col
     *("like", "not", "null", "or", "then", "true", "when"),
 }
 TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|.""", re.DOTALL)
-LIMITS = {
+LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "memory_limit": "256MB",
     "enable_external_access": "false",
@@ -100,7 +100,7 @@ def _check(node: Mapping[str, Any], columns: Mapping[str, str], used: dict[str, 
             more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
             guess = did_you_mean(path.replace(".", "_"), known[:NAMED])
             raise UserError(
-                f'the filter names "{plain(path, 60)}", but there is no such column{guess}{more} (text stands in single quotes)'
+                f"the filter names \"{plain(path, 60)}\", which is no column (text: 'single quotes'){guess}{more}"
             )
         used[columns[path.lower()]] = None
     elif kind == "FUNCTION" and name not in FUNCTIONS:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import eval.index as package
-from eval.index import NOTHING, Index, Vectors
+from eval.index import NOTHING, Index, Vectors, _among
 from eval.index.flat import Flat
 from vlp.config import component
 from vlp.errors import UserError
@@ -192,7 +192,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
 
 def test_a_filtered_search_finds_what_is_nearest_of_the_chosen(kind: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where all that is chosen lies far from what is asked for; of removed ids none is a hit."""
-    monkeypatch.setattr(package, "FEW", 16)  # so that the index itself is asked
+    monkeypatch.setattr(_among, "FEW", 16)  # so that the index itself is asked
     rng = np.random.default_rng(0)
     vectors, ids, queries = unit(rng, 4 * N), np.arange(4 * N), unit(rng, 20)
     index = filled(kind, vectors, ids)

@@ -108,5 +108,5 @@ def test_an_index_without_columns_says_what_to_do(release: Release, shards: Path
     about.write_text("\n".join(line for line in about.read_text().splitlines() if "columns.parquet" not in line))
     old = Gallery.open(tmp_path / "index")
     assert len(old.search(release, np.ones((1, 32)), 3)[0]) == 3
-    with pytest.raises(UserError, match="written by an earlier version.* build the index again"):
+    with pytest.raises(UserError, match=r"written by an earlier version.* build the index again"):
         old.search(release, np.ones((1, 32)), 3, where="key = 'x'")

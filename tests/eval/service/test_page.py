@@ -111,6 +111,20 @@ def test_searching_by_mouse_and_by_keyboard(index: Path, serve: Any, samples: li
         await page.press("s")
         await shows(page, best(address, 24, files={"image": by_key[pink[1]].image}))
 
+        await page.press("Escape")
+        await page.value("document.getElementById('text').value = 'pink square'")
+        await page.click("#where")
+        await page.write("art")
+        await page.until("document.querySelectorAll('#offers option').length === 2")
+        assert await page.value("document.querySelector('#offers option').value") == "artist = 'artist 0'"
+        await page.value("document.getElementById('where').value = ''")
+        await page.write("artist = 'artist 1'")
+        await page.press("Enter")
+        await shows(page, half := best(address, 24, text="pink square", where="artist = 'artist 1'"))
+        assert half == [key for key in pink if by_key[key].metadata["artist"] == "artist 1"]
+        await page.visit(await page.value("location.href"))  # a link to the question keeps the filter
+        await shows(page, half)
+
         node = (await page.do("DOM.getDocument"))["root"]["nodeId"]
         file = (await page.do("DOM.querySelector", nodeId=node, selector="#file"))["nodeId"]
         await page.press("Escape")
@@ -144,9 +158,9 @@ def test_the_page_fits_is_legible_and_names_what_it_offers(
         assert await page.value(small) == 0
         await page.do("Accessibility.enable")
         nodes = (await page.do("Accessibility.getFullAXTree"))["nodes"]
-        roles = {"button", "textbox", "searchbox", "slider", "image", "list"}
+        roles = {"button", "textbox", "searchbox", "combobox", "slider", "image", "list"}
         named = [(n["role"]["value"], n["name"]["value"]) for n in nodes if n.get("role", {}).get("value") in roles]
-        assert {"button", "searchbox", "textbox", "slider", "image"} <= {role for role, _ in named}
+        assert {"button", "searchbox", "textbox", "combobox", "slider", "image"} <= {role for role, _ in named}
         assert [role for role, name in named if not name and role != "image"] == []
         assert sum(bool(name) for role, name in named if role == "image") >= 24
 

@@ -1,0 +1,147 @@
+"""Filtered search against the best brute force: what `where` of 1, 10 and 50 % of the pictures costs and finds.
+
+    python -m benchmarks.search_filter --json benchmarks/results/search_filter.json
+
+Vectors and queries are those of `benchmarks.search_vectors` (200,000 of width 512; captions ask). The index is of kind
+ivf_sq8 with the usual cells and the least effort that finds 0.95 of the ten nearest without a filter, for every other
+caption; the others ask here, for the 10 best. `filterS.recall` is recall@10 against the exact filtered search, S the
+percentage of the vectors that a filter leaves, drawn evenly; `filterS_far.recall` that of a filter which leaves those
+that lie farthest from what is asked.
+
+`filterS.qps` are queries one by one, each with the filter's ids, as a service asks them; the peer is one product of
+numpy with a copy of the vectors that the filter leaves, side by side in memory and made beforehand, and a partial sort.
+`filterS.batched_qps` is the same for 256 queries at once. Both sides have the same threads.
+`filterS.ids` are the milliseconds in which DuckDB answers a condition on an integer column that is new to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import record
+
+COUNT, DIM, K, BATCH = 200_000, 512, 10, 256
+PEER = "numpy: product with a copy of the vectors that the filter leaves"
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Row = dict[str, Any]
+
+
+def rows(quick: bool, rounds: int = 5) -> Iterator[Row]:
+    """All cases; `quick`: few vectors and one round."""
+    from benchmarks.search_vectors import vectors
+    from eval.search.recall import exact, overlap
+
+    pictures, texts = vectors(20_000 if quick else COUNT, DIM)
+    index = indexed(pictures, texts[::2])
+    queries = np.ascontiguousarray(texts[1::2][:BATCH])
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(pictures))
+    far = np.argsort(pictures @ queries.mean(axis=0))
+    for percent in (1, 10, 50):
+        case, ids = f"filter{percent}", np.sort(order[: len(pictures) * percent // 100])
+        truth = exact(pictures, ids, queries)
+        yield record.row(f"{case}.recall", "recall@10", [overlap(index.search(queries, K, ids).ids, truth)])
+        distant = np.sort(far[: len(ids)])
+        found = overlap(index.search(queries, K, distant).ids, exact(pictures, distant, queries))
+        yield record.row(f"{case}_far.recall", "recall@10", [found])
+        left = np.ascontiguousarray(pictures[ids])
+        for name, size in (("qps", 1), ("batched_qps", BATCH)):
+            blocks = [queries[start : start + size] for start in range(0, 64 if size == 1 else BATCH, size)]
+            sides = (partial(filtered, index, ids), partial(brute, left, ids))
+            yield record.row(f"{case}.{name}", "queries/s", *rates(sides, blocks, 1 if quick else rounds), PEER)
+    yield from id_rows(len(pictures), 1 if quick else rounds)
+
+
+def indexed(pictures: Floats, asked: Floats) -> Any:
+    """Our index of the pictures, tuned for what is `asked`; it may read the pictures themselves, as a gallery does."""
+    from eval.index._cells import cells_for
+    from eval.index.ivf_sq8 import IvfSq8
+    from eval.search.choose import Budget, tuned
+    from eval.search.fill import filled
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = filled(IvfSq8(cells=cells_for(len(pictures))), Path(folder), pictures)
+    made.source = pictures
+    return tuned(made, pictures, np.ascontiguousarray(asked[:BATCH]), Budget(recall=0.95))
+
+
+def filtered(index: Any, ids: Ints, queries: Floats) -> Ints:
+    """[Q, K] the nearest of the ids, by the index."""
+    return np.asarray(index.search(queries, K, ids).ids)
+
+
+def brute(left: Floats, ids: Ints, queries: Floats) -> Ints:
+    """[Q, K] the nearest of the vectors that are `left`, best first."""
+    scores = queries @ left.T
+    best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
+    best_scores = np.take_along_axis(scores, best, 1)
+    return ids[np.take_along_axis(best, np.argsort(-best_scores, axis=1), 1)]
+
+
+def rates(
+    sides: tuple[Callable[[Floats], Any], ...], blocks: list[Floats], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Queries a second of both sides in turn, after a round that warms up."""
+    result: tuple[list[float], list[float]] = ([], [])
+    count = sum(map(len, blocks))
+    for turn in range(rounds + 1):
+        for side, own in zip(sides, result, strict=True):
+            begin = time.perf_counter()
+            for block in blocks:
+                side(block)
+            if turn:
+                own.append(count / (time.perf_counter() - begin))
+    return result
+
+
+def id_rows(count: int, rounds: int) -> Iterator[Row]:
+    """How long a condition takes, over rows with a number and a text each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from eval.search.columns import write_columns
+    from eval.search.filters import Filters
+
+    with tempfile.TemporaryDirectory() as folder:
+        known = [json.dumps({"width": i * 7919 % 1000, "style": f"style {i % 20}"}) for i in range(count)]
+        captions = [json.dumps({"en": f"picture number {i}"}) for i in range(count)]
+        table = {"key": [str(i) for i in range(count)], "captions": captions, "shard": [""] * count, "metadata": known}
+        pq.write_table(pa.table(table), Path(folder) / "rows.parquet")
+        write_columns(Path(folder))
+        filters = Filters(Path(folder))
+        times = []
+        for turn in range(rounds + 1):
+            begin = time.perf_counter()
+            assert len(filters.ids(f"width < {100 + turn} AND style <> 'style 3'")) > count // 20
+            times.append(1000 * (time.perf_counter() - begin))
+    yield record.row("filter10.ids", "ms", times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="few vectors and one round")
+    options = parser.parse_args()
+    import faiss
+
+    faiss.omp_set_num_threads(options.threads)
+    about = record.conditions(("faiss-cpu", "numpy", "duckdb"), threads=options.threads)
+    record.write(options.json, about, list(rows(options.quick, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import NOTHING, Index, Vectors
-from eval.search.versions import Version
+from eval.search.versions import Version, pointed_at
 from vlp.config import build, only_ours
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -84,11 +84,17 @@ class Gallery:
         mapped: vectors are read from the disk as they are needed, which opens an index of any size at once. Raises
         UserError if it is none, or if a file is missing or of another size; `vlp index verify` compares checksums.
         """
-        version = Version.current(folder)
-        version.check_files()
-        with only_ours(not trust):
-            kind: Index = build(Index, version.about["kind"], "kind")
-        return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
+        while True:
+            name = pointed_at(folder)
+            try:
+                version = Version.current(folder)
+                version.check_files()
+                with only_ours(not trust):
+                    kind: Index = build(Index, version.about["kind"], "kind")
+                return cls(folder, Vectors.load(version.files / "index.faiss", kind, mapped=mapped), version)
+            except (UserError, OSError):
+                if pointed_at(folder) == name:
+                    raise  # else it was replaced while it was opened
 
     @property
     def model(self) -> str:

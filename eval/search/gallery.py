@@ -19,6 +19,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import NOTHING, Index, Vectors
+from eval.search.row_file import RowFile
 from eval.search.versions import Version, pointed_at
 from vlp.config import build, only_ours
 from vlp.errors import UserError
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlp.models.release import Release
-
-ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,9 @@ class Gallery:
     """An open version of an index folder: it answers as it did, whatever versions are written meanwhile."""
 
     def __init__(self, folder: Path, vectors: Vectors, version: Version) -> None:
-        import pyarrow as pa
-
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
-        self._file = pa.memory_map(str(self.files / "rows.parquet"))
+        self.rows = RowFile(self.files)
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -123,8 +120,7 @@ class Gallery:
         ]
 
     def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:
-        """For each id a function from a score to its Hit; reads only the row groups that hold one."""
-        import pyarrow.parquet as pq
+        """For each id a function from a score to its Hit."""
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
@@ -132,15 +128,9 @@ class Gallery:
                 score, str(row["key"]), captions, str(row["shard"]), bytes(row["thumbnail"] or b"")
             )
 
-        rows: dict[int, Any] = {}
-        path = self.files / "rows.parquet"
         try:
-            with pq.ParquetFile(self._file) as file:
-                for group in np.unique(ids // ROWS_PER_GROUP):
-                    table = file.read_row_group(int(group))
-                    inside = ids[ids // ROWS_PER_GROUP == group]
-                    for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
-                        rows[int(i)] = hit(row)
+            return {i: hit(row) for i, row in self.rows.at(ids)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} has no rows for these matches ({plain(error)}); build the index again") from None
-        return rows
+            raise UserError(
+                f"{self.rows.path} has no rows for these matches ({plain(error)}); build the index again"
+            ) from None

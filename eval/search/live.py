@@ -20,17 +20,16 @@ from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
 from eval.search.build import write_version
 from eval.search.fill import filled
-from eval.search.gallery import ROWS_PER_GROUP, Gallery
+from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
 from eval.search.recall import said
+from eval.search.row_file import FILE
 from eval.search.spool import Spool, vectors_of
 from eval.search.versions import link_or_copy, next_version
 from vlp.errors import UserError
 from vlp.legible import plain
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from vlp.models.release import Release
 
 SHOWN = 3  # keys that a sentence names
@@ -75,6 +74,8 @@ def remove(keys: Iterable[str], out: Path, *, trust: bool = False) -> Changed:
         for file in ("rows.parquet", "vectors.npy", "queries.npy"):
             _needed(gallery, file)
             link_or_copy(gallery.files / file, folder / file)
+        if (gallery.files / FILE).is_file():
+            link_or_copy(gallery.files / FILE, folder / FILE)
         write_version(gallery.vectors, folder, _kept(gallery))
     return Changed(Gallery.open(out, trust=trust), removed=len(gone))
 
@@ -84,7 +85,7 @@ def compact(out: Path, *, trust: bool = False) -> Changed:
     with next_version(out) as folder:
         gallery = Gallery.open(out, mapped=False, trust=trust)
         live = gallery.vectors.live_ids()
-        rows = _rows_of(gallery)
+        rows = gallery.rows.tables()
         vectors = _needed(gallery, "vectors.npy")
         with Spool(folder) as spool:
             for start, table in rows:
@@ -108,7 +109,7 @@ def _grown(release: Release, parts: Parts, out: Path, *, replace: bool, trust: b
         seen: set[str] = set()
         gone: list[int] = []
         with Spool(folder) as spool:
-            for start, table in _rows_of(gallery):
+            for start, table in gallery.rows.tables():
                 spool.add(table, vectors[start : start + len(table)])
             for table, some in parts.stream:
                 keys = table["key"].to_pylist()
@@ -142,24 +143,12 @@ def _live_by_key(gallery: Gallery, wanted: Container[str] | None = None) -> dict
     """The ids of the pictures that may be among the hits, by key; of the `wanted` ones alone, where they are named."""
     live = gallery.vectors.live_ids()
     ids: dict[str, tuple[int, ...]] = {}
-    for start, table in _rows_of(gallery, ["key"]):
+    for start, table in gallery.rows.tables(["key"]):
         inside = live[(live >= start) & (live < start + len(table))]
         for i, key in zip(inside.tolist(), table["key"].take(inside - start).to_pylist(), strict=True):
             if wanted is None or key in wanted:
                 ids[str(key)] = (*ids.get(str(key), ()), i)
     return ids
-
-
-def _rows_of(gallery: Gallery, columns: list[str] | None = None) -> Iterable[tuple[int, pa.Table]]:
-    """(number of the first, rows) of all rows of a version, some at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    start = 0
-    with pq.ParquetFile(gallery.files / "rows.parquet") as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
-            yield start, pa.Table.from_batches([batch])
-            start += len(batch)
 
 
 def _needed(gallery: Gallery, file: str) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ FILES = (
     "index.faiss",
     "index.faiss.removed.npy",
     "rows.parquet",
+    "rows.arrow",
     "vectors.npy",
     "queries.npy",
     "frontier.json",

@@ -5,9 +5,11 @@
 `serve.throughput` is answers a second with ten matches and their small pictures, by `vlp serve`, for 60 s in five
 parts; between them the same questions are answered 64 at a time by `Gallery.search` in a process with the same model,
 index and threads (the peer). Clients and service share the cores, so that the service has less of them than the peer.
-`serve.p99_over_p50` is of the seconds that clients wait. In the second minute versions of the index come and go, and
-20 of their writers are killed: `serve.errors` counts requests without an answer, `serve.lost` versions that were
-acknowledged and are not there, and `serve.memory` is of the process at the end, beside the same after 10 s.
+The model has a text tower of CLIP's size (12 layers of 512) with random weights; `serve.small_throughput` is the same
+with the demo's, which embeds a text in microseconds, so that nearly all there is to measure is HTTP.
+`serve.p99_over_p50` is of the seconds that clients wait. Then versions of the index come and go for a minute, and 20 of
+their writers are killed: `serve.errors` counts requests without an answer, `serve.lost` versions that were acknowledged
+and are not there, and `serve.memory` is of the process at the end, beside the same after 10 s.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 
@@ -44,15 +48,15 @@ from pathlib import Path
 import numpy as np, torch
 from eval.search.gallery import Gallery
 from vlp.models import release
-torch.set_num_threads(int(sys.argv[2]))
-gallery = Gallery.open(Path(sys.argv[1]))
-loaded = release.load(sys.argv[3])
+threads, batch, k = map(int, sys.argv[3:])
+torch.set_num_threads(threads)
+gallery, loaded = Gallery.open(Path(sys.argv[1])), release.load(sys.argv[2])
 texts = json.loads(sys.stdin.readline())
 for line in sys.stdin:
     begun, count = time.perf_counter(), 0
     while (took := time.perf_counter() - begun) < float(line):
-        some = [texts[(count + i) % len(texts)] for i in range(BATCH)]
-        count += len(gallery.search(loaded, np.asarray(loaded.embed_texts(some)), K))
+        some = [texts[(count + i) % len(texts)] for i in range(batch)]
+        count += len(gallery.search(loaded, np.asarray(loaded.embed_texts(some)), k))
     print(count / took, flush=True)
 """
 
@@ -96,8 +100,7 @@ class InProcess:
     """The peer: it answers for so many seconds when it is asked to."""
 
     def __init__(self, index: Path, model: str, threads: int, texts: list[str]) -> None:
-        program = IN_PROCESS.replace("BATCH", str(BATCH)).replace("K)", f"{K})")
-        command = [sys.executable, "-c", program, str(index), str(threads), model]
+        command = [sys.executable, "-c", IN_PROCESS, str(index), model, str(threads), str(BATCH), str(K)]
         self._run = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads), cwd=ROOT
         )
@@ -118,8 +121,8 @@ class InProcess:
         self._run.communicate()
 
 
-def load(index: Path, model: str, *, rounds: int, seconds: float, threads: int) -> Iterator[dict[str, Any]]:
-    """`serve.throughput` and `serve.p99_over_p50`, of `rounds` that last so many seconds."""
+def load(index: Path, model: str, name: str, *, rounds: int, seconds: float, threads: int) -> Iterator[dict[str, Any]]:
+    """Throughput and what clients wait, of `rounds` that last so many seconds; `name` begins the names of the rows."""
     texts = questions(index)
     peer = InProcess(index, model, threads, texts)
     with served(index, threads) as (address, _):
@@ -133,54 +136,101 @@ def load(index: Path, model: str, *, rounds: int, seconds: float, threads: int) 
     peer.close()
     errors = [error for one in answers for error in one.errors]
     assert not errors, errors[:3]
-    yield record.row("serve.throughput", "answers/s", [one.rate for one in answers], rates, PEER)
+    yield record.row(f"{name}throughput", "answers/s", [one.rate for one in answers], rates, PEER)
     p50, p99 = ([one.quantile(share) for one in answers] for share in (0.5, 0.99))
-    yield record.row("serve.p99_over_p50", "", [a / b for a, b in zip(p99, p50, strict=True)])
-    yield record.row("serve.p50", "ms", [1000 * one for one in p50])
-    yield record.row("serve.p99", "ms", [1000 * one for one in p99])
+    yield record.row(f"{name}p99_over_p50", "", [a / b for a, b in zip(p99, p50, strict=True)])
+    yield record.row(f"{name}p50", "ms", [1000 * one for one in p50])
+    yield record.row(f"{name}p99", "ms", [1000 * one for one in p99])
+
+
+@dataclass
+class Attack:
+    """What clients saw of a service while versions of its index came, and their writers were killed."""
+
+    asked: Asked
+    life: index_kills.Life
+    swaps: int = 0  # versions that the service has taken up
+    early: float = 0.0  # MiB of the service, a sixth of the time after the start
+    end: float = 0.0
+
+
+def attack(
+    index: Path, world: index_kills.World, content: index_kills.Content, *, kills: int, seconds: float, threads: int
+) -> Attack:
+    """An attack of at least so many seconds and kills; it ends by itself after four times as long."""
+    texts, done = questions(index), threading.Event()
+    result = Attack(Asked(), index_kills.Life(world, index, content, random.Random(0), index_kills.CHANGES[1:]))
+
+    def clients() -> None:
+        while not done.is_set():
+            some = asyncio.run(ask(address, texts, k=K, clients=CLIENTS, seconds=2.0))
+            result.asked.seconds += some.seconds
+            result.asked.errors += some.errors
+
+    with served(index, threads, "--look-every", "0.2") as (address, process):
+        begun, thread = time.monotonic(), threading.Thread(target=clients)
+        thread.start()
+        time.sleep(seconds / 6)
+        result.early = process.memory_info().rss / 2**20
+        result.life.go_on(kills, until=begun + 4 * seconds)
+        time.sleep(max(0.5, begun + seconds - time.monotonic()))
+        done.set()
+        thread.join()
+        result.end = process.memory_info().rss / 2**20
+        with urlopen(f"{address}/health") as answer:
+            result.swaps = json.load(answer)["swaps"]
+    return result
 
 
 def attacked(index: Path, model: str, *, kills: int, seconds: float, threads: int) -> Iterator[dict[str, Any]]:
-    """Rows of a service whose index is written, and whose writers are killed, while clients ask."""
+    """Rows of an attack."""
     world, content = index_kills.world_of(index, Path(model), WORK / "world")
-    texts, asked, sizes = questions(index), Asked(), {}
-    with served(index, threads, "--look-every", "0.2") as (address, process):
-        begun = time.monotonic()
-        thread = threading.Thread(
-            target=lambda: vars(asked).update(
-                vars(asyncio.run(ask(address, texts, k=K, clients=CLIENTS, seconds=seconds)))
-            )
-        )
-        thread.start()
-        time.sleep(min(10.0, seconds / 3))
-        sizes["early"] = process.memory_info().rss / 2**20
-        life = index_kills.Life(world, index, content, random.Random(0), index_kills.CHANGES[1:])
-        life.go_on(kills, until=begun + seconds)
-        thread.join()
-        sizes["end"] = process.memory_info().rss / 2**20
-    name = f"of {len(asked.seconds):,} answers, while {life.written} versions came and {life.kills} writers were killed"
+    result = attack(index, world, content, kills=kills, seconds=seconds, threads=threads)
+    asked, life = result.asked, result.life
+    name = f"of {len(asked.seconds):,} answers, {result.swaps} versions taken up, {life.kills} killed writers"
     yield record.row("serve.errors", f"errors, {name}", [len(asked.errors)])
     yield record.row("serve.lost", f"versions, {name}", [len(life.wrong)])
-    yield record.row("serve.memory", "MiB", [sizes["end"]], [sizes["early"]], "the same service, earlier")
+    yield record.row("serve.memory", "MiB", [result.end], [result.early], "the same service, earlier")
     print(*life.wrong, *asked.errors[:5], sep="\n", file=sys.stderr)
 
 
-def fresh_index(model: str) -> Path:
+def clip_sized(texts: list[str], folder: Path) -> str:
+    """A model folder whose text tower has the size of CLIP's, with random weights, and whose pictures are small."""
+    import torch
+
+    from vlp.models import release
+    from vlp.models.image.timm import Timm
+    from vlp.models.kinds.two_towers import TwoTowers
+    from vlp.models.text.transformer import Transformer
+
+    image = Timm(architecture="resnet10t", options={"in_chans": 3})
+    config = TwoTowers(width=512, image=image, image_size=32, text=Transformer(hidden=512, layers=12, heads=8))
+    torch.manual_seed(0)
+    tokenizer = config.tokenizer(texts)
+    encoder = config.build(tokenizer.vocab).eval()
+    release.save(folder, config=config, encoder=encoder, tokenizer=tokenizer, notes={})
+    return str(folder)
+
+
+def fresh_index(model: str, name: str) -> Path:
     """An index of the bundled corpus."""
     from eval.index.flat import Flat
     from eval.search.build import build_gallery
     from vlp.models import release
 
-    shutil.rmtree(WORK, ignore_errors=True)
-    return build_gallery(release.load(model), SPLITS, WORK / "served" / "index", kind=Flat()).folder
+    return build_gallery(release.load(model), SPLITS, WORK / name / "index", kind=Flat()).folder
 
 
 def rows(quick: bool, *, model: Path = Path("runs/demo/model"), threads: int = 2) -> Iterator[dict[str, Any]]:
     """All rows; `quick`: seconds instead of minutes."""
-    name = demo_model(model)
-    index = fresh_index(name)
-    yield from load(index, name, rounds=2 if quick else 5, seconds=4 if quick else 12, threads=threads)
-    yield from attacked(index, name, kills=3 if quick else KILLS, seconds=12 if quick else 60, threads=threads)
+    shutil.rmtree(WORK, ignore_errors=True)
+    rounds, seconds = (2, 4.0) if quick else (5, 12.0)
+    small = demo_model(model)
+    index = fresh_index(small, "small")
+    large = clip_sized(questions(index), WORK / "large" / "model")
+    yield from load(fresh_index(large, "large"), large, "serve.", rounds=rounds, seconds=seconds, threads=threads)
+    yield from load(index, small, "serve.small_", rounds=rounds, seconds=seconds, threads=threads)
+    yield from attacked(index, small, kills=3 if quick else KILLS, seconds=20 if quick else 60, threads=threads)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import NOTHING, Index, Vectors
-from eval.search.row_file import RowFile
+from eval.search.row_file import Keys, RowFile
 from eval.search.versions import Version, pointed_at
 from vlp.config import build, only_ours
 from vlp.errors import UserError
@@ -73,6 +74,10 @@ class Gallery:
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
         self.rows = RowFile(self.files)
+        kept = self.files / "vectors.npy"
+        self._vectors = np.load(kept, mmap_mode="r") if kept.is_file() else None  # readable when the version is gone
+        self._keys: Keys | None = None
+        self._lock = Lock()
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -108,6 +113,22 @@ class Gallery:
                 f"{self.folder} was built by the model {builder['id'][:12]} ({builder['name']}), "
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
+
+    def with_key(self, key: str) -> int:
+        """The id of the picture with this key, the first where there are several. Raises UserError if there is none.
+
+        The first call reads all keys; 16 bytes of each stay in memory.
+        """
+        with self._lock:
+            self._keys = self._keys or Keys(self.rows, self.vectors.live_ids())
+            found = self._keys.ids(key)
+        if not len(found):
+            raise UserError(f'the index has no picture with the key "{plain(key, 60)}"; it may have been removed')
+        return int(found[0])
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """[D] the vector of a picture by its id, unit norm; None where an earlier version of vlp kept none."""
+        return None if self._vectors is None else np.array(self._vectors[row], np.float32)
 
     def search(self, release: Release, queries: NDArray[Any], k: int) -> list[list[Hit]]:
         """The K best rows of each query [Q, D], best first. Raises UserError if `release` is not the index's model."""

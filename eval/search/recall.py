@@ -103,4 +103,9 @@ def said(measured: Mapping[str, Any]) -> list[str]:
         return []
     now, built = float(measured["recall"]), float(measured["built"])
     line = f"recall@{K} of {measured['queries']} {measured['of']}: {now:.3f} ({built:.3f} when it was built)"
-    return [line] if now > built - FALLEN else [line, "it has fallen: `vlp index compact INDEX` trains it anew"]
+    return [line, "it has fallen: `vlp index compact INDEX` trains it anew"] if fallen(measured) else [line]
+
+
+def fallen(measured: Mapping[str, Any]) -> bool:
+    """Whether the recall of an index is worth a word: lower than when it was built, by FALLEN or more."""
+    return "recall" in measured and float(measured["recall"]) <= float(measured["built"]) - FALLEN

@@ -65,12 +65,13 @@ class RowFile:
         import pyarrow.parquet as pq
 
         start = 0
-        if self.path.name == FILE and columns is None:
+        if self.path.name == FILE:
             for number in range(pa.ipc.open_file(self._file).num_record_batches):
-                yield start, pa.Table.from_batches([self._group(number, None)])
-                start += len(self._group(number, None))
+                rows = self._group(number, columns)
+                yield start, pa.Table.from_batches([rows.select(columns) if columns else rows])
+                start += len(rows)
             return
-        with pq.ParquetFile(self.path.with_name("rows.parquet")) as file:
+        with pq.ParquetFile(self._file) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
                 yield start, pa.Table.from_batches([batch])
                 start += len(batch)
@@ -91,3 +92,23 @@ class RowFile:
                     self._groups.clear()
                 self._groups[number] = rows
             return self._groups[number]
+
+
+class Keys:
+    """The ids of rows by their keys: a sorted hash of each, and the row itself to be sure."""
+
+    def __init__(self, rows: RowFile, live: Ints) -> None:
+        """`live`: the ids that count, ascending."""
+        hashes = np.empty(len(live), np.int64)
+        for start, table in rows.tables(["key"]):
+            first, last = np.searchsorted(live, [start, start + len(table)])
+            keys = table["key"].take(live[first:last] - start).to_pylist()
+            hashes[first:last] = [hash(key) for key in keys]
+        order = np.argsort(hashes, kind="stable")
+        self.rows, self.hashes, self.live = rows, hashes[order], live[order]
+
+    def ids(self, key: str) -> Ints:
+        """The ids of all rows with this key, ascending."""
+        first, last = np.searchsorted(self.hashes, hash(key)), np.searchsorted(self.hashes, hash(key), "right")
+        alike = self.live[first:last]
+        return np.array([i for i, row in self.rows.at(alike, ["key"]) if row["key"] == key], np.int64)

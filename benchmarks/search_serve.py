@@ -157,7 +157,7 @@ class Attack:
 def attack(
     index: Path, world: index_kills.World, content: index_kills.Content, *, kills: int, seconds: float, threads: int
 ) -> Attack:
-    """An attack of at least so many seconds and kills; it ends by itself after four times as long."""
+    """An attack of at least so many seconds and kills; it ends by itself in minutes."""
     texts, done = questions(index), threading.Event()
     result = Attack(Asked(), index_kills.Life(world, index, content, random.Random(0), index_kills.CHANGES[1:]))
 
@@ -172,7 +172,7 @@ def attack(
         thread.start()
         time.sleep(seconds / 6)
         result.early = process.memory_info().rss / 2**20
-        result.life.go_on(kills, until=begun + 4 * seconds)
+        result.life.go_on(kills, until=begun + max(240.0, 4 * seconds))
         time.sleep(max(0.5, begun + seconds - time.monotonic()))
         done.set()
         thread.join()

@@ -22,11 +22,12 @@ from eval.search.build import write_version
 from eval.search.fill import filled
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts, parts_of
-from eval.search.recall import said
+from eval.search.recall import grown_queries, kept_queries, said
 from eval.search.row_file import FILE
-from eval.search.spool import Spool, vectors_of
+from eval.search.spool import Spool, npy, vectors_of
 from eval.search.versions import link_or_copy, next_version
 from vlp.errors import UserError
+from vlp.files import write_whole
 from vlp.legible import plain
 
 if TYPE_CHECKING:
@@ -119,12 +120,23 @@ def _grown(release: Release, parts: Parts, out: Path, *, replace: bool, trust: b
                 spool.add(table, some)
         if gone:
             index.remove(np.array(gone, np.int64))
-        _needed(gallery, "queries.npy")
-        link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
         about = _kept(gallery)
+        about["measured"] = _measured_by(release, gallery, folder, parts, len(vectors))
         about["more_data"] = [*about.get("more_data", []), parts.about()]
         write_version(index, folder, about)
     return Changed(Gallery.open(out, trust=trust), added=len(seen), removed=len(gone))
+
+
+def _measured_by(release: Release, gallery: Gallery, folder: Path, parts: Parts, first: int) -> dict[str, Any]:
+    """Write the queries of an index that has grown by the rows from `first` on; what the index says of them."""
+    _needed(gallery, "queries.npy")
+    measured, before = dict(gallery.about["measured"]), np.load(gallery.files / "queries.npy")
+    count = len(vectors_of(folder))
+    if count > first:
+        more = kept_queries(release, folder, parts.store, first=first)
+        before = grown_queries(before, measured["of"], more, (count - first) / count)
+    write_whole(folder / "queries.npy", npy(before))
+    return {**measured, "queries": len(before)}
 
 
 def _check_keys(keys: Sequence[str], seen: set[str], before: Container[str], out: Path, *, replace: bool) -> None:

@@ -83,10 +83,11 @@ def test_an_index_of_an_earlier_version_answers_by_key_from_the_small_picture(se
     shutil.copytree(BEFORE, tmp_path / "before")
     gallery = Gallery.open(tmp_path / "before" / "index")
     assert gallery.vector(0) is None
-    key = str(next(gallery.rows.at(np.array([3])))[1]["key"])
+    row = next(gallery.rows.at(np.array([3])))[1]
     with serve(tmp_path / "before" / "index") as address:
-        matches = requests.get(f"{address}/search", {"like": key, "k": "1"}).json()["matches"]
-        assert [match["key"] for match in matches] == [key]
+        by_key = requests.get(f"{address}/search", {"like": row["key"], "k": "5"}).json()["matches"]
+        own = requests.post(f"{address}/search", {"k": "5"}, files={"image": row["thumbnail"]}).json()["matches"]
+        assert [match["key"] for match in by_key] == [match["key"] for match in own]
         assert requests.get(f"{address}/health").json()["recall"] is None
 
 

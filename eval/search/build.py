@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -28,15 +27,13 @@ from eval.search.gallery import Gallery
 from eval.search.parts import Parts
 from eval.search.recall import kept_queries, recall, said
 from eval.search.spool import Spool, npy, vectors_of
-from eval.search.versions import next_version, seal
+from eval.search.versions import PROGRESS, clear, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
-
-PROGRESS = "progress.json"
 
 
 def build_gallery(
@@ -111,7 +108,7 @@ def _spooled(release: Release, parts: Parts, folder: Path, identity: dict[str, A
     begun = _progress(folder)
     if identity["data"] and begun.get("identity") == json.loads(json.dumps(identity)):
         return dict(begun["about"])
-    shutil.rmtree(folder)
+    clear(folder)
     folder.mkdir()
     with Spool(folder) as spool:
         for rows, vectors in parts.stream:

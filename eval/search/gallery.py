@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
 from eval.index import Index, Ints, Vectors
 from eval.search.filters import Filters
 from eval.search.refine import Ranked, Refining, refined
-from eval.search.spool import ROWS_PER_GROUP, vectors_of
-from eval.search.versions import Version
+from eval.search.row_file import Keys, RowFile
+from eval.search.versions import Version, pointed_at
 from vlp.config import build, only_ours
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -78,13 +79,13 @@ class Gallery:
     """An open version of an index folder: it answers as it did, whatever versions are written meanwhile."""
 
     def __init__(self, folder: Path, vectors: Vectors, version: Version) -> None:
-        import pyarrow as pa
-
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
         self.of = version.of  # what is searched: pictures, or captions
-        self._file = pa.memory_map(str(self.files / "rows.parquet"))
+        self.rows = RowFile(self.files)
         self.filters = Filters(self.files)
+        self._keys: Keys | None = None
+        self._lock = Lock()
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -93,14 +94,21 @@ class Gallery:
         mapped: vectors are read from the disk as they are needed, which opens an index of any size at once. Raises
         UserError if it is none, or if a file is missing or of another size; `vlp index verify` compares checksums.
         """
-        version = Version.current(folder)
-        version.check_files()
-        with only_ours(not trust):
-            kind: Index = build(Index, version.about["kind"], "kind")
-        vectors = Vectors.load(version.files / "index.faiss", kind, mapped=mapped)
-        if (version.files / "vectors.npy").is_file():
-            vectors.source = np.asarray(np.load(version.files / "vectors.npy", mmap_mode="r"))
-        return cls(folder, vectors, version)
+        while True:
+            name = pointed_at(folder)
+            try:
+                version = Version.current(folder)
+                version.check_files()
+                with only_ours(not trust):
+                    kind: Index = build(Index, version.about["kind"], "kind")
+                vectors = Vectors.load(version.files / "index.faiss", kind, mapped=mapped)
+                kept = version.files / "vectors.npy"
+                if kept.is_file():  # they stay readable when the version is gone
+                    vectors.source = np.asarray(np.load(kept, mmap_mode="r"))
+                return cls(folder, vectors, version)
+            except (UserError, OSError):
+                if pointed_at(folder) == name:
+                    raise  # else it was replaced while it was opened
 
     @property
     def model(self) -> str:
@@ -118,6 +126,23 @@ class Gallery:
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
 
+    def with_key(self, key: str) -> int:
+        """The id of the picture with this key, the first where there are several. Raises UserError if there is none.
+
+        The first call reads all keys; 16 bytes of each stay in memory.
+        """
+        with self._lock:
+            self._keys = self._keys or Keys(self.rows, self.vectors.live_ids())
+            found = self._keys.ids(key)
+        if not len(found):
+            raise UserError(f'the index has no picture with the key "{plain(key, 60)}"; it may have been removed')
+        return int(found[0])
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """[D] the vector of a picture by its id, unit norm; None where an earlier version of vlp kept none."""
+        kept = self.vectors.source
+        return None if kept is None else np.array(kept[row], np.float32)
+
     def search(
         self,
         release: Release,
@@ -134,23 +159,34 @@ class Gallery:
         """The K best rows of each query [Q, D], best first, of those that a filter leaves.
 
         where: a predicate over `filters.columns()`, such as width > 100; "" for all rows. among: what `filters.ids`
-        gave for one, where that was asked for before.
-        fold: cosine from which on a hit is folded into a better one, which stands for both. rerank: hits of the index
-        that are scored again with the vectors themselves; None: the K, where the index's scores are estimates. most:
-        hits that are looked at where many are folded. pictures: whether thumbnails are read. Raises UserError for a
-        filter that cannot be answered, for settings out of their bounds, or if `release` is not the index's model.
+        gave for one, where that was asked for before. fold: cosine from which on a hit is folded into a better one,
+        which stands for both. rerank: hits of the index that are scored again with the vectors themselves; None: the K,
+        where the index's scores are estimates. most: hits that are looked at where many are folded. pictures: whether
+        thumbnails are read. Raises UserError for a filter that cannot be answered, for settings out of their bounds, or
+        if `release` is not the index's model.
         """
         self.check_model(release)
         if among is None and where:
             among = self.filters.ids(where)
         how = Refining(fold, self._reranked(k) if rerank is None else rerank, most)
-        vectors = vectors_of(self.files) if how.needs_vectors else np.empty((0, self.vectors.dim), np.float32)
-        ranked = refined(partial(self.vectors.search, among=among), vectors, np.asarray(queries, np.float32), k, how)
+        ranked = refined(
+            partial(self.vectors.search, among=among), self._kept(how), np.asarray(queries, np.float32), k, how
+        )
         return self._hits(ranked, pictures=pictures)
 
     def _reranked(self, k: int) -> int:
         """How many hits are scored again if nobody says: only estimates are, and only where vectors were kept."""
-        return 0 if self.vectors.kind.exact_scores or not (self.files / "vectors.npy").is_file() else k
+        return 0 if self.vectors.kind.exact_scores or self.vectors.source is None else k
+
+    def _kept(self, how: Refining) -> NDArray[Any]:
+        """[N, D] the vectors themselves where they are needed. Raises UserError if an earlier version kept none."""
+        if not how.needs_vectors:
+            return np.empty((0, self.vectors.dim), np.float32)
+        if self.vectors.source is None:
+            raise UserError(
+                f"{self.folder} was written by an earlier version, which kept no vectors; build the index again"
+            )
+        return self.vectors.source
 
     def hits(self, ids: Sequence[int], scores: Sequence[float]) -> list[Hit]:
         """The rows of these ids, each with its score. Raises UserError if there is none of one."""
@@ -174,8 +210,7 @@ class Gallery:
         return [list(hits(match)) for match in ranked]
 
     def _rows(self, ids: NDArray[np.int64], *, pictures: bool) -> dict[int, Any]:
-        """For each id a function from a score to its Hit; reads only the row groups that hold one."""
-        import pyarrow.parquet as pq
+        """For each id a function from a score to its Hit."""
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
@@ -183,16 +218,10 @@ class Gallery:
             thumbnail = bytes(row.get("thumbnail") or b"")
             return lambda score: Hit(score, str(row["key"]), captions, str(row["shard"]), thumbnail, metadata)
 
-        rows: dict[int, Any] = {}
         columns = None if pictures else ["key", "captions", "shard", "metadata"]  # without the most of a file's bytes
-        path = self.files / "rows.parquet"
         try:
-            with pq.ParquetFile(self._file) as file:
-                for group in np.unique(ids // ROWS_PER_GROUP):
-                    table = file.read_row_group(int(group), columns)
-                    inside = ids[ids // ROWS_PER_GROUP == group]
-                    for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
-                        rows[int(i)] = hit(row)
+            return {i: hit(row) for i, row in self.rows.at(ids, columns)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} has no rows for these matches ({plain(error)}); build the index again") from None
-        return rows
+            raise UserError(
+                f"{self.rows.path} has no rows for these matches ({plain(error)}); build the index again"
+            ) from None

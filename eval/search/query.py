@@ -26,8 +26,6 @@ from vlp.legible import cell, plain
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vlp.models.release import Release
-
 
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """How a sheet is written, by the end of its name."""

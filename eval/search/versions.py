@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlp.errors import UserError
-from vlp.files import full_disk, sha256, sync_folder, write_whole
+from vlp.files import Partial, full_disk, sha256, sync_folder, write_whole
 from vlp.legible import plain
 from vlp.lock import locked
 
 FORMAT = "vlp-index-2"
 ONE_VERSION = "vlp-index-1"  # an earlier format: the files lie beside the only index.toml, whose sizes it does not say
+PROGRESS = "progress.json"  # in a working folder: how far a build is that may go on
 FILES = (
     "index.faiss",
     "index.faiss.removed.npy",
     "rows.parquet",
     "columns.parquet",
+    "rows.arrow",
     "vectors.npy",
     "queries.npy",
     "frontier.json",
@@ -93,13 +95,20 @@ def refuse_other_folder(out: Path) -> None:
     """Raise UserError if `out` holds something that is not an index, or the beginning of one."""
     if not out.exists() or (out / "index.toml").is_file():
         return
-    if not out.is_dir() or any(path.name != "versions" for path in out.iterdir()):
+    begun = ("versions", Partial(out / "index.toml").temporary.name)  # what a kill of the first build leaves
+    if not out.is_dir() or any(path.name not in begun for path in out.iterdir()):
         raise UserError(f"{out} is there already and is not an index; choose another folder")
 
 
 def working_folder(out: Path) -> Path:
     """Where the next version of `out` is written."""
     return out.with_name(f".{out.name}.part")
+
+
+def clear(folder: Path) -> None:
+    """Remove a working folder, first what says how far it is: one that a kill leaves half removed goes nowhere."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -113,13 +122,13 @@ def next_version(out: Path, *, going_on: bool = False) -> Iterator[Path]:
     with locked(out.parent, f".{out.name}.lock", what=out), full_disk(out):
         folder = working_folder(out)
         if not going_on:
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
             _put_in_place(folder, out)
         except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(folder)
             raise
 
 
@@ -157,7 +166,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
     versions.mkdir(parents=True, exist_ok=True)
     numbers = sorted(int(path.name) for path in versions.iterdir() if path.name.isdigit())
     name = f"{(numbers[-1] if numbers else 0) + 1:06d}"
-    before = _pointed_at(out)
+    before = pointed_at(out)
     folder.replace(versions / name)
     sync_folder(versions)
     write_whole(out / "index.toml", f'format = "{FORMAT}"\nversion = "{name}"\n')
@@ -168,7 +177,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
         (out / earlier).unlink(missing_ok=True)  # of an index of the earlier format
 
 
-def _pointed_at(out: Path) -> str:
+def pointed_at(out: Path) -> str:
     """The name of the version that counts; "" where there is none, or no telling."""
     try:
         return str(tomllib.loads((out / "index.toml").read_text(encoding="utf-8")).get("version", ""))

@@ -22,19 +22,21 @@ from pydantic import ValidationError
 
 from eval.index import Ints
 from eval.search.gallery import Hit
+from eval.search.recall import fallen
 from eval.search.refine import FOLD
-from eval.service.batching import Batcher, BatchFailed, Part, Question
+from eval.service.batching import Batcher, Part, Question
 from eval.service.current import Current, Version
 from eval.service.fetching import fetched
 from eval.service.gate import Gate
 from eval.service.matches import knn_match, match
 from eval.service.measures import Measures
 from eval.service.page import policy, service_page
+from eval.service.refusals import invalid, sentence, user_error
 from eval.service.settings import Settings
 from eval.service.shapes import Columns, Health, Knn, KnnMatch, Matches, Problem
 from vlp import __version__
 from vlp.errors import UserError
-from vlp.legible import plain, printable
+from vlp.legible import printable
 from vlp.pictures import Limits, Refused, decode
 
 log = logging.getLogger("vlp.service")
@@ -51,6 +53,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "the index cannot answer now"},
 }
 WHERE = "what the matches fulfil, such as width > 100 AND style = 'flat': SQL over the columns that /columns lists"
+LIKE = "key of a picture of the index to look for, as matches have it"
 Weight = Annotated[float, Form(ge=-FAR, le=FAR, allow_inf_nan=False)]
 with_key = Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="only where the service has a key"))
 router = APIRouter(responses=PROBLEMS, dependencies=[with_key])
@@ -96,6 +99,18 @@ class Service:
         data = await asyncio.get_running_loop().run_in_executor(self.fetchers, fetched, url, most, patience)
         return await self.picture(version, data, weight)
 
+    async def like(self, version: Version, key: str, weight: float) -> Part:
+        """A part that is a picture of the index, by its key. Raises UserError where it has none."""
+
+        def known() -> tuple[Any, bytes]:
+            row = version.gallery.with_key(key)
+            vector = version.gallery.vector(row)
+            small = b"" if vector is not None else dict(version.gallery.rows.at(np.array([row])))[row]["thumbnail"]
+            return vector, small
+
+        vector, small = await asyncio.get_running_loop().run_in_executor(self.decoders, known)
+        return await self.picture(version, small, weight) if vector is None else Part(weight, vector=vector)
+
     async def among(self, version: Version, where: str) -> Ints | None:
         """The ids that fulfil `where`, found in a thread; None for "". Raises HTTPException or UserError."""
         if not where.strip():
@@ -127,8 +142,7 @@ class Service:
     async def watch(self) -> None:
         """Take up new versions of the index until cancelled."""
         while True:
-            self.measures.pictures.set(len(self.current.version.gallery.vectors))
-            self.measures.swaps.set(self.current.swaps)
+            self.measures.index(self.current.version.gallery, self.current.swaps)
             await asyncio.sleep(self.settings.look_every)
             try:
                 await asyncio.to_thread(self.current.look)
@@ -152,16 +166,19 @@ def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float
 async def search_text(
     request: Request,
     *,
-    text: Annotated[str, Query(min_length=1, description="what to look for, in any language the model knows")],
+    text: Annotated[str, Query(description="what to look for, in any language the model knows")] = "",
+    like: Annotated[str, Query(description=LIKE)] = "",
     where: Annotated[str, Query(description=WHERE)] = "",
     k: Annotated[int, Query(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Query(description="whether matches have their small pictures")] = True,
     fold: Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
 ) -> Response:
-    """The pictures nearest to a text."""
+    """The pictures nearest to a text, to a picture of the index, or to both."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    hits = await service.answer(version, [service.text(text, 1.0)], k, where=where, fold=fold)
+    parts = [service.text(text, 1.0)] if text else []
+    parts += [await service.like(version, like, 1.0)] if like else []
+    hits = await service.answer(version, parts, k, where=where, fold=fold)
     return _matches(version, hits, pictures, start)
 
 
@@ -172,10 +189,13 @@ async def search(
     text: Annotated[str, Form(description="what to look for")] = "",
     image: Annotated[UploadFile | None, Form(description="picture to look for")] = None,
     image_url: Annotated[str, Form(description="address of a picture, where the service fetches any")] = "",
+    like: Annotated[str, Form(description=LIKE)] = "",
     more: Annotated[list[str], Form(description="texts that the matches should be more like")] = [],  # noqa: B006
     less: Annotated[list[str], Form(description="texts that the matches should be less like")] = [],  # noqa: B006
     more_image: Annotated[list[UploadFile], Form(description="pictures to be more like")] = [],  # noqa: B006
     less_image: Annotated[list[UploadFile], Form(description="pictures to be less like")] = [],  # noqa: B006
+    more_like: Annotated[list[str], Form(description="keys of pictures of the index to be more like")] = [],  # noqa: B006
+    less_like: Annotated[list[str], Form(description="keys of pictures of the index to be less like")] = [],  # noqa: B006
     text_weight: Weight = 1.0,
     image_weight: Weight = 1.0,
     strength: Annotated[
@@ -189,7 +209,7 @@ async def search(
     """The pictures nearest to a question of several parts: the direction of the sum of their weighted unit vectors."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    if len(more) + len(less) + len(more_image) + len(less_image) > service.settings.most_parts:
+    if len([*more, *less, *more_image, *less_image, *more_like, *less_like]) > service.settings.most_parts:
         raise HTTPException(422, f"the question has too many parts; at most {service.settings.most_parts} are read")
     parts = [service.text(text, text_weight)] if text else []
     parts += [service.text(one, strength) for one in more if one] + [
@@ -199,6 +219,9 @@ async def search(
         parts.append(await service.picture(version, await image.read(), image_weight))
     if image_url:
         parts.append(await service.picture_at(version, image_url, image_weight))
+    parts += [await service.like(version, like, image_weight)] if like else []
+    for keys, weight in ((more_like, strength), (less_like, -strength)):
+        parts += [await service.like(version, key, weight) for key in keys if key]
     for files, weight in ((more_image, strength), (less_image, -strength)):
         parts += [await service.picture(version, await file.read(), weight) for file in files]
     hits = await service.answer(version, parts, k, where=where, fold=fold)
@@ -215,7 +238,7 @@ async def knn_service(request: Request) -> Response:
     try:
         asked = Knn.model_validate_json(await request.body())
     except ValidationError as error:
-        raise HTTPException(422, _sentence(error.errors(include_url=False))) from None
+        raise HTTPException(422, sentence(error.errors(include_url=False))) from None
     version = service.current.version
     holds = "image" if version.gallery.of == "pictures" else "text"
     if asked.modality != holds:
@@ -265,12 +288,16 @@ async def health(request: Request) -> Health:
     current = _service(request).current
     version = current.version
     gallery = version.gallery
+    measured = gallery.about.get("measured", {})
     return Health(
         status="ok",
         pictures=len(gallery.vectors),
         of=gallery.of,
         model=version.release.id[:12],
         swaps=current.swaps,
+        recall=measured.get("recall"),
+        recall_built=measured.get("built"),
+        recall_fallen=fallen(measured),
     )
 
 
@@ -285,27 +312,6 @@ async def page(request: Request) -> Response:
     """The page."""
     html = service_page()
     return HTMLResponse(html, headers={"Content-Security-Policy": policy(html)})
-
-
-def _sentence(errors: Sequence[Any]) -> str:
-    """The first of pydantic's errors in a sentence."""
-    if not errors:
-        return "the request cannot be read"
-    first = errors[0]
-    where = ".".join(plain(part, 40) for part in first["loc"] if part not in ("body", "query")) or "the body"
-    return f"{where}: {plain(first['msg'])}"
-
-
-async def _user_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, BatchFailed):  # it may name folders
-        log.error("the index cannot answer: %s", error)
-        return JSONResponse({"detail": "the index cannot answer now; the service's log says why"}, 503)
-    return JSONResponse({"detail": plain(error)}, 422)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    errors = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": _sentence(errors)}, 422)
 
 
 @contextlib.asynccontextmanager
@@ -338,7 +344,7 @@ def create_app(current: Current, settings: Settings, key: str = "") -> FastAPI:
     app.state.service = service = Service(current, settings)
     app.include_router(router)
     app.include_router(open_router)
-    app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(UserError, user_error)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_middleware(Gate, settings=settings, key=key, measures=service.measures)
     return app

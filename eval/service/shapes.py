@@ -62,6 +62,9 @@ class Health(BaseModel):
     of: Of
     model: Annotated[str, Field(description="first 12 characters of the id of the model's weights")]
     swaps: Annotated[int, Field(description="new versions of the index since the start")]
+    recall: Annotated[float | None, Field(description="recall@10 of kept queries; null where it was not measured")]
+    recall_built: Annotated[float | None, Field(description="the same when the index was built")]
+    recall_fallen: Annotated[bool, Field(description="whether `vlp index compact` should train the index anew")]
 
 
 class Knn(BaseModel):

@@ -136,7 +136,7 @@ def test_settings_out_of_bounds_are_one_sentence(release: Release, vectors: Any,
     for how, told in (({"fold": 2.0}, "fold is 2.0"), ({"rerank": -1}, "rerank is -1")):
         with pytest.raises(UserError, match=told):
             gallery.search(release, vectors[:1], 3, **how)  # type: ignore[arg-type]
-    (gallery.files / "vectors.npy").unlink()
+    gallery.vectors.source = None  # as in an index that an earlier version of vlp wrote
     assert gallery.search(release, vectors[:1], 3)
     with pytest.raises(UserError, match="kept no vectors"):
         gallery.search(release, vectors[:1], 3, fold=0.9)

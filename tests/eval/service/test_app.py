@@ -48,6 +48,33 @@ def test_a_picture_gets_itself_with_its_captions_and_pixels(address: str, sample
         assert base64.b64decode(own["image"].partition(",")[2]) == sample.image
 
 
+def test_a_picture_of_the_index_is_asked_by_its_key(
+    address: str, index: Path, release: Release, samples: list[Sample]
+) -> None:
+    """Its stored vector is the question: alone, beside a text, and as what matches should be more or less like."""
+    pictures = np.asarray(release.embed_images([samples[n].image for n in (2, 7, 11)]))
+    own, more, less = (samples[n].key for n in (2, 7, 11))
+    for answer in (
+        requests.get(f"{address}/search", {"like": own, "k": "6"}),
+        requests.post(f"{address}/search", {"like": own, "k": "6"}),
+    ):
+        assert keys(answer) == oracle(index, release, pictures[0], 6)
+    text = np.asarray(release.embed_texts("红圆"))
+    both = composed(np.concatenate([text, pictures[:1]]), [1.0, 1.0])
+    assert keys(requests.get(f"{address}/search", {"like": own, "text": "红圆", "k": "6"})) == oracle(
+        index, release, both, 6
+    )
+    whole = composed(np.concatenate([text, pictures]), [1.0, 0.7, 0.4, -0.4])
+    form = {"text": "红圆", "like": own, "image_weight": "0.7", "more_like": more, "less_like": less}
+    answer = requests.post(f"{address}/search", {**form, "strength": "0.4", "k": "9"})
+    assert keys(answer) == oracle(index, release, whole, 9)
+    for name in ("like", "more_like", "less_like"):
+        answer = requests.post(f"{address}/search", {name: "../../etc/passwd"})
+        assert (answer.status_code, "has no picture with the key" in answer.json()["detail"]) == (422, True)
+    answer = requests.post(f"{address}/search", {"text": "x", "more_like": [own] * 5})
+    assert answer.status_code == 422
+
+
 def test_parts_are_added_up_by_their_weights(
     address: str, index: Path, release: Release, samples: list[Sample]
 ) -> None:

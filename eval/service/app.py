@@ -187,7 +187,8 @@ async def search(
     """The pictures nearest to a question of several parts: the direction of the sum of their weighted unit vectors."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    if sum(map(len, (more, less, more_image, less_image, more_like, less_like))) > service.settings.most_parts:
+    steers = sum(len(some) for some in (more, less, more_image, less_image, more_like, less_like))
+    if steers > service.settings.most_parts:
         raise HTTPException(422, f"the question has too many parts; at most {service.settings.most_parts} are read")
     parts = [service.text(text, text_weight)] if text else []
     parts += [service.text(one, strength) for one in more if one] + [

@@ -1,7 +1,7 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
-Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, columns.parquet,
-vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
+Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, rows.arrow,
+columns.parquet, vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
 numbers of rows.
 """
 

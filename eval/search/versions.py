@@ -1,8 +1,8 @@
 """An index folder: versions, each whole, and one pointer to the one that counts.
 
     INDEX/index.toml            the pointer: the name of a version
-    INDEX/versions/000002/      index.faiss, rows.parquet, columns.parquet, vectors.npy, and index.toml, which says what
-                                they are
+    INDEX/versions/000002/      index.faiss, rows.parquet, rows.arrow, columns.parquet, vectors.npy, queries.npy, and
+                                index.toml, which says what they are
 
 A version is written beside the folder, moved in, and only then pointed at; it never changes. Whenever a writer is
 killed, the pointer names a whole version. The one before the last is kept for those who have it open.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.sample import Sample
-from eval.index import Index
+from eval.index import Index, Vectors
 from eval.index.flat import Flat
 from eval.index.hnsw import Hnsw
 from eval.index.ivf import Ivf
 from eval.index.ivf_pq import IvfPq
-from eval.search import live
+from eval.search import build as building
+from eval.search import live, versions
 from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
+from eval.search.spool import Spool
 from eval.search.verify import main as verify_main
 from eval.search.verify import problems
 from eval.service.current import Current
@@ -142,20 +147,86 @@ def test_recall_that_falls_is_said_by_add_and_verify_and_compact_mends_it(
     assert current.look()
 
 
-def store(folder: Path, release: Release, images: np.ndarray, texts: np.ndarray, *, first: int = 0) -> None:
-    """A folder of embeddings as clip-retrieval writes it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@pytest.fixture
+def small(release: Release, folders: Folders, tmp_path: Path) -> Path:
+    """An index, alone in its folder."""
+    return build_gallery(release, str(folders[0]), tmp_path / "alone" / "index", kind=Flat()).folder
 
+
+def is_as_it_was(index: Path, version: str) -> bool:
+    """Whether it is whole, of that version, and alone in its folder."""
+    alone = [path.name for path in index.parent.iterdir()] == [index.name]
+    return alone and problems(index) == [] and Gallery.open(index).files.name == version
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Make a folder of embeddings a bad one."""
+    file = folder / "img_emb" / "img_emb_0.npy"
+    vectors = np.load(file)
+    if how == "part":
+        file.unlink()
+        return
+    if how == "nan":
+        vectors[3, 5] = np.nan
+    np.save(file, vectors[:, :20] if how == "width" else vectors)
+
+
+@pytest.mark.parametrize(
+    "how, sentence",
+    [
+        ("part", "img_emb"),
+        ("nan", "NaN, infinite or zero"),
+        ("width", "vectors of width 32"),
+        ("twice", "is given twice"),
+    ],
+)
+def test_bad_embeddings_are_one_sentence_and_change_nothing(
+    release: Release, small: Path, tmp_path: Path, how: str, sentence: str
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(6, 32))
+    store(tmp_path / "store", release, vectors, vectors, keys=["a", "b", "c", "d", "e", "a" if how == "twice" else "f"])
+    spoil(tmp_path / "store", how)
+    for main in (live.add_main, live.update_main):
+        with pytest.raises(UserError, match=sentence) as caught:
+            main([str(small), str(tmp_path / "store"), "--model", release.name])
+        assert "\n" not in str(caught.value)
+        assert is_as_it_was(small, "000001")
+
+
+@pytest.mark.parametrize("where", [(Spool, "add"), (Vectors, "save"), (building, "seal"), (versions, "write_whole")])
+def test_a_full_disk_is_one_sentence_and_changes_nothing(
+    release: Release, folders: Folders, small: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str]
+) -> None:
+    """Whatever is being written when it fills up: rows, the index, what says that it is whole, the pointer."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*where, full)
+    for main, rest in ((live.add_main, [str(folders[1])]), (live.compact_main, [])):
+        with pytest.raises(UserError, match=r"the disk is full .* what was there before is still there") as caught:
+            main([str(small), *rest])
+        assert "\n" not in str(caught.value)
+        assert is_as_it_was(small, "000001")
+
+
+def store(
+    folder: Path,
+    release: Release,
+    images: np.ndarray,
+    texts: np.ndarray,
+    *,
+    first: int = 0,
+    keys: list[str] | None = None,
+) -> None:
+    """A folder of embeddings as clip-retrieval writes it."""
     for name, vectors in (("img_emb", images), ("text_emb", texts)):
         (folder / name).mkdir(parents=True)
         np.save(folder / name / f"{name}_0.npy", vectors.astype(np.float32))
     (folder / "metadata").mkdir()
-    keys = [str(first + i) for i in range(len(images))]
-    pq.write_table(
-        pa.table({"key": keys, "caption": [f"number {key}" for key in keys]}),
-        folder / "metadata" / "metadata_0.parquet",
-    )
+    keys = keys or [str(first + i) for i in range(len(images))]
+    rows = pa.table({"key": keys, "caption": [f"number {key}" for key in keys]})
+    pq.write_table(rows, folder / "metadata" / "metadata_0.parquet")
 
 
 OWN_KIND = """

@@ -1,8 +1,8 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
 Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, rows.arrow,
-columns.parquet, vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
-numbers of rows.
+columns.parquet, vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every
+file. Ids are numbers of rows.
 """
 
 from __future__ import annotations

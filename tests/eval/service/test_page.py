@@ -93,6 +93,7 @@ def test_searching_by_mouse_and_by_keyboard(index: Path, serve: Any, samples: li
         await page.click("#steer")
         await page.write("blue")
         await page.press("Enter")
+        await page.until("document.querySelectorAll('#chips li').length === 2 && !document.querySelector('.busy')")
         await page.click("#grid li:nth-child(1) .do button:nth-child(3)")  # less like this
         await page.until("document.querySelectorAll('#chips li').length === 3")
         await page.click("#chips li:nth-child(3) button")

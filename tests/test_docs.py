@@ -151,4 +151,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     every = gallery.search(names["model"], texts[:1], len(gallery.vectors))[0]  # type: ignore[attr-defined]
     assert hits == [hit.key for hit in sorted(every, key=lambda hit: -hit.score)[:5]]
     assert hits == [hit.key for hit in names["hits"]]  # type: ignore[attr-defined]
-    assert [len(names[name]) for name in ("greener", "pears")] == [5, 5]  # type: ignore[arg-type]
+    assert [len(names[name]) for name in ("greener", "pears", "distinct")] == [5] * 3  # type: ignore[arg-type]
+    assert [hit.key for hit in names["exact"]] == hits  # type: ignore[attr-defined]
+    assert names["counts"].number.sum() == len(gallery.vectors)  # type: ignore[attr-defined]

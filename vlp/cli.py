@@ -47,7 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "index update": ("eval.search.live:update_main", "pictures in the place of those with the same keys"),
     "index compact": ("eval.search.live:compact_main", "an index trained anew on what it holds now"),
     "index verify": ("eval.search.verify:main", "check sums of an index, and that every vector has its row"),
-    "search": ("eval.search.query:main", "ask an index by text or by picture"),
+    "search": ("eval.search.query:main", "ask an index by texts and pictures, one question or a file of them"),
+    "classify": ("eval.search.classify:main", "every picture of an index its class, by a list of classes alone"),
     "serve": ("eval.service.serve:main", "an index as a page and as an interface for programs"),
     "import": (
         "eval.exchange:import_main",

@@ -38,6 +38,8 @@ def plain(text: object, most: int = MOST) -> str:
     ('two lines', 'xxx…')
     """
     whole = str(text)
+    if len(whole) <= most and whole.isprintable() and "  " not in whole and whole.strip() == whole:
+        return whole  # most captions: nothing is unseen, no white space but single spaces
     seen = " ".join(printable(whole[: 4 * most]).split())
     if len(seen) <= most and len(whole) <= 4 * most:
         return seen

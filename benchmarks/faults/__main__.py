@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import record
-from benchmarks.faults import answers, blame, bombs, damaged, kills, strangers, writers
+from benchmarks.faults import answers, blame, bombs, damaged, index_kills, kills, strangers, writers
 
 Counts = dict[str, tuple[int, str]]
 ATTACKS: dict[str, Callable[[Path, random.Random, int], Counts]] = {
@@ -26,9 +26,28 @@ ATTACKS: dict[str, Callable[[Path, random.Random, int], Counts]] = {
     "strangers": strangers.attack,
     "writers": writers.attack,
     "kills": kills.attack,
+    "index_kills": index_kills.attack,
 }
-FULL = {"damaged": 40, "answers": 10, "bombs": 65, "blame": 30, "strangers": 3, "writers": 3, "kills": 40}
-QUICK = {"damaged": 6, "answers": 10, "bombs": 65, "blame": 5, "strangers": 1, "writers": 1, "kills": 4}
+FULL = {
+    "damaged": 40,
+    "answers": 10,
+    "bombs": 65,
+    "blame": 30,
+    "strangers": 3,
+    "writers": 3,
+    "kills": 40,
+    "index_kills": 60,
+}
+QUICK = {
+    "damaged": 6,
+    "answers": 10,
+    "bombs": 65,
+    "blame": 5,
+    "strangers": 1,
+    "writers": 1,
+    "kills": 4,
+    "index_kills": 5,
+}
 
 
 def main() -> None:

@@ -59,6 +59,11 @@ class Index:
         """This kind for the index in `folder`; the same, unless it keeps its vectors somewhere else."""
         return self
 
+    @property
+    def exact_scores(self) -> bool:
+        """Whether its scores are of the vectors themselves, and not of codes."""
+        return self.exact
+
     def empty(self, dim: int) -> Vectors:
         """An index of this kind for vectors of width `dim`, with nothing in it.
 

@@ -14,6 +14,11 @@ from eval.index.flat import Flat
 class GpuFlat(Index):
     """Exact search on the first GPU; needs faiss-gpu. What is saved is the index of kind flat."""
 
+    @property
+    def exact_scores(self) -> bool:
+        """FAISS on GPUs keeps float32."""
+        return True
+
     def create(self, dim: int) -> Any:
         """IndexFlatIP, to be copied to the GPU when it is searched. Raises UserError if there is none."""
         need_gpu("gpu_flat", "flat")

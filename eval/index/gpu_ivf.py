@@ -15,6 +15,11 @@ from eval.index.ivf import Ivf
 class GpuIvf(Celled):
     """An inverted file on the first GPU; needs faiss-gpu. What is saved is the index of kind ivf."""
 
+    @property
+    def exact_scores(self) -> bool:
+        """As gpu_flat."""
+        return True
+
     def create(self, dim: int) -> Any:
         """IndexIVFFlat, to be copied to the GPU when it is searched. Raises UserError if there is none."""
         need_gpu("gpu_ivf", "ivf")

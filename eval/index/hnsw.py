@@ -31,6 +31,11 @@ class Hnsw(Index):
     search_effort: Annotated[Count, Le(MOST_EFFORT)] = 128
     """candidates kept while a query walks (efSearch): more find more and take longer"""
 
+    @property
+    def exact_scores(self) -> bool:
+        """The graph holds the vectors themselves."""
+        return True
+
     def create(self, dim: int) -> Any:
         """IndexHNSWFlat with inner product."""
         import faiss

@@ -15,6 +15,11 @@ class Ivf(ListsOnDisk):
     codes: Literal["float32", "int8"] = "float32"
     """how vectors are kept: exactly, or in a quarter of the space"""
 
+    @property
+    def exact_scores(self) -> bool:
+        """Unless vectors are kept in 8 bits."""
+        return self.codes == "float32"
+
     def create(self, dim: int) -> Any:
         """IndexIVFFlat or IndexIVFScalarQuantizer."""
         import faiss

@@ -7,7 +7,7 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -18,24 +18,23 @@ from tyro.conf import Positional, arg
 from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
 from eval.index import Index, Ints, Vectors
+from eval.search.captioned import KINDS
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
 from eval.search.columns import write_columns
 from eval.search.fill import SAVED_EVERY_S, filled
 from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
-from eval.search.parts import Parts, parts_of
+from eval.search.parts import Parts
 from eval.search.recall import exact, kept_queries, recall, said
 from eval.search.shares import follow, led
 from eval.search.spool import Spool, npy, vectors_of
-from eval.search.versions import discard, next_version, seal
+from eval.search.versions import PROGRESS, discard, next_version, seal
 from vlp.config import build, component, component_name, did_you_mean, to_tree
 from vlp.errors import UserError
 from vlp.files import write_whole
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
-
-PROGRESS = "progress.json"
 
 
 def build_gallery(
@@ -44,6 +43,7 @@ def build_gallery(
     out: Path,
     *,
     kind: Index | Budget,
+    of: Literal["pictures", "captions"] = "pictures",
     thumbnail: int | None = None,
     skip_damaged: bool = False,
     skip: Ledger | None = None,
@@ -52,18 +52,19 @@ def build_gallery(
 ) -> Gallery:
     """Embed the pictures of `spec` (or take a folder of embeddings), index them, and write a version of `out`.
 
-    kind: what to build, or the limits within which it is chosen. thumbnail: the longer side of the small pictures that
-    are kept, pixels; 0 keeps none, hits are then read from their shards; None: 96 for shards, none for embeddings.
-    size: how many processes fill it; this one leads, the others `follow` (eval/search/shares.py).
+    kind: what to build, or the limits within which it is chosen. of: what is searched, pictures or all their captions.
+    thumbnail: the longer side of the small pictures that are kept, pixels; 0 keeps none, hits are then read from their
+    shards; None: 96 for shards, none for embeddings and captions. size: how many processes fill it; this one leads, the
+    others `follow` (eval/search/shares.py).
     What cannot be read is counted in `skip`. A build that was killed goes on, if it is of the same. Raises UserError if
     `out` is something other than an index, if another program writes it, if the disk is full, if no kind keeps within
     the limits, or, unless `skip_damaged`, if a shard is damaged.
     """
     kind = kind.at(out) if isinstance(kind, Index) else kind
     with next_version(out, going_on=True, wait_s=2.0 if size > 1 else 0.0) as folder:
-        parts = parts_of(release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
+        parts = KINDS[of](release, spec, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
         asked = tree_of(kind) if isinstance(kind, Index) else kind.tree()
-        identity = {"model": release.id, "data": parts.sha256, "thumbnail": thumbnail, "kind": asked}
+        identity = {"model": release.id, "data": parts.sha256, "of": of, "thumbnail": thumbnail, "kind": asked}
         about = _spooled(release, parts, folder, out, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
         chosen = kind if isinstance(kind, Index) else _chosen(folder, vectors, queries, kind)
@@ -124,9 +125,12 @@ def _spooled(release: Release, parts: Parts, folder: Path, out: Path, identity: 
             spool.add(rows, vectors)
     if not spool.count:
         raise UserError(f"{parts.spec} holds no vectors; embed shards that have readable pictures")
-    queries, of = kept_queries(release, folder, parts.store)
+    if parts.queries is not None:
+        queries, measured = parts.queries(), "pictures"
+    else:
+        queries, measured = kept_queries(release, folder, parts.store)
     write_whole(folder / "queries.npy", npy(queries))
-    about = {"data": parts.about(), "measured": {"of": of, "queries": len(queries)}}
+    about = {"of": parts.of, "data": parts.about(), "measured": {"of": measured, "queries": len(queries)}}
     write_whole(folder / PROGRESS, json.dumps({"identity": identity, "about": about}))
     return about
 
@@ -165,6 +169,7 @@ def main(argv: list[str]) -> int:
         shards: Annotated[Positional[str], arg(metavar="SHARDS")],
         out: Annotated[Positional[Path], arg(metavar="OUT")],
         *,
+        of: Literal["pictures", "captions"] = "pictures",
         kind: str = "",
         option: tuple[str, ...] = (),
         uri: str = "",
@@ -185,6 +190,7 @@ def main(argv: list[str]) -> int:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
             out: folder of the index; a build adds a version to it, which counts when it is whole.
+            of: what is searched: pictures, or their captions, all of them, a row each (of embeddings those it has).
             kind: flat (exact), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a file in eval/index.
             option: settings of the kind, such as cells=256 probes=32.
             uri: where an index of kind milvus is kept: http://HOST:19530, or a file that ends in .db. Left out: in OUT.
@@ -210,7 +216,7 @@ def main(argv: list[str]) -> int:
         asked, skip = kind_asked(kind, option, uri=uri, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
         read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip, "size": size}
-        _print(build_gallery(loaded, shards, out, kind=asked, **read), skip)
+        _print(build_gallery(loaded, shards, out, kind=asked, of=of, **read), skip)
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp index build"))
@@ -221,9 +227,9 @@ def _print(made: Gallery, skip: Ledger) -> None:
         print_frontier(frontier_of(made.files / "frontier.json"), made.about["kind"], Console())
         print(f"page: {made.files / 'frontier.html'}")
     name = made.about["kind"]["name"]
-    print(f"{made.folder}: {len(made.vectors):,} pictures, {name}, {made.vectors.dim} dimensions{left_out(skip)}")
+    print(f"{made.folder}: {len(made.vectors):,} {made.of}, {name}, {made.vectors.dim} dimensions{left_out(skip)}")
     print(*said(made.about["measured"]), sep="\n")
-    print(f'try next:  vlp search {made.folder} "a red apple"')
+    print(f"try next:  vlp search {made.folder} " + ('"a red apple"' if made.of == "pictures" else "--image photo.jpg"))
 
 
 def kind_asked(
@@ -244,7 +250,7 @@ def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:
     """The kind `name` with these `key=value` settings. Raises UserError for an unknown kind or setting, or a bad value.
 
     >>> chosen_kind("ivf", ("cells=256",))
-    Ivf(cells=256, probes=16, codes='float32')
+    Ivf(cells=256, probes=16, on_disk=False, codes='float32')
     """
     options = _options(settings)
     known = [f.name for f in fields(component(Index, name)) if f.init]

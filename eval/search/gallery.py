@@ -1,16 +1,18 @@
 """A gallery: an index over the pictures of a shard set, with a row for each.
 
-Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, columns.parquet,
-vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every file. Ids are
-numbers of rows.
+Its folder is one of versions (eval/search/versions.py). A version has index.faiss, rows.parquet, rows.arrow,
+columns.parquet, vectors.npy and, written last, index.toml: the kind, the model, the data, size and checksum of every
+file. Ids are numbers of rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import UNKNOWN, ShardSet
-from eval.index import NOTHING, Index, Ints, Vectors
+from eval.index import Index, Ints, Vectors
 from eval.search.filters import Filters
-from eval.search.versions import Version
+from eval.search.refine import Ranked, Refining, refined
+from eval.search.row_file import Keys, RowFile
+from eval.search.versions import Version, pointed_at
 from vlp.config import build, only_ours
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
     from vlp.models.release import Release
 
-ROWS_PER_GROUP = 1024  # rows read together: a hit's thumbnail costs one group
+SHOWN = 24  # of those that a hit stands for, whose thumbnails are read; there may be as many as there are rows
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Hit:
     shard: str
     thumbnail: bytes  # WebP or PNG, b"" where none was kept
     metadata: Mapping[str, Any] = field(default_factory=dict)  # what else is known of it
+    alike: tuple[Hit, ...] = ()  # near-identical ones that were folded into it, best first
 
     def picture(self) -> Image:
         """The thumbnail; where none was kept, the picture itself, read from its shard. Raises UserError."""
@@ -74,12 +79,13 @@ class Gallery:
     """An open version of an index folder: it answers as it did, whatever versions are written meanwhile."""
 
     def __init__(self, folder: Path, vectors: Vectors, version: Version) -> None:
-        import pyarrow as pa
-
         self.folder, self.vectors, self.about = folder, vectors, version.about
         self.files = version.files  # where this version's files lie
-        self._file = pa.memory_map(str(self.files / "rows.parquet"))
+        self.of = version.of  # what is searched: pictures, or captions
+        self.rows = RowFile(self.files)
         self.filters = Filters(self.files)
+        self._keys: Keys | None = None
+        self._lock = Lock()
 
     @classmethod
     def open(cls, folder: Path, *, trust: bool = False, mapped: bool = True) -> Gallery:
@@ -88,14 +94,21 @@ class Gallery:
         mapped: vectors are read from the disk as they are needed, which opens an index of any size at once. Raises
         UserError if it is none, or if a file is missing or of another size; `vlp index verify` compares checksums.
         """
-        version = Version.current(folder)
-        version.check_files()
-        with only_ours(not trust):
-            kind: Index = build(Index, version.about["kind"], "kind")
-        vectors = kind.at(folder).load(version.files / kind.file, mapped=mapped)
-        if (version.files / "vectors.npy").is_file():
-            vectors.source = np.asarray(np.load(version.files / "vectors.npy", mmap_mode="r"))
-        return cls(folder, vectors, version)
+        while True:
+            name = pointed_at(folder)
+            try:
+                version = Version.current(folder)
+                version.check_files()
+                with only_ours(not trust):
+                    kind: Index = build(Index, version.about["kind"], "kind")
+                vectors = kind.at(folder).load(version.files / kind.file, mapped=mapped)
+                kept = version.files / "vectors.npy"
+                if kept.is_file():  # they stay readable when the version is gone
+                    vectors.source = np.asarray(np.load(kept, mmap_mode="r"))
+                return cls(folder, vectors, version)
+            except (UserError, OSError):
+                if pointed_at(folder) == name:
+                    raise  # else it was replaced while it was opened
 
     @property
     def model(self) -> str:
@@ -113,44 +126,102 @@ class Gallery:
                 f"but the query is by {release.id[:12]} ({release.name}); build the index again with this model"
             )
 
+    def with_key(self, key: str) -> int:
+        """The id of the picture with this key, the first where there are several. Raises UserError if there is none.
+
+        The first call reads all keys; 16 bytes of each stay in memory.
+        """
+        with self._lock:
+            self._keys = self._keys or Keys(self.rows, self.vectors.live_ids())
+            found = self._keys.ids(key)
+        if not len(found):
+            raise UserError(f'the index has no picture with the key "{plain(key, 60)}"; it may have been removed')
+        return int(found[0])
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """[D] the vector of a picture by its id, unit norm; None where an earlier version of vlp kept none."""
+        kept = self.vectors.source
+        return None if kept is None else np.array(kept[row], np.float32)
+
     def search(
-        self, release: Release, queries: NDArray[Any], k: int, *, where: str = "", among: Ints | None = None
+        self,
+        release: Release,
+        queries: NDArray[Any],
+        k: int,
+        *,
+        where: str = "",
+        among: Ints | None = None,
+        fold: float | None = None,
+        rerank: int | None = None,
+        most: int | None = None,
+        pictures: bool = True,
     ) -> list[list[Hit]]:
         """The K best rows of each query [Q, D], best first, of those that a filter leaves.
 
         where: a predicate over `filters.columns()`, such as width > 100; "" for all rows. among: what `filters.ids`
-        gave for one, where that was asked for before. Raises UserError for a filter that cannot be answered, or if
-        `release` is not the index's model.
+        gave for one, where that was asked for before. fold: cosine from which on a hit is folded into a better one,
+        which stands for both. rerank: hits of the index that are scored again with the vectors themselves; None: the K,
+        where the index's scores are estimates. most: hits that are looked at where many are folded. pictures: whether
+        thumbnails are read. Raises UserError for a filter that cannot be answered, for settings out of their bounds, or
+        if `release` is not the index's model.
         """
         self.check_model(release)
         if among is None and where:
             among = self.filters.ids(where)
-        hits = self.vectors.search(queries, k, among)
-        rows = self._rows(np.unique(hits.ids[hits.ids != NOTHING]))
-        return [
-            [rows[int(i)](float(s)) for s, i in zip(scores, ids, strict=True) if i != NOTHING]
-            for scores, ids in zip(hits.scores, hits.ids, strict=True)
-        ]
+        how = Refining(fold, self._reranked(k) if rerank is None else rerank, most)
+        ranked = refined(
+            partial(self.vectors.search, among=among), self._kept(how), np.asarray(queries, np.float32), k, how
+        )
+        return self._hits(ranked, pictures=pictures)
 
-    def _rows(self, ids: NDArray[np.int64]) -> dict[int, Any]:
-        """For each id a function from a score to its Hit; reads only the row groups that hold one."""
-        import pyarrow.parquet as pq
+    def _reranked(self, k: int) -> int:
+        """How many hits are scored again if nobody says: only estimates are, and only where vectors were kept."""
+        return 0 if self.vectors.kind.exact_scores or self.vectors.source is None else k
+
+    def _kept(self, how: Refining) -> NDArray[Any]:
+        """[N, D] the vectors themselves where they are needed. Raises UserError if an earlier version kept none."""
+        if not how.needs_vectors:
+            return np.empty((0, self.vectors.dim), np.float32)
+        if self.vectors.source is None:
+            raise UserError(
+                f"{self.folder} was written by an earlier version, which kept no vectors; build the index again"
+            )
+        return self.vectors.source
+
+    def hits(self, ids: Sequence[int], scores: Sequence[float]) -> list[Hit]:
+        """The rows of these ids, each with its score. Raises UserError if there is none of one."""
+        rows = self._rows(np.unique(np.asarray(ids, np.int64)), pictures=True)
+        return [rows[i](score) for i, score in zip(ids, scores, strict=True)]
+
+    def _hits(self, ranked: Sequence[Ranked], *, pictures: bool) -> list[list[Hit]]:
+        """Matches with their rows."""
+        none = np.empty(0, np.int64)
+        first = [ids for match in ranked for ids in (match.ids, *(folds[:SHOWN] for _, folds in match.alike))]
+        further = [folds[SHOWN:] for match in ranked for _, folds in match.alike]
+        rows = self._rows(np.unique(np.concatenate([none, *further])), pictures=False)
+        rows |= self._rows(np.unique(np.concatenate([none, *first])), pictures=pictures)
+
+        def hits(match: Ranked) -> Iterator[Hit]:
+            for score, row, (scores, folds) in zip(match.scores, match.ids, match.alike, strict=True):
+                alike = tuple(rows[int(i)](float(s)) for s, i in zip(scores, folds, strict=True))
+                hit: Hit = rows[int(row)](float(score))
+                yield replace(hit, alike=alike) if alike else hit
+
+        return [list(hits(match)) for match in ranked]
+
+    def _rows(self, ids: NDArray[np.int64], *, pictures: bool) -> dict[int, Any]:
+        """For each id a function from a score to its Hit."""
 
         def hit(row: dict[str, Any]) -> Any:
             captions = {str(language): str(text) for language, text in json.loads(row["captions"]).items()}
             metadata = json.loads(row.get("metadata") or "{}")
-            thumbnail = bytes(row["thumbnail"] or b"")
+            thumbnail = bytes(row.get("thumbnail") or b"")
             return lambda score: Hit(score, str(row["key"]), captions, str(row["shard"]), thumbnail, metadata)
 
-        rows: dict[int, Any] = {}
-        path = self.files / "rows.parquet"
+        columns = None if pictures else ["key", "captions", "shard", "metadata"]  # without the most of a file's bytes
         try:
-            with pq.ParquetFile(self._file) as file:
-                for group in np.unique(ids // ROWS_PER_GROUP):
-                    table = file.read_row_group(int(group))
-                    inside = ids[ids // ROWS_PER_GROUP == group]
-                    for i, row in zip(inside, table.take(inside % ROWS_PER_GROUP).to_pylist(), strict=True):
-                        rows[int(i)] = hit(row)
+            return {i: hit(row) for i, row in self.rows.at(ids, columns)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} has no rows for these matches ({plain(error)}); build the index again") from None
-        return rows
+            raise UserError(
+                f"{self.rows.path} has no rows for these matches ({plain(error)}); build the index again"
+            ) from None

@@ -6,8 +6,9 @@ What identifies a picture is its key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,22 +19,22 @@ from tyro.conf import Positional, arg
 
 from data_pipelines.ledger import Ledger
 from eval.embeddings.encode import left_out
-from eval.index import Ints
 from eval.search import columns as column_file
 from eval.search.build import write_version
+from eval.search.captioned import KINDS
 from eval.search.fill import filled
-from eval.search.gallery import ROWS_PER_GROUP, Gallery
-from eval.search.parts import Parts, parts_of, with_metadata
-from eval.search.recall import said
+from eval.search.gallery import Gallery
+from eval.search.parts import Parts, with_metadata
+from eval.search.recall import grown_queries, kept_queries, said
+from eval.search.row_file import FILE
 from eval.search.shares import led
-from eval.search.spool import Spool, vectors_of
-from eval.search.versions import link_or_copy, next_version
+from eval.search.spool import Spool, npy, vectors_of
+from eval.search.versions import Version, link_or_copy, next_version
 from vlp.errors import UserError
+from vlp.files import write_whole
 from vlp.legible import plain
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from vlp.models.release import Release
 
 SHOWN = 3  # keys that a sentence names
@@ -48,53 +49,59 @@ class Changed:
     removed: int = 0
 
 
-def add(release: Release, spec: str, out: Path, *, thumbnail: int | None = None, **read: Any) -> Changed:
-    """Add the pictures of a shard set or of a folder of embeddings; `read`: skip_damaged and skip, as for a build.
+def add(release: Release, spec: str, out: Path, *, trust: bool = False, **read: Any) -> Changed:
+    """Add the pictures of a shard set or of a folder of embeddings; `read`: thumbnail, skip_damaged, skip, as to build.
 
-    Raises UserError if a key is in the index already or given twice, if `release` is not the index's model, or as
-    `build_gallery` does; the index is then as it was.
+    trust: the index's kind may be code that is no part of vlp. Raises UserError if a key is in the index already or
+    given twice, if `release` is not the index's model, or as `build_gallery` does; the index is then as it was.
     """
-    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=False)
+    return _grown(release, _parts(release, spec, out, **read), out, replace=False, trust=trust)
 
 
-def update(release: Release, spec: str, out: Path, *, thumbnail: int | None = None, **read: Any) -> Changed:
+def update(release: Release, spec: str, out: Path, *, trust: bool = False, **read: Any) -> Changed:
     """As `add`, but pictures whose keys are in the index already take the place of those."""
-    return _grown(release, parts_of(release, spec, thumbnail=thumbnail, **read), out, replace=True)
+    return _grown(release, _parts(release, spec, out, **read), out, replace=True, trust=trust)
 
 
-def remove(keys: Iterable[str], out: Path) -> Changed:
+def _parts(release: Release, spec: str, out: Path, **read: Any) -> Parts:
+    """The pictures, or the captions, whichever the index is of."""
+    return KINDS[Version.current(out).of](release, spec, **{"thumbnail": None, **read})
+
+
+def remove(keys: Iterable[str], out: Path, *, trust: bool = False) -> Changed:
     """Take the pictures with these keys out. Raises UserError if one is not there; the index is then as it was."""
     wanted = list(dict.fromkeys(keys))
     with next_version(out) as folder:
-        gallery = Gallery.open(out, mapped=False)
-        ids = _live_by_key(gallery)
+        gallery = Gallery.open(out, mapped=False, trust=trust)
+        ids = _live_by_key(gallery, set(wanted))
         missing = [key for key in wanted if key not in ids]
         if missing:
             raise UserError(f"{out} has no picture with {_named(missing)}; nothing was removed")
-        gone = np.concatenate([ids[key] for key in wanted]) if wanted else np.empty(0, np.int64)
+        gone = np.array([i for key in wanted for i in ids[key]], np.int64)
         if len(gone) == len(gallery.vectors):
             raise UserError(f"{out} has no other pictures than these {len(gone):,}; remove the folder instead")
         gallery.vectors.remove(gone)
         for file in ("rows.parquet", "vectors.npy", "queries.npy"):
             _needed(gallery, file)
             link_or_copy(gallery.files / file, folder / file)
-        if (gallery.files / column_file.FILE).is_file():
-            link_or_copy(gallery.files / column_file.FILE, folder / column_file.FILE)
+        for file in (FILE, column_file.FILE):
+            if (gallery.files / file).is_file():
+                link_or_copy(gallery.files / file, folder / file)
         write_version(gallery.vectors, folder, _kept(gallery))
-    return Changed(Gallery.open(out), removed=len(gone))
+    return Changed(Gallery.open(out, trust=trust), removed=len(gone))
 
 
-def compact(out: Path) -> Changed:
+def compact(out: Path, *, trust: bool = False) -> Changed:
     """Train and fill the index anew with the pictures that are left, whose rows are written anew, too."""
     with next_version(out) as folder:
-        gallery = Gallery.open(out, mapped=False)
+        gallery = Gallery.open(out, mapped=False, trust=trust)
         live = gallery.vectors.live_ids()
-        rows = _rows_of(gallery)
+        rows = gallery.rows.tables()
         vectors = _needed(gallery, "vectors.npy")
         with Spool(folder) as spool:
             for start, table in rows:
                 inside = live[(live >= start) & (live < start + len(table))]
-                spool.add(table.take(inside - start), vectors[inside])
+                spool.add(with_metadata(table.take(inside - start)), vectors[inside])
         _needed(gallery, "queries.npy")
         link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
         about = _kept(gallery)
@@ -102,37 +109,51 @@ def compact(out: Path) -> Changed:
         build = led if gallery.vectors.kind.lists_on_disk() else filled
         write_version(build(gallery.vectors.kind, folder, vectors_of(folder)), folder, about)
         gone = len(vectors) - len(live)
-    return Changed(Gallery.open(out), removed=gone)
+    return Changed(Gallery.open(out, trust=trust), removed=gone)
 
 
-def _grown(release: Release, parts: Parts, out: Path, *, replace: bool) -> Changed:
+def _grown(release: Release, parts: Parts, out: Path, *, replace: bool, trust: bool) -> Changed:
     with next_version(out) as folder:
-        gallery = Gallery.open(out, mapped=False)
+        gallery = Gallery.open(out, mapped=False, trust=trust)
         gallery.check_model(release)
         vectors, index = _needed(gallery, "vectors.npy"), gallery.vectors
         before = _live_by_key(gallery)
         seen: set[str] = set()
-        gone: list[Ints] = []
+        gone: list[int] = []
         with Spool(folder) as spool:
-            for start, table in _rows_of(gallery):
-                spool.add(table, vectors[start : start + len(table)])
+            for start, table in gallery.rows.tables():
+                spool.add(with_metadata(table), vectors[start : start + len(table)])
             for table, some in parts.stream:
                 keys = table["key"].to_pylist()
+                if parts.of == "captions":  # those of a picture come together, and are one
+                    keys = [key for key, _ in groupby(keys)]
                 _check_keys(keys, seen, before, out, replace=replace)
-                gone += [before[key] for key in keys if key in before]
+                gone += [i for key in keys for i in before.get(key, ())]
                 index.add(some, np.arange(spool.count, spool.count + len(some)), new=True)
                 spool.add(table, some)
         if gone:
-            index.remove(np.concatenate(gone))
-        _needed(gallery, "queries.npy")
-        link_or_copy(gallery.files / "queries.npy", folder / "queries.npy")
+            index.remove(np.array(gone, np.int64))
         about = _kept(gallery)
+        about["measured"] = _measured_by(release, gallery, folder, parts, len(vectors))
         about["more_data"] = [*about.get("more_data", []), parts.about()]
         write_version(index, folder, about)
-    return Changed(Gallery.open(out), added=len(seen), removed=sum(map(len, gone)))
+    return Changed(Gallery.open(out, trust=trust), added=len(seen), removed=len(gone))
 
 
-def _check_keys(keys: Sequence[str], seen: set[str], before: dict[str, Ints], out: Path, *, replace: bool) -> None:
+def _measured_by(release: Release, gallery: Gallery, folder: Path, parts: Parts, first: int) -> dict[str, Any]:
+    """Write the queries of an index that has grown by the rows from `first` on; what the index says of them."""
+    _needed(gallery, "queries.npy")
+    measured, before = dict(gallery.about["measured"]), np.load(gallery.files / "queries.npy")
+    count = len(vectors_of(folder))
+    if count > first:
+        own = (parts.queries(), "pictures") if parts.queries is not None else None
+        more = own or kept_queries(release, folder, parts.store, first=first)
+        before = grown_queries(before, measured["of"], more, (count - first) / count)
+    write_whole(folder / "queries.npy", npy(before))
+    return {**measured, "queries": len(before)}
+
+
+def _check_keys(keys: Sequence[str], seen: set[str], before: Container[str], out: Path, *, replace: bool) -> None:
     """Remember the keys. Raises UserError if one is given twice, or, unless it may be replaced, there already."""
     twice = [key for i, key in enumerate(keys) if key in seen or key in keys[:i]] if len({*keys}) < len(keys) else []
     twice = twice or [key for key in keys if key in seen]
@@ -144,28 +165,16 @@ def _check_keys(keys: Sequence[str], seen: set[str], before: dict[str, Ints], ou
     seen.update(keys)
 
 
-def _live_by_key(gallery: Gallery) -> dict[str, Ints]:
-    """The ids of the pictures that may be among the hits, by key."""
+def _live_by_key(gallery: Gallery, wanted: Container[str] | None = None) -> dict[str, tuple[int, ...]]:
+    """The ids of the pictures that may be among the hits, by key; of the `wanted` ones alone, where they are named."""
     live = gallery.vectors.live_ids()
-    ids: dict[str, list[int]] = {}
-    for start, table in _rows_of(gallery, ["key"]):
+    ids: dict[str, tuple[int, ...]] = {}
+    for start, table in gallery.rows.tables(["key"]):
         inside = live[(live >= start) & (live < start + len(table))]
         for i, key in zip(inside.tolist(), table["key"].take(inside - start).to_pylist(), strict=True):
-            ids.setdefault(str(key), []).append(i)
-    return {key: np.array(some, np.int64) for key, some in ids.items()}
-
-
-def _rows_of(gallery: Gallery, columns: list[str] | None = None) -> Iterable[tuple[int, pa.Table]]:
-    """(number of the first, rows) of all rows of a version, some at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    start = 0
-    with pq.ParquetFile(gallery.files / "rows.parquet") as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
-            table = pa.Table.from_batches([batch])
-            yield start, table if columns else with_metadata(table)
-            start += len(batch)
+            if wanted is None or key in wanted:
+                ids[str(key)] = (*ids.get(str(key), ()), i)
+    return ids
 
 
 def _needed(gallery: Gallery, file: str) -> NDArray[np.float32]:
@@ -177,7 +186,7 @@ def _needed(gallery: Gallery, file: str) -> NDArray[np.float32]:
 
 def _kept(gallery: Gallery) -> dict[str, Any]:
     """What a new version says as the last one did."""
-    own = ("model", "data", "more_data", "measured")
+    own = ("model", "of", "data", "more_data", "measured")
     return {key: gallery.about[key] for key in own if key in gallery.about}
 
 
@@ -188,7 +197,7 @@ def _named(keys: Sequence[str]) -> str:
 
 def _print(out: Path, done: str, changed: Changed, skip: Ledger) -> None:
     about = changed.gallery.about
-    print(f"{out}: {done}; {about['count']:,} pictures now{left_out(skip)}")
+    print(f"{out}: {done}; {about['count']:,} {changed.gallery.of} now{left_out(skip)}")
     print(*said(about["measured"]), sep="\n")
 
 
@@ -221,7 +230,8 @@ def _grow_command(argv: list[str], name: str, change: Callable[..., Changed], wo
         skip = Ledger()
         path = model or Gallery.open(index, trust=trust).model
         loaded = release.load(path, device, random_weights=random_weights, trust=trust)
-        changed = change(loaded, shards, index, thumbnail=thumbnail, skip_damaged=skip_damaged, skip=skip)
+        read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip}
+        changed = change(loaded, shards, index, trust=trust, **read)
         _print(index, words.format(changed=changed), changed, skip)
         return 0
 
@@ -246,6 +256,7 @@ def remove_main(argv: list[str]) -> int:
         key: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY")] = (),
         *,
         keys: Path | None = None,
+        trust: bool = False,
     ) -> int:
         """Write a new version of an index without some pictures; they stay out in all later versions.
 
@@ -253,13 +264,14 @@ def remove_main(argv: list[str]) -> int:
             index: folder that `vlp index build` wrote.
             key: keys of pictures, as `vlp search` shows them.
             keys: a file with a key on each line.
+            trust: run code that the index names and that is no part of vlp.
         """
         if keys is not None and not keys.is_file():
             raise UserError(f"--keys is {keys}, but there is no such file; give one with a key on each line")
         wanted = [*key, *(keys.read_text(encoding="utf-8").splitlines() if keys else [])]
         if not wanted:
             raise UserError("give keys of pictures to remove, or --keys FILE with one on each line")
-        changed = remove(wanted, index)
+        changed = remove(wanted, index, trust=trust)
         _print(index, f"{changed.removed:,} removed", changed, Ledger())
         return 0
 
@@ -269,13 +281,14 @@ def remove_main(argv: list[str]) -> int:
 def compact_main(argv: list[str]) -> int:
     """`vlp index compact INDEX`."""
 
-    def command(index: Annotated[Positional[Path], arg(metavar="INDEX")]) -> int:
+    def command(index: Annotated[Positional[Path], arg(metavar="INDEX")], *, trust: bool = False) -> int:
         """Train an index anew on what it holds now, and write it without what was removed.
 
         Args:
             index: folder that `vlp index build` wrote.
+            trust: run code that the index names and that is no part of vlp.
         """
-        changed = compact(index)
+        changed = compact(index, trust=trust)
         _print(index, f"{changed.removed:,} removed rows are gone, and it was trained anew", changed, Ledger())
         return 0
 

@@ -61,13 +61,18 @@ class OpenIndex:
         less: Part | Sequence[Part] = (),
         strength: float = 0.5,
         where: str = "",
+        fold: float | None = None,
+        rerank: int | None = None,
     ) -> list[Hit]:
         """The K pictures nearest to a question, best first: their scores (cosine), keys, captions and pictures.
 
         A question of several parts is their sum; `more` and `less` are added and taken away with weight `strength`.
-        where: what the pictures fulfil, such as "width > 100 AND style = 'flat'", over `columns()`. Raises UserError
-        for a question without parts, parts that cancel each other, a picture that cannot be read, a condition that
-        cannot be answered, or a model that is not the index's.
+        where: what the pictures fulfil, such as "width > 100 AND style = 'flat'", over `columns()`. fold: cosine (0.95
+        is usual) from which on matches count as the same: the best one has the others in `alike`. rerank: so many
+        matches of the index are scored again exactly; None: the K where its scores are estimates.
+
+        Raises UserError for a question without parts, parts that cancel each other, a picture that cannot be read, a
+        condition that cannot be answered, settings out of their bounds, or a model that is not the index's.
         """
         added, removed = _several(more), _several(less)
         parts = [*question, *added, *removed]
@@ -75,7 +80,7 @@ class OpenIndex:
             raise UserError("the question is empty; give a text or a picture")
         weights = [1.0] * len(question) + [strength] * len(added) + [-strength] * len(removed)
         vector = composed(np.asarray(self.model.embed(parts)), weights)
-        return self.gallery.search(self.model, vector[None], k, where=where)[0]
+        return self.gallery.search(self.model, vector[None], k, where=where, fold=fold, rerank=rerank)[0]
 
 
 def _several(parts: Part | Sequence[Part]) -> list[Part]:

@@ -27,8 +27,8 @@ def data_uri(picture: bytes) -> str:
 
 
 def thumbnail_uri(hit: Hit) -> str:
-    """The picture of a hit as a data: URI, read from its shard if no thumbnail was kept."""
-    if hit.thumbnail:
+    """The picture of a hit as a data: URI, read from its shard if no thumbnail was kept; "" where neither is there."""
+    if hit.thumbnail or not hit.shard:
         return data_uri(hit.thumbnail)
     picture = hit.picture()
     picture.thumbnail((128, 128))
@@ -45,6 +45,7 @@ def shown(answer: Answer) -> Tree:
             "score": f"{hit.score:.2f}",
             "captions": [(plain(language, 20), plain(text)) for language, text in hit.captions.items()][:LANGUAGES],
             "title": " · ".join(plain(text) for text in [*list(hit.captions.values())[:LANGUAGES], hit.key]),
+            "alike": len(hit.alike),
             "exact": bool(answer.text) and normalised(answer.text) in map(normalised, hit.captions.values()),
         }
         for hit in answer.hits

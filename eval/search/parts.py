@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -44,6 +44,10 @@ class Parts:
     stream: Iterator[Part]
     skip: Ledger = field(default_factory=Ledger)  # what could not be read, known when all was read
     store: EmbeddingStore | None = None  # where embeddings come from a folder of them
+    of: str = "pictures"  # or "captions"
+    queries: Callable[[], NDArray[np.float32]] | None = (
+        None  # what else to measure by than captions: [Q, D] of pictures
+    )
 
     def about(self) -> dict[str, Any]:
         """For index.toml."""
@@ -60,17 +64,25 @@ def parts_of(
     missing, or, unless `skip_damaged`, if a shard is damaged; the last two when they are read.
     """
     skip = Ledger() if skip is None else skip
-    if (Path(spec) / "img_emb").is_dir():
-        store = EmbeddingStore.open(Path(spec))
-        if store.model not in (release.id, ""):
-            raise UserError(
-                f"{spec} was embedded by the model {store.model[:12]}, not by {release.id[:12]} ({release.name})"
-            )
+    store = store_of(release, spec)
+    if store is not None:
         return Parts(spec, store.data, _stored(store, thumbnail or 0), skip, store)
     shards = ShardSet.open(spec)
     side = THUMBNAIL if thumbnail is None else thumbnail
     stream = _embedded(release, shards, side, spec=spec, skip_damaged=skip_damaged, skip=skip)
     return Parts(spec, data_sha256(shards), stream, skip)
+
+
+def store_of(release: Release, spec: str) -> EmbeddingStore | None:
+    """The folder of embeddings that `spec` is; None if it is none. Raises UserError if it is of another model."""
+    if not any((Path(spec) / kind).is_dir() for kind in ("img_emb", "text_emb")):
+        return None
+    store = EmbeddingStore.open(Path(spec))
+    if store.model not in (release.id, ""):
+        raise UserError(
+            f"{spec} was embedded by the model {store.model[:12]}, not by {release.id[:12]} ({release.name})"
+        )
+    return store
 
 
 def table(
@@ -118,7 +130,7 @@ def _stored(store: EmbeddingStore, thumbnail: int) -> Iterator[Part]:
             keys = [str(row.get("key") or row.get("image_path") or start + i) for i, row in enumerate(some)]
             captions = [row.get("captions") or json.dumps({"en": row.get("caption") or ""}) for row in some]
             shards = [str(row.get("shard") or "") for row in some]
-            small = _thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(some)
+            small = thumbnails(keys, shards, thumbnail) if thumbnail else [b""] * len(some)
             known = [metadata_of(row) for row in some]
             yield table(keys, captions, shards, small, known), unit(vectors[start : start + BLOCK], store.folder, part)
 
@@ -158,7 +170,7 @@ def unit(vectors: NDArray[Any], folder: Path, part: str) -> NDArray[np.float32]:
     return np.asarray(exact / norms)
 
 
-def _thumbnails(keys: list[str], shards: list[str], side: int) -> list[bytes]:
+def thumbnails(keys: list[str], shards: list[str], side: int) -> list[bytes]:
     """The small pictures of rows, read from the shards that the rows name. Raises UserError if one is not there."""
     small: dict[tuple[str, str], bytes] = {}
     wanted = set(zip(shards, keys, strict=True))

@@ -18,37 +18,53 @@ from eval.embeddings.embed import first_caption
 from eval.embeddings.store import EmbeddingStore, file_of
 from eval.index import Ints, Vectors
 from eval.search.parts import BLOCK, unit
+from eval.search.row_file import RowFile
 from eval.search.spool import vectors_of
 
 if TYPE_CHECKING:
     from vlp.models.release import Release
 
 QUERIES = 256
+LOOKED_AT = 16  # times as many rows, for some that have captions
 K = 10
 FALLEN = 0.02
 """A recall this much lower than when the index was built is worth a word"""
 
 
-def kept_queries(release: Release, folder: Path, store: EmbeddingStore | None) -> tuple[NDArray[np.float32], str]:
+def kept_queries(
+    release: Release, folder: Path, store: EmbeddingStore | None, *, first: int = 0
+) -> tuple[NDArray[np.float32], str]:
     """At most QUERIES vectors [Q, D] to measure by, drawn evenly, and what they are of: captions, or pictures.
 
-    Of the store's texts where it has some; else the captions of rows are embedded; pictures where there are none.
+    Of rows from `first` on. Of the store's texts where it has some (its first is row `first`); else the captions of
+    rows are embedded; pictures where there are none.
     """
-    import pyarrow.parquet as pq
-
-    said = [
-        _first(text) for text in pq.read_table(folder / "rows.parquet", columns=["captions"])["captions"].to_pylist()
-    ]
-    captioned = np.flatnonzero([bool(text) for text in said])
+    images = vectors_of(folder)
     rng = np.random.default_rng(0)
+    drawn = first + rng.permutation(len(images) - first)[: LOOKED_AT * QUERIES]
+    said = {i: _first(row["captions"]) for i, row in RowFile(folder).at(np.sort(drawn), ["captions"])}
+    captioned = np.sort(np.array([i for i in drawn.tolist() if said[i]][:QUERIES], np.int64))
     if not len(captioned):
-        images = vectors_of(folder)
-        drawn = rng.choice(len(images), min(QUERIES, len(images)), replace=False)
-        return np.array(images[np.sort(drawn)]), "pictures"
-    drawn = np.sort(rng.choice(captioned, min(QUERIES, len(captioned)), replace=False))
+        return np.array(images[np.sort(drawn[:QUERIES])]), "pictures"
     if store is not None and all(file_of(store.folder, "text_emb", part).is_file() for part in store.parts):
-        return _texts(store, drawn), "captions"
-    return np.asarray(release.embed_texts([said[int(i)] for i in drawn]), np.float32), "captions"
+        return _texts(store, captioned - first), "captions"
+    return np.asarray(release.embed_texts([said[int(i)] for i in captioned]), np.float32), "captions"
+
+
+def grown_queries(
+    before: NDArray[np.float32], of: str, more: tuple[NDArray[np.float32], str], added: float
+) -> NDArray[np.float32]:
+    """The queries of an index that has grown: `more` take the place of some in proportion to the share of rows `added`.
+
+    So what is asked of the new pictures counts, too. Those that are of something else than `of` change nothing.
+    """
+    if more[1] != of:
+        return before
+    rng = np.random.default_rng(len(before))
+    count = min(QUERIES, len(before) + len(more[0]))
+    new = min(len(more[0]), max(round(added * count), count - len(before)))
+    drawn = [rng.permutation(len(some))[:n] for some, n in ((before, count - new), (more[0], new))]
+    return np.concatenate([before[np.sort(drawn[0])], more[0][np.sort(drawn[1])]])
 
 
 def exact(vectors: NDArray[np.float32], live: Ints, queries: NDArray[np.float32], k: int = K) -> Ints:
@@ -119,4 +135,9 @@ def said(measured: Mapping[str, Any]) -> list[str]:
         return []
     now, built = float(measured["recall"]), float(measured["built"])
     line = f"recall@{K} of {measured['queries']} {measured['of']}: {now:.3f} ({built:.3f} when it was built)"
-    return [line] if now > built - FALLEN else [line, "it has fallen: `vlp index compact INDEX` trains it anew"]
+    return [line, "it has fallen: `vlp index compact INDEX` trains it anew"] if fallen(measured) else [line]
+
+
+def fallen(measured: Mapping[str, Any]) -> bool:
+    """Whether the recall of an index is worth a word: lower than when it was built, by FALLEN or more."""
+    return "recall" in measured and float(measured["recall"]) <= float(measured["built"]) - FALLEN

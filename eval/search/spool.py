@@ -1,4 +1,4 @@
-"""Rows and vectors of a version as they come: rows.parquet in whole groups, vectors.npy as numpy maps it."""
+"""Rows and vectors of a version as they come: rows.parquet and rows.arrow in groups, vectors.npy as numpy maps it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.search.gallery import ROWS_PER_GROUP
+from eval.search.row_file import FILE, ROWS_PER_GROUP
 from vlp.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """Writes the two files in `folder`, holding one group of rows at most; they are whole when the context ends."""
+    """Writes the three files in `folder`, holding one group of rows at most; they are whole when the context ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.dim = folder, 0, 0
         self._vectors = (folder / "vectors.npy").open("wb")
-        self._rows: Any = None
+        self._rows: Any = None  # rows.parquet
+        self._by_number: Any = None  # rows.arrow
         self._waiting: list[pa.Table] = []
 
     def __enter__(self) -> Spool:
@@ -41,6 +42,7 @@ class Spool:
             self._vectors.close()
             if self._rows is not None:
                 self._rows.close()
+                self._by_number.close()
 
     def add(self, rows: pa.Table, vectors: NDArray[np.float32]) -> None:
         """Append rows with their vectors [n, D]. Raises UserError if D is not that of those before."""
@@ -73,9 +75,13 @@ class Spool:
         if not whole:
             return
         rows = pa.concat_tables(self._waiting)
+        some = rows.slice(0, whole).combine_chunks()
+        columns = [name for name in rows.column_names if name != "thumbnail"]
         if self._rows is None:
-            self._rows = pq.ParquetWriter(self.folder / "rows.parquet", rows.schema)
-        self._rows.write_table(rows.slice(0, whole), row_group_size=ROWS_PER_GROUP)
+            self._rows = pq.ParquetWriter(self.folder / "rows.parquet", rows.select(columns).schema)
+            self._by_number = pa.ipc.new_file(self.folder / FILE, rows.schema)
+        self._rows.write_table(some.select(columns), row_group_size=ROWS_PER_GROUP)
+        self._by_number.write_table(some, max_chunksize=ROWS_PER_GROUP)
         self._waiting = [rows.slice(whole)]
 
 

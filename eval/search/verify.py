@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from eval.index import Index
 from eval.search.recall import said
+from eval.search.row_file import RowFile
 from eval.search.versions import Version
 from vlp.config import build, only_ours
 from vlp.errors import UserError
@@ -35,12 +36,15 @@ def problems(folder: Path, *, trust: bool = False) -> list[str]:
         kind: Index = build(Index, version.about["kind"], "kind")
     vectors = kind.at(folder).load(version.files / kind.file, mapped=True)
     rows = pq.read_metadata(version.files / "rows.parquet").num_rows
+    by_number = RowFile(version.files).count()
     ids, live = vectors.stored_ids(), vectors.live_ids()
     wrong = vectors.problems()
     if len(np.unique(ids)) != len(ids):
         wrong.append(f"{folder} holds {len(ids) - len(np.unique(ids)):,} ids twice; build the index again")
     if len(ids) and not 0 <= ids.min() <= ids.max() < rows:
         wrong.append(f"{folder} has {rows:,} rows, but vectors of rows up to {ids.max():,}; build the index again")
+    if by_number != rows:
+        wrong.append(f"{folder} has {rows:,} rows, but {by_number:,} by their numbers; build the index again")
     if len(live) != version.about.get("count", len(live)):
         wrong.append(f"{folder} should have {version.about['count']:,} vectors, but has {len(live):,}; build it again")
     columns = version.files / "columns.parquet"
@@ -66,9 +70,12 @@ def main(argv: list[str]) -> int:
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UserError(f"{wrong[0]}{more}")
-        about = Version.current(index).about
+        version = Version.current(index)
+        about = version.about
         name = plain(about["kind"]["name"])
-        print(f"{index}: {about['count']:,} pictures, {name}, model {plain(about['model']['id'])[:12]}: all is well")
+        print(
+            f"{index}: {about['count']:,} {version.of}, {name}, model {plain(about['model']['id'])[:12]}: all is well"
+        )
         print(*said(about.get("measured", {})), sep="\n")
         return 0
 

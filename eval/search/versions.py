@@ -1,8 +1,8 @@
 """An index folder: versions, each whole, and one pointer to the one that counts.
 
     INDEX/index.toml            the pointer: the name of a version
-    INDEX/versions/000002/      index.faiss, rows.parquet, columns.parquet, vectors.npy, and index.toml, which says what
-                                they are
+    INDEX/versions/000002/      index.faiss, rows.parquet, rows.arrow, columns.parquet, vectors.npy, queries.npy, and
+                                index.toml, which says what they are
 
 A version is written beside the folder, moved in, and only then pointed at; it never changes. Whenever a writer is
 killed, the pointer names a whole version. The one before the last is kept for those who have it open.
@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlp.errors import UserError
-from vlp.files import full_disk, sha256, sync_folder, write_whole
+from vlp.files import Partial, full_disk, sha256, sync_folder, write_whole
 from vlp.legible import plain
 from vlp.lock import locked
 
 FORMAT = "vlp-index-2"
 ONE_VERSION = "vlp-index-1"  # an earlier format: the files lie beside the only index.toml, whose sizes it does not say
+PROGRESS = "progress.json"  # in a working folder: how far a build is that may go on
 FILES = (
     "index.faiss",
     "index.faiss.removed.npy",
@@ -33,6 +34,7 @@ FILES = (
     "milvus.json.removed.npy",
     "rows.parquet",
     "columns.parquet",
+    "rows.arrow",
     "vectors.npy",
     "queries.npy",
     "frontier.json",
@@ -69,6 +71,11 @@ class Version:
             raise UserError(f"{files}, which {folder / 'index.toml'} points at, is gone; build the index again")
         return cls(files, _whole(files / "index.toml", _toml(files / "index.toml")))
 
+    @property
+    def of(self) -> Literal["pictures", "captions"]:
+        """What is searched: pictures, or captions."""
+        return "captions" if self.about.get("of") == "captions" else "pictures"
+
     def check_files(self) -> None:
         """Raise UserError if a file is missing or of another size than it was."""
         sizes = self.about.get("bytes", {})
@@ -92,7 +99,8 @@ def refuse_other_folder(out: Path) -> None:
     """Raise UserError if `out` holds something that is not an index, or the beginning of one."""
     if not out.exists() or (out / "index.toml").is_file():
         return
-    if not out.is_dir() or any(path.name not in BESIDE for path in out.iterdir()):
+    begun = (*BESIDE, Partial(out / "index.toml").temporary.name)  # what a kill of the first build leaves
+    if not out.is_dir() or any(path.name not in begun for path in out.iterdir()):
         raise UserError(f"{out} is there already and is not an index; choose another folder")
 
 
@@ -123,9 +131,13 @@ def next_version(out: Path, *, going_on: bool = False, wait_s: float = 0.0) -> I
 
 
 def discard(folder: Path, out: Path) -> None:
-    """Remove a version of `out`, or the beginning of one, with what is kept for it alone somewhere else."""
+    """Remove a version of `out`, or the beginning of one, with what is kept for it alone somewhere else.
+
+    First goes what says how far it is: one that a kill leaves half removed goes nowhere.
+    """
     from eval.index.milvus import drop_unused
 
+    (folder / PROGRESS).unlink(missing_ok=True)
     elsewhere = [path for path in folder.glob("*") if path.name == "milvus.json" or path.name.startswith("filled-")]
     if elsewhere:
         others = {path for path in (out / "versions").glob("*/milvus.json") if path.parent != folder}
@@ -167,7 +179,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
     versions.mkdir(parents=True, exist_ok=True)
     numbers = sorted(int(path.name) for path in versions.iterdir() if path.name.isdigit())
     name = f"{(numbers[-1] if numbers else 0) + 1:06d}"
-    before = _pointed_at(out)
+    before = pointed_at(out)
     folder.replace(versions / name)
     sync_folder(versions)
     write_whole(out / "index.toml", f'format = "{FORMAT}"\nversion = "{name}"\n')
@@ -178,7 +190,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
         (out / earlier).unlink(missing_ok=True)  # of an index of the earlier format
 
 
-def _pointed_at(out: Path) -> str:
+def pointed_at(out: Path) -> str:
     """The name of the version that counts; "" where there is none, or no telling."""
     try:
         return str(tomllib.loads((out / "index.toml").read_text(encoding="utf-8")).get("version", ""))

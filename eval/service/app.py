@@ -22,22 +22,26 @@ from pydantic import ValidationError
 
 from eval.index import Ints
 from eval.search.gallery import Hit
-from eval.search.page import data_uri
-from eval.service.batching import Batcher, BatchFailed, Part, Question
+from eval.search.recall import fallen
+from eval.search.refine import FOLD
+from eval.service.batching import Batcher, Part, Question
 from eval.service.current import Current, Version
 from eval.service.fetching import fetched
 from eval.service.gate import Gate
+from eval.service.matches import knn_match, match
 from eval.service.measures import Measures
 from eval.service.page import policy, service_page
+from eval.service.refusals import invalid, sentence, user_error
 from eval.service.settings import Settings
 from eval.service.shapes import Columns, Health, Knn, KnnMatch, Matches, Problem
 from vlp import __version__
 from vlp.errors import UserError
-from vlp.legible import plain, printable
+from vlp.legible import printable
 from vlp.pictures import Limits, Refused, decode
 
 log = logging.getLogger("vlp.service")
 FAR = 1e6  # weights are compared with each other: none needs to be larger
+FOLDING = f"cosine from which on near-identical matches are folded into the best of them, such as {FOLD}"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "a body that cannot be read"},
     401: {"model": Problem, "description": "no key, or another one"},
@@ -49,6 +53,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "the index cannot answer now"},
 }
 WHERE = "what the matches fulfil, such as width > 100 AND style = 'flat': SQL over the columns that /columns lists"
+LIKE = "key of a picture of the index to look for, as matches have it"
 Weight = Annotated[float, Form(ge=-FAR, le=FAR, allow_inf_nan=False)]
 with_key = Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="only where the service has a key"))
 router = APIRouter(responses=PROBLEMS, dependencies=[with_key])
@@ -94,6 +99,18 @@ class Service:
         data = await asyncio.get_running_loop().run_in_executor(self.fetchers, fetched, url, most, patience)
         return await self.picture(version, data, weight)
 
+    async def like(self, version: Version, key: str, weight: float) -> Part:
+        """A part that is a picture of the index, by its key. Raises UserError where it has none."""
+
+        def known() -> tuple[Any, bytes]:
+            row = version.gallery.with_key(key)
+            vector = version.gallery.vector(row)
+            small = b"" if vector is not None else dict(version.gallery.rows.at(np.array([row])))[row]["thumbnail"]
+            return vector, small
+
+        vector, small = await asyncio.get_running_loop().run_in_executor(self.decoders, known)
+        return await self.picture(version, small, weight) if vector is None else Part(weight, vector=vector)
+
     async def among(self, version: Version, where: str) -> Ints | None:
         """The ids that fulfil `where`, found in a thread; None for "". Raises HTTPException or UserError."""
         if not where.strip():
@@ -104,7 +121,9 @@ class Service:
         ask = partial(version.gallery.filters.ids, where, seconds=seconds)
         return await asyncio.get_running_loop().run_in_executor(self.filterers, ask)
 
-    async def answer(self, version: Version, parts: Sequence[Part], k: int, where: str = "") -> list[Hit]:
+    async def answer(
+        self, version: Version, parts: Sequence[Part], k: int, *, where: str = "", fold: float | None = None
+    ) -> list[Hit]:
         """The matches. Raises HTTPException for a question without parts or with too many, or too large a K.
 
         And UserError for a filter that cannot be answered.
@@ -118,13 +137,12 @@ class Service:
         if k > self.settings.most_k:
             raise HTTPException(422, f"k is {k:,}; at most {self.settings.most_k:,} matches are given")
         among = await self.among(version, where)
-        return await self.batcher.ask(Question(version, tuple(parts), k, among))
+        return await self.batcher.ask(Question(version, tuple(parts), k, among, fold, self.settings.most_seen))
 
     async def watch(self) -> None:
         """Take up new versions of the index until cancelled."""
         while True:
-            self.measures.pictures.set(len(self.current.version.gallery.vectors))
-            self.measures.swaps.set(self.current.swaps)
+            self.measures.index(self.current.version.gallery, self.current.swaps)
             await asyncio.sleep(self.settings.look_every)
             try:
                 await asyncio.to_thread(self.current.look)
@@ -137,30 +155,30 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _match(hit: Hit, pictures: bool) -> dict[str, Any]:
-    captions = {plain(language, 20): plain(text) for language, text in hit.captions.items()}
-    image = data_uri(hit.thumbnail) if pictures else ""
-    return {"score": round(hit.score, 6), "key": plain(hit.key), "captions": captions, "image": image}
-
-
 def _matches(version: Version, hits: Sequence[Hit], pictures: bool, start: float) -> JSONResponse:
-    rows = [_match(hit, pictures) for hit in hits]
-    count = len(version.gallery.vectors)
-    return JSONResponse({"matches": rows, "seconds": round(time.perf_counter() - start, 6), "pictures": count})
+    rows = [match(hit, pictures=pictures) for hit in hits]
+    seconds = round(time.perf_counter() - start, 6)
+    count, of = len(version.gallery.vectors), version.gallery.of
+    return JSONResponse({"matches": rows, "seconds": seconds, "pictures": count, "of": of})
 
 
 @router.get("/search", response_model=Matches)
 async def search_text(
     request: Request,
-    text: Annotated[str, Query(min_length=1, description="what to look for, in any language the model knows")],
+    *,
+    text: Annotated[str, Query(description="what to look for, in any language the model knows")] = "",
+    like: Annotated[str, Query(description=LIKE)] = "",
     where: Annotated[str, Query(description=WHERE)] = "",
     k: Annotated[int, Query(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Query(description="whether matches have their small pictures")] = True,
+    fold: Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
 ) -> Response:
-    """The pictures nearest to a text."""
+    """The pictures nearest to a text, to a picture of the index, or to both."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    hits = await service.answer(version, [service.text(text, 1.0)], k, where)
+    parts = [service.text(text, 1.0)] if text else []
+    parts += [await service.like(version, like, 1.0)] if like else []
+    hits = await service.answer(version, parts, k, where=where, fold=fold)
     return _matches(version, hits, pictures, start)
 
 
@@ -171,10 +189,13 @@ async def search(
     text: Annotated[str, Form(description="what to look for")] = "",
     image: Annotated[UploadFile | None, Form(description="picture to look for")] = None,
     image_url: Annotated[str, Form(description="address of a picture, where the service fetches any")] = "",
+    like: Annotated[str, Form(description=LIKE)] = "",
     more: Annotated[list[str], Form(description="texts that the matches should be more like")] = [],  # noqa: B006
     less: Annotated[list[str], Form(description="texts that the matches should be less like")] = [],  # noqa: B006
     more_image: Annotated[list[UploadFile], Form(description="pictures to be more like")] = [],  # noqa: B006
     less_image: Annotated[list[UploadFile], Form(description="pictures to be less like")] = [],  # noqa: B006
+    more_like: Annotated[list[str], Form(description="keys of pictures of the index to be more like")] = [],  # noqa: B006
+    less_like: Annotated[list[str], Form(description="keys of pictures of the index to be less like")] = [],  # noqa: B006
     text_weight: Weight = 1.0,
     image_weight: Weight = 1.0,
     strength: Annotated[
@@ -183,11 +204,12 @@ async def search(
     where: Annotated[str, Form(description=WHERE)] = "",
     k: Annotated[int, Form(ge=1, description="how many matches")] = 24,
     pictures: Annotated[bool, Form(description="whether matches have their small pictures")] = True,
+    fold: Annotated[float | None, Form(ge=-1, le=1, allow_inf_nan=False, description=FOLDING)] = None,
 ) -> Response:
     """The pictures nearest to a question of several parts: the direction of the sum of their weighted unit vectors."""
     service, start = _service(request), time.perf_counter()
     version = service.current.version
-    if len(more) + len(less) + len(more_image) + len(less_image) > service.settings.most_parts:
+    if len([*more, *less, *more_image, *less_image, *more_like, *less_like]) > service.settings.most_parts:
         raise HTTPException(422, f"the question has too many parts; at most {service.settings.most_parts} are read")
     parts = [service.text(text, text_weight)] if text else []
     parts += [service.text(one, strength) for one in more if one] + [
@@ -197,9 +219,13 @@ async def search(
         parts.append(await service.picture(version, await image.read(), image_weight))
     if image_url:
         parts.append(await service.picture_at(version, image_url, image_weight))
+    parts += [await service.like(version, like, image_weight)] if like else []
+    for keys, weight in ((more_like, strength), (less_like, -strength)):
+        parts += [await service.like(version, key, weight) for key in keys if key]
     for files, weight in ((more_image, strength), (less_image, -strength)):
         parts += [await service.picture(version, await file.read(), weight) for file in files]
-    return _matches(version, await service.answer(version, parts, k, where), pictures, start)
+    hits = await service.answer(version, parts, k, where=where, fold=fold)
+    return _matches(version, hits, pictures, start)
 
 
 KNN_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Knn.model_json_schema()}}}}
@@ -212,13 +238,16 @@ async def knn_service(request: Request) -> Response:
     try:
         asked = Knn.model_validate_json(await request.body())
     except ValidationError as error:
-        raise HTTPException(422, _sentence(error.errors(include_url=False))) from None
-    if asked.modality != "image":
-        raise HTTPException(422, 'modality is "text", but this index holds pictures; ask for "image"')
+        raise HTTPException(422, sentence(error.errors(include_url=False))) from None
     version = service.current.version
+    holds = "image" if version.gallery.of == "pictures" else "text"
+    if asked.modality != holds:
+        of = version.gallery.of
+        raise HTTPException(422, f'modality is "{asked.modality}", but this index holds {of}; ask for "{holds}"')
     parts = await _knn_parts(service, version, asked)
-    hits = await service.answer(version, parts, asked.num_images, asked.where)
-    return JSONResponse([_knn_match(hit) for hit in hits])
+    fold = FOLD if asked.deduplicate else None
+    hits = await service.answer(version, parts, asked.num_images, where=asked.where, fold=fold)
+    return JSONResponse([knn_match(hit) for hit in hits])
 
 
 async def _knn_parts(service: Service, version: Version, asked: Knn) -> list[Part]:
@@ -241,12 +270,6 @@ async def _knn_parts(service: Service, version: Version, asked: Knn) -> list[Par
     return parts
 
 
-def _knn_match(hit: Hit) -> dict[str, Any]:
-    caption = hit.captions.get("en") or next(iter(hit.captions.values()), "")
-    picture = base64.b64encode(hit.thumbnail).decode()
-    return {"id": plain(hit.key), "similarity": round(hit.score, 6), "caption": plain(caption), "image": picture}
-
-
 @router.get("/columns", response_model=Columns)
 async def columns(request: Request) -> Response:
     """What a filter may name, in the index that is asked now."""
@@ -264,8 +287,17 @@ async def health(request: Request) -> Health:
     """Whether the service answers, and from what."""
     current = _service(request).current
     version = current.version
+    gallery = version.gallery
+    measured = gallery.about.get("measured", {})
     return Health(
-        status="ok", pictures=len(version.gallery.vectors), model=version.release.id[:12], swaps=current.swaps
+        status="ok",
+        pictures=len(gallery.vectors),
+        of=gallery.of,
+        model=version.release.id[:12],
+        swaps=current.swaps,
+        recall=measured.get("recall"),
+        recall_built=measured.get("built"),
+        recall_fallen=fallen(measured),
     )
 
 
@@ -280,27 +312,6 @@ async def page(request: Request) -> Response:
     """The page."""
     html = service_page()
     return HTMLResponse(html, headers={"Content-Security-Policy": policy(html)})
-
-
-def _sentence(errors: Sequence[Any]) -> str:
-    """The first of pydantic's errors in a sentence."""
-    if not errors:
-        return "the request cannot be read"
-    first = errors[0]
-    where = ".".join(plain(part, 40) for part in first["loc"] if part not in ("body", "query")) or "the body"
-    return f"{where}: {plain(first['msg'])}"
-
-
-async def _user_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, BatchFailed):  # it may name folders
-        log.error("the index cannot answer: %s", error)
-        return JSONResponse({"detail": "the index cannot answer now; the service's log says why"}, 503)
-    return JSONResponse({"detail": plain(error)}, 422)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    errors = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": _sentence(errors)}, 422)
 
 
 @contextlib.asynccontextmanager
@@ -333,7 +344,7 @@ def create_app(current: Current, settings: Settings, key: str = "") -> FastAPI:
     app.state.service = service = Service(current, settings)
     app.include_router(router)
     app.include_router(open_router)
-    app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(UserError, user_error)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_middleware(Gate, settings=settings, key=key, measures=service.measures)
     return app

@@ -38,6 +38,8 @@ class Question:
     parts: tuple[Part, ...]
     k: int
     among: Ints | None = None  # the ids that may be matches, of a filter that the version has answered; None: all
+    fold: float | None = None  # cosine from which on matches are folded into a better one
+    most: int | None = None  # matches that are looked at for that
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,18 @@ def vectors_of(version: Version, questions: Sequence[Question]) -> list[NDArray[
 def answers(version: Version, questions: Sequence[Question]) -> list[list[Hit] | UserError]:
     """The matches of each question, best first, all of one version; the error of one that asks for nothing.
 
-    Questions with the same K and the same filter are one search. Raises UserError if the index itself cannot answer.
+    Questions with the same K, filter and fold are one search. Raises UserError if the index itself cannot answer.
     """
     made = vectors_of(version, questions)
     result: list[list[Hit] | UserError] = [one if isinstance(one, UserError) else [] for one in made]
-    alike: dict[tuple[int, int], list[int]] = {}
+    together: dict[tuple[int, int, float | None], list[int]] = {}
     for i, question in enumerate(questions):
         if not isinstance(made[i], UserError):
-            alike.setdefault((question.k, id(question.among)), []).append(i)
-    for (k, _), same in alike.items():
-        vectors, among = np.stack([np.asarray(made[i]) for i in same]), questions[same[0]].among
-        for i, some in zip(same, version.gallery.search(version.release, vectors, k, among=among), strict=True):
+            together.setdefault((question.k, id(question.among), question.fold), []).append(i)
+    for (k, _, fold), same in together.items():
+        vectors, first = np.stack([np.asarray(made[i]) for i in same]), questions[same[0]]
+        hits = version.gallery.search(version.release, vectors, k, among=first.among, fold=fold, most=first.most)
+        for i, some in zip(same, hits, strict=True):
             result[i] = some
     return result
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.search.gallery import Gallery
+from eval.search.recall import fallen, said
 from vlp.errors import UserError
 from vlp.models import release as releases
 from vlp.models.release import Release
@@ -78,4 +79,6 @@ class Current:
             return False
         self.swaps += 1
         log.info("%s: a new version with %d pictures", self.folder, len(self.version.gallery.vectors))
+        if fallen(self.version.gallery.about.get("measured", {})):
+            log.warning("%s", "; ".join(said(self.version.gallery.about["measured"])))
         return True

@@ -8,6 +8,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from eval.search.refine import FOLD
 from vlp.page import render
 
 TEMPLATE = Path(__file__).parent / "service_page.html"
@@ -17,7 +18,7 @@ SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 @cache
 def service_page() -> str:
     """The page; it asks for nothing but this service."""
-    return render(TEMPLATE, title="Search")
+    return render(TEMPLATE, title="Search", fold=FOLD)
 
 
 @cache

@@ -87,8 +87,9 @@ def serve(index: Path, settings: Settings, *, model: str = "", device: str = "cp
             timeout_graceful_shutdown=max(1, round(settings.patience)),
         )
         host, port = made.getsockname()[:2]
-        count = len(current.version.gallery.vectors)
-        print(f"http://{f'[{host}]' if ':' in host else host}:{port}   {count:,} pictures; Ctrl-C stops", flush=True)
+        gallery = current.version.gallery
+        holds = f"{len(gallery.vectors):,} {gallery.of}"
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}   {holds}; Ctrl-C stops", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[made])

@@ -36,6 +36,8 @@ class Settings:
     """seconds that a filter may take to be answered"""
     most_k: Count = 1_000
     """matches of one question"""
+    most_seen: Count = 10_000
+    """matches that are looked at for one question, where near-identical ones are folded"""
     rate: AtLeastZero = 50.0
     """questions a second from one address, twice as many in a burst; more are answered 429. 0: no limit"""
     queue: Count = 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def test_a_question_of_parts_is_their_weighted_sum(index: OpenIndex, release: Re
     vector = composed(np.concatenate([texts[:1], picture, texts[1:]]), [1, 1, 0.3, -0.3])
     expected = index.gallery.search(release, vector[None], 6)[0]
     assert index.search("red", samples[7].image, more=["square"], less="gold", strength=0.3, k=6) == expected
+
+
+def test_alike_pictures_are_folded_into_the_best_of_them(index: OpenIndex, samples: list[Sample]) -> None:
+    every = index.search("red", k=len(samples))
+    (best,) = index.search("red", k=1, fold=-1.0)
+    assert best == replace(every[0], alike=tuple(every[1:]))
+    assert [hit.key for hit in index.search("red", k=3, rerank=24)] == [hit.key for hit in every[:3]]
 
 
 @pytest.mark.parametrize("question, less", [((), ()), (("red",), ("red",))])

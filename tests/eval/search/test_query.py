@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tomli_w
 from PIL import Image
@@ -19,6 +18,8 @@ from data_pipelines.sample import Sample
 from eval.index.flat import Flat
 from eval.search.answer import Answer
 from eval.search.build import build_gallery
+from eval.search.compose import composed
+from eval.search.gallery import Gallery
 from eval.search.page import search_page
 from eval.search.query import main, sheet
 from eval.search.versions import Version
@@ -64,11 +65,53 @@ def test_a_picture_of_the_index_is_found_first(
     assert "1.000" in capsys.readouterr().out
 
 
+def test_parts_are_added_up_by_their_weights(
+    index: Path, release: Release, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, sample in (("asked", samples[7]), ("less", samples[9])):
+        (tmp_path / f"{name}.png").write_bytes(sample.image)
+    flags = ["--image", str(tmp_path / "asked.png"), "--less-image", str(tmp_path / "less.png"), "--more", "gold"]
+    flags += ["--more", "circle", "--text-weight", "0.4", "--image-weight", "0.7", "--strength", "0.3", "-k", "9"]
+    assert (
+        main([str(index), "red", *flags, "--json", str(tmp_path / "o.json"), "--html", str(tmp_path / "o.html")]) == 0
+    )
+    parts = [
+        *release.embed_texts(["red", "gold", "circle"]),
+        *release.embed_images([samples[7].image, samples[9].image]),
+    ]
+    vector = composed(np.stack([np.asarray(part) for part in parts]), [0.4, 0.3, 0.3, 0.7, -0.3])
+    expected = Gallery.open(index).search(release, vector[None], 9)[0]
+    row = json.loads((tmp_path / "o.json").read_text())
+    assert [hit["key"] for hit in row["hits"]] == [hit.key for hit in expected]
+    assert [hit["score"] for hit in row["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert row["query"]["more"] == ["gold", "circle"]
+    assert "more like gold" in capsys.readouterr().out
+    page = (tmp_path / "o.html").read_text()
+    assert page.count("data:image/png;base64,") == 10  # nine matches, and the picture that was asked by
+    assert "<q>red</q>" in page
+
+
+def test_folded_matches_say_how_many_they_stand_for(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--fold", "--fold-at", "-1", "-k", "3", "--json", "-", "--html", str(tmp_path / "o.html")]
+    assert main([str(index), "red", *flags]) == 0
+    (hit,) = json.loads(capsys.readouterr().out)["hits"]  # and there is no table
+    assert len({hit["key"], *hit["alike"]}) == 24
+    assert "+23 alike" in (tmp_path / "o.html").read_text()
+
+
 def test_bad_questions_are_refused(index: Path, other_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one of them"):
+    with pytest.raises(UserError, match="ask by a text"):
         main([str(index)])
-    with pytest.raises(UserError, match="one of them"):
-        main([str(index), "x", "--image", "y.png"])
+    with pytest.raises(UserError, match="cancel each other"):
+        main([str(index), "red", "--less", "red", "--strength", "1"])
+    with pytest.raises(UserError, match=r"strength is -1\.0, but it should be a number from 0 to 1,000,000"):
+        main([str(index), "red", "--less", "red", "--strength", "-1"])
+    with pytest.raises(UserError, match="text_weight is nan"):
+        main([str(index), "red", "--text-weight", "nan"])
+    with pytest.raises(UserError, match="no picture"):
+        main([str(index), "x", "--less-image", str(tmp_path / "none.png")])
     with pytest.raises(UserError, match="no picture"):
         main([str(index), "--image", str(tmp_path / "none.png")])
     (tmp_path / "broken.png").write_bytes(b"no picture at all")
@@ -100,14 +143,15 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage
 def forge(index: Path, **columns: object) -> None:
     """Give every row of an index these values, with checksums that agree."""
     index = Version.current(index).files
-    table = pq.read_table(index / "rows.parquet")
+    path = index / "rows.arrow"
+    table = pa.ipc.open_file(path).read_all()
     for name, value in columns.items():
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(name), pa.array([value] * len(table), table.schema.types[at]))
-    pq.write_table(table, index / "rows.parquet", row_group_size=1024)
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
     about = tomllib.loads((index / "index.toml").read_text())
-    about["sha256"]["rows.parquet"] = sha256(index / "rows.parquet")
-    about["bytes"]["rows.parquet"] = (index / "rows.parquet").stat().st_size
+    about["sha256"]["rows.arrow"], about["bytes"]["rows.arrow"] = sha256(path), path.stat().st_size
     (index / "index.toml").write_text(tomli_w.dumps(about))
 
 

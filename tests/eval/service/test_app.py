@@ -16,6 +16,8 @@ import requests
 from PIL import Image
 
 from data_pipelines.sample import Sample
+from eval.index.flat import Flat
+from eval.search.build import build_gallery
 from eval.search.compose import composed
 from eval.search.gallery import Gallery
 from vlp.models.release import Release
@@ -44,6 +46,33 @@ def test_a_picture_gets_itself_with_its_captions_and_pixels(address: str, sample
         assert own["score"] == pytest.approx(1, abs=1e-4)
         assert own["captions"] == sample.captions
         assert base64.b64decode(own["image"].partition(",")[2]) == sample.image
+
+
+def test_a_picture_of_the_index_is_asked_by_its_key(
+    address: str, index: Path, release: Release, samples: list[Sample]
+) -> None:
+    """Its stored vector is the question: alone, beside a text, and as what matches should be more or less like."""
+    pictures = np.asarray(release.embed_images([samples[n].image for n in (2, 7, 11)]))
+    own, more, less = (samples[n].key for n in (2, 7, 11))
+    for answer in (
+        requests.get(f"{address}/search", {"like": own, "k": "6"}),
+        requests.post(f"{address}/search", {"like": own, "k": "6"}),
+    ):
+        assert keys(answer) == oracle(index, release, pictures[0], 6)
+    text = np.asarray(release.embed_texts("红圆"))
+    both = composed(np.concatenate([text, pictures[:1]]), [1.0, 1.0])
+    assert keys(requests.get(f"{address}/search", {"like": own, "text": "红圆", "k": "6"})) == oracle(
+        index, release, both, 6
+    )
+    whole = composed(np.concatenate([text, pictures]), [1.0, 0.7, 0.4, -0.4])
+    form = {"text": "红圆", "like": own, "image_weight": "0.7", "more_like": more, "less_like": less}
+    answer = requests.post(f"{address}/search", {**form, "strength": "0.4", "k": "9"})
+    assert keys(answer) == oracle(index, release, whole, 9)
+    for name in ("like", "more_like", "less_like"):
+        answer = requests.post(f"{address}/search", {name: "../../etc/passwd"})
+        assert (answer.status_code, "has no picture with the key" in answer.json()["detail"]) == (422, True)
+    answer = requests.post(f"{address}/search", {"text": "x", "more_like": [own] * 5})
+    assert answer.status_code == 422
 
 
 def test_parts_are_added_up_by_their_weights(
@@ -90,7 +119,7 @@ def test_clip_retrieval_s_client_is_answered(
 ) -> None:
     """It posts JSON without a content type, with fields that mean nothing here."""
     rest = {
-        "deduplicate": True,
+        "deduplicate": False,
         "use_safety_model": True,
         "indice_name": "x",
         "aesthetic_weight": 0.5,
@@ -108,6 +137,30 @@ def test_clip_retrieval_s_client_is_answered(
     own = next(row for row in rows if row["id"] == samples[4].key)
     assert own["caption"] == samples[4].captions["en"]
     assert base64.b64decode(own["image"]) == samples[4].image
+
+
+def test_near_identical_matches_are_folded_where_that_is_asked_for(
+    address: str, index: Path, release: Release, samples: list[Sample]
+) -> None:
+    gallery = Gallery.open(index)
+    vector = np.asarray(release.embed_texts("red circle"))
+    for fold in (-1.0, 0.5, 0.95):
+        expected = gallery.search(release, vector, 5, fold=fold)[0]
+        for answer in (
+            requests.get(f"{address}/search", {"text": "red circle", "k": "5", "fold": str(fold)}),
+            requests.post(f"{address}/search", {"text": "red circle", "k": "5", "fold": str(fold)}),
+        ):
+            rows = answer.json()["matches"]
+            assert [row["key"] for row in rows] == [hit.key for hit in expected]
+            assert [row["folded"] for row in rows] == [len(hit.alike) for hit in expected]
+            assert [[one["key"] for one in row["alike"]] for row in rows] == [
+                [one.key for one in hit.alike] for hit in expected
+            ]
+    assert sum(row["folded"] for row in rows) >= 1
+    body = json.dumps({"text": "red circle", "num_images": 5, "deduplicate": True})
+    rows = requests.post(f"{address}/knn-service", data=body).json()
+    assert [row["id"] for row in rows] == [hit.key for hit in expected]
+    assert requests.post(f"{address}/search", {"text": "x", "fold": "nan"}).status_code == 422
 
 
 def test_questions_that_come_together_are_answered_together_and_not_mixed_up(
@@ -194,3 +247,21 @@ def test_the_document_describes_every_route_and_every_refusal(address: str) -> N
         for operation in document["paths"][name].values():
             assert operation["description"]
             assert {"401", "413", "422", "429", "503"} <= set(operation["responses"])
+
+
+def test_an_index_of_captions_answers_with_them(
+    release: Release, shards: Path, samples: list[Sample], serve: Any, tmp_path: Path
+) -> None:
+    gallery = build_gallery(release, str(shards), tmp_path / "index", kind=Flat(), of="captions")
+    expected = gallery.search(release, np.asarray(release.embed_images([samples[4].image])), 5)[0]
+    with serve(tmp_path / "index") as address:
+        answer = requests.post(f"{address}/search", {"k": "5"}, files={"image": samples[4].image}).json()
+        assert (answer["of"], answer["pictures"]) == ("captions", 48)
+        assert [match["captions"] for match in answer["matches"]] == [hit.captions for hit in expected]
+        assert requests.get(f"{address}/health").json()["of"] == "captions"
+        asked = {"image": base64.b64encode(samples[4].image).decode(), "num_images": 5}
+        rows = requests.post(f"{address}/knn-service", data=json.dumps({**asked, "modality": "text"})).json()
+        assert [row["caption"] for row in rows] == [next(iter(hit.captions.values())) for hit in expected]
+        refused = requests.post(f"{address}/knn-service", data=json.dumps({**asked, "modality": "image"}))
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == 'modality is "image", but this index holds captions; ask for "text"'

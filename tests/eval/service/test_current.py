@@ -16,6 +16,7 @@ import requests
 
 from data_pipelines.sample import Sample
 from eval.index.flat import Flat
+from eval.search import live
 from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
 from eval.service.current import Current
@@ -23,6 +24,8 @@ from tests.eval.conftest import write_shards
 from vlp.errors import UserError
 from vlp.models import release as releases
 from vlp.models.release import Release
+
+BEFORE = Path(__file__).parents[2] / "written_before"
 
 
 def eventually(true: Callable[[], bool]) -> None:
@@ -73,6 +76,35 @@ def test_versions_are_swapped_without_a_dropped_request(
         assert requests.get(f"{address}/health").json()["model"] == releases.load(other_model).id[:12]
     assert statuses == {200}
     assert kinds == {frozenset(s.key for s in samples[:12]), frozenset(s.key for s in samples[12:])}
+
+
+def test_an_index_of_an_earlier_version_answers_by_key_from_the_small_picture(serve: Any, tmp_path: Path) -> None:
+    """It kept no vectors: the picture of the row is embedded again."""
+    shutil.copytree(BEFORE, tmp_path / "before")
+    gallery = Gallery.open(tmp_path / "before" / "index")
+    assert gallery.vector(0) is None
+    row = next(gallery.rows.at(np.array([3])))[1]
+    with serve(tmp_path / "before" / "index") as address:
+        by_key = requests.get(f"{address}/search", {"like": row["key"], "k": "5"}).json()["matches"]
+        own = requests.post(f"{address}/search", {"k": "5"}, files={"image": row["thumbnail"]}).json()["matches"]
+        assert [match["key"] for match in by_key] == [match["key"] for match in own]
+        assert requests.get(f"{address}/health").json()["recall"] is None
+
+
+def test_an_open_gallery_finds_by_key_what_it_opened(release: Release, samples: list[Sample], tmp_path: Path) -> None:
+    first = write_shards(tmp_path / "a", samples[:12])
+    gallery = build_gallery(release, str(first), tmp_path / "index", kind=Flat())
+    live.remove([samples[4].key], tmp_path / "index")
+    later = Gallery.open(tmp_path / "index")
+    shutil.rmtree(tmp_path / "index")
+    for n in (0, 4, 11):
+        vector = gallery.vector(gallery.with_key(samples[n].key))
+        assert vector is not None
+        assert np.allclose(vector, np.asarray(release.embed_images([samples[n].image]))[0], atol=1e-5)
+    for other, key in ((gallery, samples[12].key), (later, samples[4].key)):
+        with pytest.raises(UserError, match="has no picture with the key"):
+            other.with_key(key)
+    assert later.with_key(samples[5].key) == gallery.with_key(samples[5].key)
 
 
 def test_a_version_that_cannot_be_opened_changes_nothing(

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from data_pipelines.sample import Sample
+from eval.search.refine import FOLD
 from eval.service.page import policy, service_page
 from tests.eval.service import chromium
 from tests.eval.service.chromium import Page
@@ -92,6 +93,7 @@ def test_searching_by_mouse_and_by_keyboard(index: Path, serve: Any, samples: li
         await page.click("#steer")
         await page.write("blue")
         await page.press("Enter")
+        await page.until("document.querySelectorAll('#chips li').length === 2 && !document.querySelector('.busy')")
         await page.click("#grid li:nth-child(1) .do button:nth-child(3)")  # less like this
         await page.until("document.querySelectorAll('#chips li').length === 3")
         await page.click("#chips li:nth-child(3) button")
@@ -162,6 +164,34 @@ def test_the_page_fits_is_legible_and_names_what_it_offers(
         assert {"button", "searchbox", "textbox", "combobox", "slider", "image"} <= {role for role, _ in named}
         assert [role for role, name in named if not name and role != "image"] == []
         assert sum(bool(name) for role, name in named if role == "image") >= 24
+
+    with serve(index) as address:
+        browse(tmp_path / "profile", visit)
+
+
+@in_chromium
+@pytest.mark.slow
+def test_near_identical_matches_are_one_that_opens(index: Path, serve: Any, tmp_path: Path) -> None:
+    async def visit(page: Page) -> None:
+        await page.visit(f"{address}/#red%20circle")
+        await shows(page, every := best(address, 24, text="red circle"))
+        await page.click("#fold")
+        await shows(page, folded := best(address, 24, text="red circle", fold=str(FOLD)))
+        assert len(folded) < len(every)
+        rows = requests.post(f"{address}/search", {"text": "red circle", "k": "24", "fold": str(FOLD)}).json()[
+            "matches"
+        ]
+        at = next(place for place, row in enumerate(rows) if row["folded"])
+        alike = [one["key"] for one in rows[at]["alike"]]
+        button = f"document.querySelector('#grid li:nth-child({at + 1}) .alike')"
+        assert await page.value(f"{button}.textContent") == f"+{rows[at]['folded']} alike"
+        opened = [*folded[: at + 1], *alike, *folded[at + 1 :]]
+        await page.click(f"#grid li:nth-child({at + 1}) .alike")
+        await shows(page, opened)
+        assert await page.value(f"{button}.ariaExpanded") == "true"
+        await page.value(f"document.querySelector('#grid li:nth-child({at + 1})').focus()")
+        await page.press("a")
+        await shows(page, folded)
 
     with serve(index) as address:
         browse(tmp_path / "profile", visit)

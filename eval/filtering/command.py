@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -21,13 +21,17 @@ from eval.filtering.examples import Shown, write_examples
 from eval.filtering.kept import FOLDER, Kept
 from eval.filtering.others import digest
 from eval.filtering.pool import BLOCK, Flags, Pool, name_of, open_pool
-from eval.filtering.rules import NOBODY, STAYS, Verdict
+from eval.filtering.rules import NOBODY, STAYS, Rule, Verdict
 from eval.filtering.words import COLUMNS, Named, rules_of, settings_help
 from vlp.errors import UserError
 from vlp.files import full_disk
 from vlp.lock import locked
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NO_VECTOR = "no vector"
+NAMED_AT_ONCE = 1 << 20  # samples
 
 
 def filtered(spec: str, embeddings: Path, out: Path, rules: Sequence[Named], *, skip_missing: bool = False) -> Decision:
@@ -144,8 +148,7 @@ def _written(
         counts.update({why: count for why, count in by_reason.items() if count})
         left -= sum(by_reason.values())
         told.append({"rule": one.name, **one.tree(), "left_out": by_reason, "stay": left, **verdict.about})
-    for shard in range(len(pool.opened.urls)):
-        write_rows(out, shard, _rows(pool, rules, verdicts, shard))
+    _write_rows(out, pool, rules, verdicts)
     sizes = np.diff(pool.starts).tolist()
     named = tuple((name_of(url), size) for url, size in zip(pool.opened.urls, sizes, strict=True))
     done = Decision(out, named, counts, {**about, "rules": told})
@@ -163,7 +166,31 @@ def _shown(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict]) -> l
     return shown
 
 
-def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard: int) -> Any:
+def _write_rows(out: Path, pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict]) -> None:
+    """The rows of every shard; what their samples are like is named for many at once, since it lies in any shard."""
+    first, shards = 0, len(pool.opened.urls)
+    while first < shards:
+        last = max(first + 1, int(np.searchsorted(pool.starts, pool.starts[first] + NAMED_AT_ONCE, side="right")) - 1)
+        names = [_names(pool, one.rule, v, first, last) for one, v in zip(rules, verdicts, strict=True)]
+        for shard in range(first, last):
+            write_rows(out, shard, _rows(pool, rules, verdicts, names, shard))
+        first = last
+
+
+def _names(pool: Pool, rule: Rule, verdict: Verdict, first: int, last: int) -> dict[int, str]:
+    """The names of what samples in shards [first, last) are like that a rule leaves out, read shard after shard."""
+    rows = slice(int(pool.starts[first]), int(pool.starts[last]))
+    like = np.asarray(verdict.like[rows])[verdict.reason[rows] != STAYS]
+    return {number: rule.named(pool, number) for number in np.unique(like[like != NOBODY]).tolist()}
+
+
+def _rows(
+    pool: Pool,
+    rules: Sequence[Named],
+    verdicts: Sequence[Verdict],
+    names: Sequence[Mapping[int, str]],
+    shard: int,
+) -> pa.Table:
     """The table of one shard: key, stays, reason, like (what it repeats), and the score of each rule."""
     import pyarrow as pa
 
@@ -171,12 +198,11 @@ def _rows(pool: Pool, rules: Sequence[Named], verdicts: Sequence[Verdict], shard
     reasons = np.where(pool.has_vector[start:stop], "", NO_VECTOR).astype(object)
     like: list[str | None] = [None] * (stop - start)
     columns: dict[str, Any] = {}
-    for one, verdict in zip(rules, verdicts, strict=True):
+    for one, verdict, named in zip(rules, verdicts, names, strict=True):
         own = verdict.reason[start:stop]
         for place in np.flatnonzero(own != STAYS):
             reasons[place] = verdict.reasons[own[place] - 1]
-            other = int(verdict.like[start + place])
-            like[place] = None if other == NOBODY else one.rule.named(pool, other)
+            like[place] = named.get(int(verdict.like[start + place]))
         score = np.asarray(verdict.score[start:stop])
         columns[one.name] = pa.array(score, pa.float32(), mask=np.isnan(score))
     first = [

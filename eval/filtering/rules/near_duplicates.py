@@ -45,7 +45,7 @@ class NearDuplicates(Clusters, Rule):
     """leave out what is near only to a sample that is left out itself, too"""
 
     def judge(self, pool: Pool, stays: Flags, kept: Kept) -> Verdict:
-        """Exact within clusters; at most two blocks of vectors are in memory, however large a cluster is."""
+        """Exact within clusters; at most two blocks of vectors are in memory, however large a cluster."""
         at = sort(pool, stays, kept, self)
         toward = at.near if self.keep == "far" else -at.near
         order = np.lexsort((pool.tie[at.numbers], toward, at.cell))
@@ -64,9 +64,11 @@ class NearDuplicates(Clusters, Rule):
     def _found(self, pool: Pool, some: Ints, bounds: Ints) -> NDArray[np.void]:
         """What is found in the clusters [bounds[i], bounds[i + 1]) of these samples."""
         found = np.empty(len(some), FIELDS)
+        every = pool.vectors(some) if len(some) <= 2 * BLOCK else None  # at once: they lie in all parts of the store
         for start, stop in pairwise(bounds.tolist()):
             members = some[start:stop]
-            one = repeats(partial(_vectors, pool, members), len(members), self.eps, chains=self.chains)
+            load = partial(_vectors, pool, members) if every is None else every[start:stop].__getitem__
+            one = repeats(load, len(members), self.eps, chains=self.chains)
             one["like"] = np.where(one["like"] == NOBODY, NOBODY, members[one["like"]])
             found[start:stop] = one
         return found

@@ -19,6 +19,7 @@ from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.embed import embed
 from eval.embeddings.store import EmbeddingStore, file_of, finish_part
+from eval.filtering import command
 from eval.filtering.command import filtered
 from eval.filtering.rules import Rule
 from eval.filtering.rules.clip_score import ClipScore
@@ -132,8 +133,9 @@ def test_a_finished_folder_is_left_and_another_command_refused(
 def test_an_interrupted_filter_goes_on(
     done: decision.Decision, shards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted after its first rule, whose results are not made again."""
+    """Interrupted after its first rule, whose results are not made again; rows are written shard by shard."""
     out = tmp_path / "out"
+    monkeypatch.setattr(command, "NAMED_AT_ONCE", 10)
     with monkeypatch.context() as patch:
         patch.setattr(NearDuplicates, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

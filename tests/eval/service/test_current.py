@@ -22,6 +22,7 @@ from eval.search.gallery import Gallery
 from eval.service.current import Current
 from tests.eval.conftest import write_shards
 from vlp.errors import UserError
+from vlp.files import write_whole
 from vlp.models import release as releases
 from vlp.models.release import Release
 
@@ -89,6 +90,26 @@ def test_an_index_of_an_earlier_version_answers_by_key_from_the_small_picture(se
         own = requests.post(f"{address}/search", {"k": "5"}, files={"image": row["thumbnail"]}).json()["matches"]
         assert [match["key"] for match in by_key] == [match["key"] for match in own]
         assert requests.get(f"{address}/health").json()["recall"] is None
+
+
+def test_a_version_whose_recall_has_fallen_is_told(
+    release: Release, shards: Path, serve: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "index"
+    build_gallery(release, str(shards), folder, kind=Flat())
+    with serve(folder) as address:
+        before = requests.get(f"{address}/health").json()
+        assert (before["recall"], before["recall_built"], before["recall_fallen"]) == (1.0, 1.0, False)
+        made = build_gallery(release, str(shards), tmp_path / "other" / "index", kind=Flat()).files
+        about = (made / "index.toml").read_text()
+        (made / "index.toml").write_text(about.replace("recall = 1.0", "recall = 0.75"))
+        made.replace(folder / "versions" / "000002")
+        write_whole(folder / "index.toml", (folder / "index.toml").read_text().replace("000001", "000002"))
+        eventually(lambda: requests.get(f"{address}/health").json()["swaps"] == 1)
+        after = requests.get(f"{address}/health").json()
+        assert (after["recall"], after["recall_built"], after["recall_fallen"]) == (0.75, 1.0, True)
+        eventually(lambda: "vlp_index_recall 0.75" in requests.get(f"{address}/metrics").text)
+    assert [record for record in caplog.records if "vlp index compact" in record.message]
 
 
 def test_an_open_gallery_finds_by_key_what_it_opened(release: Release, samples: list[Sample], tmp_path: Path) -> None:

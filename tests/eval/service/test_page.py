@@ -13,9 +13,12 @@ import requests
 
 from data_pipelines.sample import Sample
 from eval.search.refine import FOLD
+from eval.index.flat import Flat
+from eval.search.build import build_gallery
 from eval.service.page import policy, service_page
 from tests.eval.service import chromium
 from tests.eval.service.chromium import Page
+from vlp.models.release import Release
 
 in_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="needs Debian's chromium")
 KEYS = "[...document.querySelectorAll('#grid li')].map(one => one.match.key)"
@@ -133,6 +136,28 @@ def test_searching_by_mouse_and_by_keyboard(index: Path, serve: Any, samples: li
         await shows(page, best(address, 24, files={"image": samples[5].image}))
         outside = [url for url in page.requests if not url.startswith((address, "data:", "blob:"))]
         assert not outside
+
+    with serve(index) as address:
+        browse(tmp_path / "profile", visit)
+
+
+@in_chromium
+@pytest.mark.slow
+def test_matches_without_small_pictures_are_searched_with_too(
+    release: Release, shards: Path, serve: Any, tmp_path: Path
+) -> None:
+    index = build_gallery(release, str(shards), tmp_path / "index", kind=Flat(), thumbnail=0).folder
+
+    async def visit(page: Page) -> None:
+        await page.visit(f"{address}/#gold%20square")
+        await shows(page, asked := best(address, 24, text="gold square"))
+        await page.click("#grid li:nth-child(2) .do button")  # find similar
+        await shows(page, similar := best(address, 24, like=asked[1]))
+        assert similar[0] == asked[1]
+        await page.click("#grid li:nth-child(5) .do button:nth-child(3)")  # less like this
+        await shows(page, best(address, 24, like=asked[1], less_like=similar[4]))
+        await page.value("location.hash = 'blue'")
+        await page.until("document.getElementById('text').value === 'blue'")
 
     with serve(index) as address:
         browse(tmp_path / "profile", visit)

@@ -9,8 +9,8 @@ percentage of the vectors that a filter leaves, drawn evenly; `filterS_far.recal
 that lie farthest from what is asked.
 
 `filterS.qps` are queries one by one, each with the filter's ids, as a service asks them; the peer is the faster of two
-ways of brute force through the vectors in memory: FAISS's flat index with a selector of the ids, and numpy's product with
-the rows of the ids, picked for the query. `filterS.batched_qps` is the same for 256 queries at once. In
+ways of brute force through the vectors in memory: FAISS's flat index with a selector of the ids, and numpy's product
+with the rows of the ids, picked for the query. `filterS.batched_qps` is the same for 256 queries at once. In
 `filterS.qps_beside_copy` and `batched_qps_beside_copy` the peer has more than a search is given: a copy of what this
 filter leaves, side by side in memory and made before the time is taken. All sides have the same threads, in turn.
 `filterS.ids` are the milliseconds in which DuckDB answers a condition on an integer column that is new to it.
@@ -58,14 +58,15 @@ def rows(quick: bool, rounds: int = 5) -> Iterator[Row]:
         distant = np.sort(far[: len(ids)])
         found = overlap(index.search(queries, K, distant).ids, exact(pictures, distant, queries))
         yield record.row(f"{case}_far.recall", "recall@10", [found])
-        yield from rate_rows(case, index, pictures, ids, queries, 1 if quick else rounds)
+        yield from rate_rows(case, index, ids, queries, rounds=1 if quick else rounds)
     yield from id_rows(len(pictures), 1 if quick else rounds)
 
 
-def rate_rows(case: str, index: Any, pictures: Floats, ids: Ints, queries: Floats, rounds: int) -> Iterator[Row]:
+def rate_rows(case: str, index: Any, ids: Ints, queries: Floats, *, rounds: int) -> Iterator[Row]:
     """Ours and brute force, one by one and many at once."""
     import faiss
 
+    pictures = index.source
     flat, copy = faiss.IndexFlatIP(pictures.shape[1]), np.ascontiguousarray(pictures[ids])
     flat.add(pictures)
     mask = np.zeros(len(pictures), bool)

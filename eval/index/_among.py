@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 NOTHING = -1  # the id that FAISS gives where there are fewer than K
 FEW = 2048  # so many vectors are compared one by one before an index gains anything
-FILTERS = 8  # filters of which is kept what was made for their search
+FILTERS = 4  # filters of which is kept what was made for their search
 AT_ONCE = 4 * FEW  # vectors that are compared at a time
 SPARSE = 64  # ids this many times as far apart as they could be have no bitmap
 
@@ -71,7 +71,8 @@ class KeptFilters:
         if known is None:
             if self._live is None:
                 self._live = Among(live(), total)
-            known = (ids, Among(ids[self._live.has(ids)], total))
+            there = self._live.has(ids)
+            known = (ids, Among(ids if there.all() else ids[there], total))
             self._kept[id(ids)] = known
             while len(self._kept) > FILTERS:
                 self._kept.popitem(last=False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 60.0
 KEPT = 16  # predicates whose ids are kept
+IDS_KEPT = 1 << 24  # of all of them, which are 128 MiB
 SHORT = 40  # characters of a value that is shown
 LOOKED_AT = 1000  # rows of which columns show values
 
@@ -33,7 +34,6 @@ class Filters:
         """Of the version whose files are in `folder`; one that an earlier vlp wrote has no columns."""
         import pyarrow as pa
 
-        self.folder = folder
         self._file = pa.memory_map(str(folder / FILE)) if (folder / FILE).is_file() else None
         self._kept: OrderedDict[str, Ints] = OrderedDict()
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class Filters:
         ids.flags.writeable = False
         with self._lock:
             self._kept[predicate] = ids
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or sum(map(len, self._kept.values())) > max(IDS_KEPT, len(ids)):
                 self._kept.popitem(last=False)
         return ids
 
@@ -81,8 +81,11 @@ class Filters:
         import pyarrow.parquet as pq
 
         if self._file is None:
-            raise UserError(f"{self.folder} was written by an earlier version, without {FILE}; build the index again")
-        return pq.ParquetFile(self._file)
+            raise UserError(f"the index was written by an earlier version, without {FILE}; build the index again")
+        try:
+            return pq.ParquetFile(self._file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{FILE} of the index cannot be read ({plain(error)}); build the index again") from None
 
     def _asked(self, predicate: str, seconds: float) -> Ints:
         import duckdb

@@ -242,7 +242,7 @@ def chosen_kind(name: str, settings: tuple[str, ...]) -> Index:
     """The kind `name` with these `key=value` settings. Raises UserError for an unknown kind or setting, or a bad value.
 
     >>> chosen_kind("ivf", ("cells=256",))
-    Ivf(cells=256, probes=16, codes='float32')
+    Ivf(cells=256, probes=16, on_disk=False, codes='float32')
     """
     options = _options(settings)
     known = [f.name for f in fields(component(Index, name)) if f.init]

@@ -24,9 +24,9 @@ from benchmarks import search_vectors
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".bench" / "autofaiss"
 PEER = "autofaiss 2.18.0"
-FAISS = "faiss-cpu==1.12.0"  # the newest whose constructors take the names that autofaiss calls them by
-BASICS = ("--no-deps", "autofaiss==2.18.0", "embedding-reader==1.8.1", "fire==0.7.1", "termcolor==3.1.0", FAISS)
-
+# FAISS: the newest whose constructors take the names that autofaiss calls. With numpy 2 its own numbers are none
+# that it can write as JSON, and newer pyarrow and pandas take no older numpy.
+BASICS = ("autofaiss==2.18.0", "faiss-cpu==1.12.0", "numpy==1.26.4", "pyarrow==17.0.0", "pandas==2.2.3")
 PARTS = 16  # of a folder of embeddings
 LOOKED_EVERY_S = 0.02
 BUILD = """
@@ -47,13 +47,11 @@ class Built:
 
 
 def peer_python() -> str:
-    """The interpreter of autofaiss's environment, made if need be: it and what only it needs, before what is here."""
+    """The interpreter of autofaiss's environment, made if need be."""
     python = HOME / "bin" / "python"
     if not (HOME / "ready").exists():
         venv.create(HOME, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *BASICS], check=True)
-        site = next(HOME.glob("lib/python*/site-packages"))
-        (site / "zz_parent.pth").write_text(next(p for p in sys.path if p.endswith("site-packages")) + "\n")
         (HOME / "ready").touch()
     return str(python)
 

@@ -42,9 +42,9 @@ class Collection:
 
     def create(self, dim: int, index: str, settings: dict[str, int]) -> None:
         """Make it, empty, for unit vectors of width `dim`, and with inner product as its score."""
+        client = self._client()
         from pymilvus import DataType
 
-        client = self._client()
         with self._in_words("cannot make a collection"):
             schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
             schema.add_field("id", DataType.INT64, is_primary=True)

@@ -48,3 +48,7 @@ class Pq(Index):
     def bytes_each(self, dim: int) -> float:
         """A byte a piece."""
         return self.pieces + 8.0
+
+    def size(self, count: int, dim: int) -> float:
+        """With the centres of the pieces."""
+        return super().size(count, dim) + 4.0 * 256 * dim

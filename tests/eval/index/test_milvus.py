@@ -150,6 +150,13 @@ def test_what_is_wrong_is_one_sentence(filled: Filled, home: Path, tmp_path: Pat
         made.kind.load(tmp_path / "milvus.json")
 
 
+@pytest.mark.parametrize("package", ["pymilvus", "milvus_lite"])
+def test_without_its_packages_the_extra_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}; run: pip install 'vlp\[milvus\]'"):
+        Milvus().at(tmp_path).empty(DIM)
+
+
 def test_options_name_it_and_a_token_stays_out_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     made = chosen_kind("milvus", ("uri=http://db:19530", "index=IVF_FLAT", "cells=64"))
     assert made == Milvus(uri="http://db:19530", index="IVF_FLAT", cells=64)

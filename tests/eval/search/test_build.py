@@ -42,7 +42,7 @@ def test_options_are_typed_by_their_fields() -> None:
         ("pq", ("pieces=0",), '"option.pieces" is 0'),
         ("flat", ("cells=3",), 'an index of kind flat has no option "cells"; it has none'),
         ("ivff", (), 'no index is called "ivff"; did you mean "ivf"'),
-        ("tree", (), "known: flat, gpu_flat, gpu_ivf, hnsw, ivf, ivf_pq, ivf_sq8, milvus, opq, pq, rabitq"),
+        ("tree", (), "known: flat, gpu_cagra, gpu_flat, gpu_ivf, hnsw, ivf, ivf_pq, ivf_sq8, milvus, opq, pq, rabitq"),
     ],
     ids=str,
 )  # fmt: skip

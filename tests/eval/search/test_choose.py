@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.index import Index, Vectors
+from eval.index.ivf import Ivf
+from eval.index.pq import Pq
 from eval.search import choose as module
 from eval.search.build import build_gallery, kind_asked
-from eval.search.choose import Budget, Candidate, choose
+from eval.search.choose import Budget, Candidate, choose, tuned
 from eval.search.frontier import best, frontier, frontier_of, label, page
-from eval.search.recall import exact, overlap
+from eval.search.recall import by_query, exact, overlap
 from vlp.errors import UserError
 from vlp.models.release import Release
 
@@ -77,6 +80,44 @@ def test_the_choice_keeps_within_its_limits_and_the_rest_is_told(data: tuple) ->
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"the nearest, .* reaches recall"):
         choose(images, texts, Budget(latency_s=1e-9))
+
+
+def test_an_effort_is_tuned_to_the_least_that_reaches_the_recall(data: tuple) -> None:
+    """By halving within a ladder, against every effort measured one after the other."""
+    images, texts = data
+    made = filled_with(Ivf(cells=32), images)
+    truth = exact(images, np.arange(len(images)), texts)
+    for wanted in (0.5, 0.9, 0.99):
+        chosen = tuned(made, texts, truth, Budget(recall=wanted)).kind
+        each = []
+        for kind in Ivf(cells=32).ladders()[0]:
+            made.kind = kind
+            some = by_query(made.search(texts, 10).ids, truth)
+            each.append((some.mean() - 1.28 * some.std() / np.sqrt(len(some)) >= wanted, kind))
+        assert chosen == next(kind for reaches, kind in each if reaches)
+    made = filled_with(Pq(pieces=4), images)  # nothing to turn up: what is there stays
+    assert tuned(made, texts, truth, Budget(recall=1.0)).kind == Pq(pieces=4)
+
+
+def test_what_is_too_large_is_never_built(data: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = data
+    built: list[str] = []
+    empty = Index.empty
+
+    def noted(kind: Index, dim: int) -> Vectors:
+        built.append(type(kind).__name__)
+        return empty(kind, dim)
+
+    monkeypatch.setattr(Index, "empty", noted)
+    choose(images, texts, Budget(memory=3000 * (DIM + 8) + 20_000.0, recall=0.5))  # one byte a dimension
+    assert set(built) == {"IvfSq8"}
+
+
+def filled_with(kind: Index, images: np.ndarray) -> Vectors:
+    made = kind.empty(DIM)
+    made.train(images)
+    made.add(images, np.arange(len(images)))
+    return made
 
 
 def module_tree(kind: object) -> dict:

@@ -111,7 +111,13 @@ def test_the_command_takes_settings_of_the_kind(
 ) -> None:
     out = tmp_path / "index"
     assert main([str(model_folder), str(shards), str(out), "--kind", "ivf", "--option", "cells=3", "probes=2"]) == 0
-    assert Gallery.open(out).about["kind"] == {"name": "ivf", "cells": 3, "probes": 2, "codes": "float32"}
+    assert Gallery.open(out).about["kind"] == {
+        "name": "ivf",
+        "cells": 3,
+        "probes": 2,
+        "codes": "float32",
+        "on_disk": False,
+    }
     assert "24 pictures" in capsys.readouterr().out
     with pytest.raises(UserError, match='did you mean "cells"'):
         main([str(model_folder), str(shards), str(out), "--kind", "ivf", "--option", "cell=3"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,13 @@ import pytest
 import requests
 
 from data_pipelines.sample import Sample
-from eval.embeddings.embed import embed
 from eval.index.flat import Flat
-from eval.search import build
+from eval.index.milvus import Milvus
+from eval.search import build, live
 from eval.search.build import build_gallery
 from eval.search.gallery import Gallery
 from eval.search.verify import problems
+from eval.service.current import Current
 from vlp.errors import UserError
 from vlp.models.release import Release
 
@@ -39,6 +43,18 @@ assert problems(Path(sys.argv[1])) == []
 print(len(Gallery.open(Path(sys.argv[1])).vectors))
 """
 """A program of its own, for one at a time may have the file"""
+APPEND = """
+import sys
+from pathlib import Path
+import numpy as np
+from eval.search.gallery import Gallery
+
+made = Gallery.open(Path(sys.argv[1])).vectors
+while True:
+    made.add(np.eye(32, dtype=np.float32), np.arange(made.end, made.end + 32))
+    made.collection.flush()
+"""
+"""Rows of a version that never comes to count"""
 
 
 def test_the_commands_keep_it_where_uri_says_and_drop_what_nobody_needs(
@@ -65,32 +81,75 @@ def test_the_commands_keep_it_where_uri_says_and_drop_what_nobody_needs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_after_a_kill_at_any_moment_the_last_good_version_answers(
     release: Release, shards: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    """Eight builds and additions are killed at random; what counts is whole each time, and adding goes on after."""
-    out = tmp_path / "index"
-    embed(release, str(shards), tmp_path / "store")
-    keys, random_numbers, counts = {s.key for s in samples}, random.Random(0), []
+    """Writers of new collections and of more rows are killed at random; what counts is whole each time."""
+    out, random_numbers = tmp_path / "index", random.Random(0)
     base = [sys.executable, "-m", "vlp.cli", "index"]
-    commands = (
-        [*base, "update", str(out), str(tmp_path / "store"), "--model", release.name],
-        [*base, "build", release.name, str(tmp_path / "store"), str(out), "--kind", "milvus"],
-    )
-    subprocess.run(commands[1], check=True, capture_output=True, env=ENVIRONMENT, timeout=120)
+    build = [*base, "build", release.name, str(shards), str(out), "--kind", "milvus"]
+    subprocess.run(build, check=True, capture_output=True, env=ENVIRONMENT)
     begun = time.monotonic()
-    subprocess.run(commands[0], check=True, capture_output=True, env=ENVIRONMENT, timeout=120)
+    subprocess.run([*base, "compact", str(out)], check=True, capture_output=True, env=ENVIRONMENT)
     whole = time.monotonic() - begun
     for attempt in range(8):
-        with subprocess.Popen(commands[attempt % 2], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
-            time.sleep(random_numbers.uniform(0.3, 1.0) * whole)
+        command = [sys.executable, "-c", APPEND, str(out)] if attempt % 2 else [*base, "compact", str(out)]
+        with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+            time.sleep(random_numbers.uniform(0.4, 1.0) * whole)
             process.send_signal(signal.SIGKILL)
-        done = subprocess.run(
-            [sys.executable, "-c", LOOK, str(out)], check=False, capture_output=True, text=True, env=ENVIRONMENT
-        )
+        look = [sys.executable, "-c", LOOK, str(out)]
+        done = subprocess.run(look, check=False, capture_output=True, text=True, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
-        counts.append(int(done.stdout))
-    assert set(counts) == {len(keys)}
+        assert int(done.stdout) == len(samples)
+    subprocess.run([*base, "compact", str(out)], check=True, capture_output=True, env=ENVIRONMENT)
+    assert len(list((out / "milvus.db" / "collections").iterdir())) == 2  # of the last version and the one before
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of Milvus Lite's server, a program of its own, and the program."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["server", "--data-dir", str(tmp_path / "data"), "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen([sys.executable, "-m", "milvus_lite", *arguments], env=ENVIRONMENT) as process:
+        while process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", process
+        process.kill()
+
+
+@pytest.mark.slow
+def test_an_index_on_a_server_grows_while_it_is_asked(
+    release: Release,
+    write: Callable[..., Path],
+    samples: list[Sample],
+    tmp_path: Path,
+    server: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    """What is open answers as it did, what is opened after has what was added; a server that ends is a sentence."""
+    (uri, process), out = server, tmp_path / "index"
+    first, rest = write(tmp_path / "first", samples[:18]), write(tmp_path / "rest", samples[18:])
+    build_gallery(release, str(first), out, kind=Milvus(uri=uri, patience=5))
+    current = Current(out, model=release.name)
+    before = current.version.gallery
+    queries = np.asarray(release.embed_texts(["red circle"]))
+    keys = {hit.key for hit in before.search(release, queries, 24)[0]}
+    live.add(release, str(rest), out)
+    live.remove([samples[0].key], out)
+    assert {hit.key for hit in before.search(release, queries, 24)[0]} == keys == {s.key for s in samples[:18]}
+    assert current.look()
+    after = current.version.gallery.search(release, queries, 24)[0]
+    assert {hit.key for hit in after} == {s.key for s in samples[1:]}
+    assert problems(out) == []
+    process.kill()
+    process.wait()
+    with pytest.raises(UserError, match=f"Milvus at {uri} did not answer") as error:
+        before.search(release, queries, 24)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

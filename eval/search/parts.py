@@ -17,7 +17,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import data_sha256, embedded_pictures, located
-from eval.embeddings.store import EmbeddingStore
+from eval.embeddings.store import EmbeddingStore, is_store
 from eval.search.gallery import one_shard
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -58,7 +58,7 @@ def parts_of(
     missing, or, unless `skip_damaged`, if a shard is damaged; the last two when they are read.
     """
     skip = Ledger() if skip is None else skip
-    if (Path(spec) / "img_emb").is_dir():
+    if is_store(Path(spec)):
         store = EmbeddingStore.open(Path(spec))
         if store.model not in (release.id, ""):
             raise UserError(

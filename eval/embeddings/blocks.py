@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -91,25 +90,19 @@ class Encoder:
             samples, pixels = block.decoding.result(block.url, skip)
             reasons = zip(block.samples, block.decoding.reasons, strict=True)
             lost += [Loss(reason, block.url, plain(s.key)) for s, reason in reasons if reason]
-            vectors["img_emb"] = self._sound(
-                "img_emb", self.release.embed_pixels(pixels) if samples else None, block, samples
-            )
-        if self.what != "images":
+            if samples:
+                vectors["img_emb"] = self._sound(self.release.embed_pixels(pixels), block, samples)
+        if self.what != "images" and samples:
             said = [first_caption(s.captions) for s in samples]
-            vectors["text_emb"] = self._sound(
-                "text_emb", self.release.embed_texts(said) if said else None, block, samples
-            )
+            vectors["text_emb"] = self._sound(self.release.embed_texts(said), block, samples)
         return Made(block.start, block.stop, vectors, rows_of(samples, block.url, part), lost)
 
-    def _sound(self, kind: str, made: Tensor | None, block: Block, samples: list[Sample]) -> NDArray[Any]:
+    def _sound(self, made: Tensor, block: Block, samples: list[Sample]) -> NDArray[Any]:
         """Vectors of unit norm of `samples`, in the store's dtype."""
-        if made is None:
-            return self.empty[kind]
         vectors = np.asarray(made, np.float32)
         refuse_unlike_unit(vectors, self.release.name, lambda row: f"{plain(samples[row].key)} of {block.url}")
         return vectors.astype(self.dtype)
 
-    @cached_property
     def empty(self) -> dict[str, NDArray[Any]]:
         """[0, D] of each kind of vectors, in the store's dtype."""
         make = {"img_emb": self.release.embed_images, "text_emb": self.release.embed_texts}
@@ -185,4 +178,4 @@ def in_thread(make: Iterator[T], count: int) -> Generator[T, None, None]:
             yield thing
     finally:
         stop.set()
-        thread.join()
+        thread.join(5)  # one that waits for a store that is gone is left alone

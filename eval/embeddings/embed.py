@@ -19,7 +19,7 @@ from eval.embeddings import store
 from eval.embeddings.blocks import Block, Decode, Encoder, in_thread
 from eval.embeddings.encode import data_sha256, left_out, located, refuse_damage
 from eval.embeddings.shares import Share, device_of, share_of
-from eval.embeddings.unfinished import SAVE_S, Unfinished, done_of
+from eval.embeddings.unfinished import SAVE_S, Unfinished, done_of, remove_finished
 from eval.progress_bar import progress_bar
 from vlp.errors import UserError
 from vlp.files import write_whole
@@ -108,18 +108,20 @@ def embed(
     share.check()
     encoder = Encoder(release, what, dtype, decode)
     job = Job(encoder, ShardSet.open(spec), spec, out, share, skip_damaged, help, save_s)
+    about = job.about
     with locked(out, wait_s=30.0):  # other ranks come to the same line at the same time
         begun = store.about(out)
         if begun:
-            _refuse_other(out, begun, job.about)
+            _refuse_other(out, begun, about)
         else:
-            write_whole(out / "store.toml", tomli_w.dumps(job.about))
+            write_whole(out / "store.toml", tomli_w.dumps(about))
     return _make(job, Ledger() if skip is None else skip)
 
 
 def _make(job: Job, skip: Ledger) -> int:
     """Make what is missing, block by block, and give back how many parts were written."""
     whole = store.whole_parts(job.out, job.encoder.what)
+    remove_finished(job.out, whole)
     own = [row for row in job.share.own(len(job.shards)) if job.part(row) not in whole]
     known = min(job.shards.counts) >= 0
     total = sum(job.left(row) for row in own) if known else None
@@ -130,7 +132,7 @@ def _make(job: Job, skip: Ledger) -> int:
                 block, part = taken.block, taken.part
                 if block.start == part.done and not taken.own and known:
                     advance(0, more=job.shards.counts[taken.row] - part.done)
-                part.add(job.encoder.made(block, part.part))
+                part.add(job.encoder.made(block, part.part), last=block.last)
                 advance(block.stop - block.start)
                 if block.last:
                     _finish(job, taken, skip)
@@ -171,7 +173,7 @@ def _finish(job: Job, taken: Taken, skip: Ledger) -> None:
                 f"{url} has no readable {ONE[job.encoder.what]}; check it with `vlp shards verify`, or go on without "
                 "it: --skip-damaged"
             )
-    part.finish(job.encoder.empty)
+    part.finish(store.KINDS[job.encoder.what], job.encoder.empty)
     skip.merge(lost)
 
 

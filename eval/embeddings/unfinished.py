@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ class Made:
 
     start: int
     stop: int
-    vectors: dict[str, NDArray[Any]]  # by kind (img_emb, text_emb): [n, D]
+    vectors: dict[str, NDArray[Any]]  # by kind (img_emb, text_emb): [n, D]; none where there are no rows
     rows: dict[str, list[str]]  # by column: [n]
     lost: list[Loss] = field(default_factory=list)
 
@@ -79,10 +79,11 @@ class Made:
 
 def joined(some: list[Made]) -> Made:
     """Blocks that come one after the other, as one."""
+    kinds = dict.fromkeys(kind for one in some for kind in one.vectors)
     return Made(
         some[0].start,
         some[-1].stop,
-        {kind: np.concatenate([one.vectors[kind] for one in some]) for kind in some[0].vectors},
+        {kind: np.concatenate([one.vectors[kind] for one in some if one.count]) for kind in kinds},
         {name: [value for one in some for value in one.rows[name]] for name in some[0].rows},
         [loss for one in some for loss in one.lost],
     )
@@ -100,9 +101,14 @@ class Unfinished:
         self._new: list[Made] = []
         self._since = time.monotonic()
 
-    def add(self, made: Made) -> None:
-        """What comes next; it is saved now and then. Raises UserError for a full disk."""
+    def add(self, made: Made, *, last: bool = False) -> None:
+        """What comes next; it is saved now and then, but for the `last`, after which the part is finished.
+
+        Raises UserError for a full disk.
+        """
         self._new.append(made)
+        if last:
+            return
         late = time.monotonic() - self._since >= self.save_s
         if late or made.stop - self._new[0].start >= SAVE_SAMPLES:
             self._save()
@@ -132,24 +138,29 @@ class Unfinished:
         """What is no row so far, and why."""
         return [loss for made in self.blocks() for loss in made.lost]
 
-    def finish(self, empty: dict[str, NDArray[Any]]) -> None:
-        """Write the part's files; `empty`: [0, D] of each kind of vectors, for its width. Raises UserError."""
-        for kind, none in empty.items():
-            write_whole(store.file_of(self.out, kind, self.part), partial(self._write_vectors, kind, none))
+    def finish(self, kinds: Sequence[str], empty: Callable[[], dict[str, NDArray[Any]]]) -> None:
+        """Write the part's files, with these kinds of vectors; `empty`: makes [0, D] of each, for a part without rows.
+
+        Raises UserError for a full disk.
+        """
+        like = next((made.vectors for made in self.blocks() if made.count), None) or empty()
+        for kind in kinds:
+            write_whole(store.file_of(self.out, kind, self.part), partial(self._write_vectors, kind, like[kind]))
         write_whole(store.file_of(self.out, "metadata", self.part), self._write_rows)
         lines = (json.dumps(asdict(loss)) + "\n" for loss in self.lost())
         write_whole(store.file_of(self.out, "ledger", self.part), "".join(lines))
-        store.finish_part(self.out, self.part, kinds=(*empty, "metadata", "ledger"))
+        store.finish_part(self.out, self.part, kinds=(*kinds, "metadata", "ledger"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_vectors(self, kind: str, none: NDArray[Any], path: Path) -> None:
+    def _write_vectors(self, kind: str, like: NDArray[Any], path: Path) -> None:
         """A .npy as numpy writes it, without all of it in memory."""
-        descr = np.lib.format.dtype_to_descr(none.dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self.count, none.shape[1])}
+        descr = np.lib.format.dtype_to_descr(like.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self.count, like.shape[1])}
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for made in self.blocks():
-                file.write(np.ascontiguousarray(made.vectors[kind]).tobytes())
+                if made.count:
+                    file.write(np.ascontiguousarray(made.vectors[kind]).tobytes())
 
     def _write_rows(self, path: Path) -> None:
         import pyarrow as pa
@@ -185,6 +196,13 @@ def _numbers(path: Path) -> tuple[int, int, int]:
     named = _NAME.fullmatch(path.name)
     assert named is not None
     return int(named[1]), int(named[2]), int(named[3])
+
+
+def remove_finished(out: Path, whole: Collection[str]) -> None:
+    """Remove the blocks of parts that are whole: what a process left that was killed after it had joined them."""
+    for folder in out.glob("unfinished_*"):
+        if folder.name.removeprefix("unfinished_") in whole:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_of(out: Path, part: str) -> Path:

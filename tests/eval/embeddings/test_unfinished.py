@@ -149,8 +149,8 @@ embed(model, sys.argv[2], Path(sys.argv[3]), save_s=0)
 def test_killed_9_at_random_moments_it_ends_in_the_same_bytes(
     model_folder: Path, samples: list[Sample], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    many = [replace(s, key=f"{s.key}_{turn}") for turn in range(60) for s in samples]
-    spec = str(write(tmp_path / "shards", many, per_shard=1000))
+    many = [replace(s, key=f"{s.key}_{turn}") for turn in range(40) for s in samples]
+    spec = str(write(tmp_path / "shards", many, per_shard=700))
 
     def begun(out: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PROGRAM, str(model_folder), spec, str(out)]
@@ -165,14 +165,14 @@ def test_killed_9_at_random_moments_it_ends_in_the_same_bytes(
     while True:
         process = begun(tmp_path / "cut")
         try:
-            assert process.wait(rng.uniform(0, seconds / 4)) == 0
+            assert process.wait(rng.uniform(0, seconds / 2)) == 0
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-        assert kills < 100
-    assert kills >= 3
+        assert kills < 30
+    assert kills >= 2
     whole = contents(tmp_path / "whole")
     assert {n: data for n, data in contents(tmp_path / "cut").items() if not n.endswith(".lock")} == whole
     made = EmbeddingStore.open(tmp_path / "cut")

@@ -71,13 +71,13 @@ class EmbeddingStore:
             )
         if not names:
             raise UserError(f"{folder} holds no embeddings: there is no img_emb/img_emb_*.npy or text_emb in it")
-        what: What = own.get("what") or (
-            "both" if len(kinds) == 2 or sums else "images" if kinds == ["img_emb"] else "texts"
-        )
-        for kind in (*(KINDS[what] if sums else kinds), *(["metadata"] if there["metadata"] or sums else [])):
-            for part in names:
-                if part not in there.get(kind, ()):
-                    raise UserError(_missing(folder, kind, part, sums=sums))
+        what: What = next((name for name, held in KINDS.items() if list(held) == kinds), "both")
+        what = own.get("what", "both") if sums else what
+        for kind in (*KINDS[what], *(["metadata"] if there["metadata"] or sums else [])):
+            gone = sorted(set(names) - there.get(kind, set()))
+            if gone:
+                whole = f"{folder} has {len(names) - len(gone)} of {len(names)} parts: "
+                raise UserError(whole + _missing(folder, kind, gone[0], sums=sums))
         model, data = own.get("model", {}).get("id", ""), own.get("data", {}).get("sha256", "")
         return cls(folder, tuple(names), model, data, sums, what)
 
@@ -195,7 +195,7 @@ def _missing(folder: Path, kind: str, part: str, *, sums: bool) -> str:
     path = file_of(folder, kind, part)
     if not sums:
         return f"{path} is missing, though other files of part {part} are there; copy the folder again"
-    return f"{path} is missing; remove {sums_of(folder, part)} and run `vlp embed` again"
+    return f"{path} is missing; run the same `vlp embed` again"
 
 
 def _sums(folder: Path, part: str) -> dict[str, str]:

@@ -158,7 +158,7 @@ def test_a_file_of_a_part_that_is_gone_is_named(release: Release, shards: Path, 
     embed(release, str(shards), tmp_path)
     gone = tmp_path / "text_emb" / "text_emb_1.npy"
     gone.unlink()
-    with pytest.raises(UserError, match=r"text_emb_1\.npy is missing; remove .*sha256_1\.json and run `vlp embed`"):
+    with pytest.raises(UserError, match=r"has 2 of 3 parts: .*text_emb_1\.npy is missing; run the same `vlp embed`"):
         EmbeddingStore.open(tmp_path)
     (tmp_path / "store.toml").unlink()  # as clip-retrieval's is
     with pytest.raises(UserError, match=r"text_emb_1\.npy is missing, though other files of part 1 are there"):

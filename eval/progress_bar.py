@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from vlp.legible import plain
 
@@ -31,10 +32,15 @@ class Pace:
         return f"{words} · {left // 60}:{left % 60:02d} to go" if left else words
 
 
+class Advance(Protocol):
+    """What moves a bar."""
+
+    def __call__(self, done: int, *, more: int = 0) -> None:
+        """`done` things were done since the last call; `more` than was thought are to be done in all."""
+
+
 @contextmanager
-def progress_bar(
-    what: str, total: int | None, *, unit: str = "pictures", show: bool = True
-) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, total: int | None, *, unit: str = "pictures", show: bool = True) -> Iterator[Advance]:
     """A bar to be advanced by calling what it gives, with the number of things done since the last call.
 
     show: False where another bar is on the screen already, such as that of training.
@@ -49,8 +55,10 @@ def progress_bar(
     with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
         row = progress.add_task(plain(what, 60), total=total, pace="")
 
-        def advance(done: int) -> None:
+        def advance(done: int, *, more: int = 0) -> None:
+            nonlocal total
+            total = None if total is None else total + more
             pace.advance(done)
-            progress.update(row, advance=done, pace=pace.words(total, unit))
+            progress.update(row, advance=done, total=total, pace=pace.words(total, unit))
 
         yield advance

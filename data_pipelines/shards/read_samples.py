@@ -23,14 +23,17 @@ def read_samples(shards: ShardSet | OpenShards, *, skip: Ledger | None = None) -
         yield from read_shard(opened, row, skip=skip)
 
 
-def read_shard(opened: OpenShards, row: int, *, skip: Ledger | None = None) -> Iterator[Sample]:
-    """The samples of one tar of `opened`, in order; losses as in `read_samples`."""
-    url, expected, read = opened.urls[row], opened.shards.counts[row], 0
+def read_shard(opened: OpenShards, row: int, *, skip: Ledger | None = None, start: int = 0) -> Iterator[Sample]:
+    """The samples of one tar of `opened`, in order; losses as in `read_samples`.
+
+    `start`: so many samples were read before, and what the tar's index says of losses was counted then.
+    """
+    url, expected, read = opened.urls[row], opened.shards.counts[row], start
     try:
         shard = opened[row]
-        for reason, count in estimated([opened.facts(row)])[0].items():
+        for reason, count in ({} if start else estimated([opened.facts(row)])[0]).items():
             _lose(skip, reason, url, count)
-        for read in range(len(shard)):
+        for read in range(start, len(shard)):
             raw = shard.sample(read)
             if skip is not None:
                 skip.delivered += 1

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -55,7 +55,7 @@ def samples_of(shards: ShardSet, skip: Ledger, *, skip_damaged: bool = False) ->
                 some = []
         if some:
             yield url, some
-        _judge_damage(skip, url, skip_damaged=skip_damaged)
+        refuse_damage(skip, url, skip_damaged=skip_damaged)
 
 
 class Decoding:
@@ -65,20 +65,28 @@ class Decoding:
     them; the encoder works on one block while the next is decoded.
     """
 
-    def __init__(self, samples: Sequence[Sample], transform: ImageTransform) -> None:
+    def __init__(self, samples: Sequence[Sample], transform: ImageTransform, *, scaled: bool = False) -> None:
+        """`scaled`: large JPEGs may be decoded at 1/2, 1/4 or 1/8, which is faster and changes pixels a little."""
         import torch
 
         self.samples, size = samples, transform.size
         self._pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
         some = [slice(start, start + PICTURES_A_JOB) for start in range(0, len(samples), PICTURES_A_JOB)]
-        self._jobs = [decoders().submit(_decode, samples[rows], transform, self._pixels[rows]) for rows in some]
+        self._jobs = [
+            decoders().submit(_decode, samples[rows], transform, self._pixels[rows], scaled=scaled) for rows in some
+        ]
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """[n] why each picture cannot be decoded, "" if it can; waits until all were tried."""
+        return [reason for job in self._jobs for reason in job.result()]
 
     def result(self, url: str, skip: Ledger) -> tuple[list[Sample], Tensor]:
         """The samples whose pictures can be decoded, and these as uint8 [n, 3, H, W].
 
         The others are counted in `skip` and named in the log.
         """
-        reasons = [reason for job in self._jobs for reason in job.result()]
+        reasons = self.reasons
         rows = [row for row, reason in enumerate(reasons) if not reason]
         for sample, reason in zip(self.samples, reasons, strict=True):
             if reason:
@@ -89,12 +97,12 @@ class Decoding:
         return [self.samples[row] for row in rows], self._pixels[rows]
 
 
-def _decode(samples: Sequence[Sample], transform: ImageTransform, out: Tensor) -> list[str]:
+def _decode(samples: Sequence[Sample], transform: ImageTransform, out: Tensor, *, scaled: bool) -> list[str]:
     """Write the pictures as the model wants them into `out` [n, 3, H, W]; why each cannot be decoded, "" if it can."""
-    reasons = []
+    reasons, least = [], transform.size if scaled else 0
     for sample, pixels in zip(samples, out, strict=True):
         try:
-            pixels.copy_(transform(decode(sample.image, Limits())))
+            pixels.copy_(transform(decode(sample.image, Limits(), least=least)))
             reasons.append("")
         except Refused as error:
             reasons.append(str(error))
@@ -167,7 +175,8 @@ def embedded_pictures(
             advance(len(decoding.samples))
 
 
-def _judge_damage(skip: Ledger, url: str, *, skip_damaged: bool) -> None:
+def refuse_damage(skip: Ledger, url: str, *, skip_damaged: bool) -> None:
+    """Raise UserError if the ledger says that a shard is damaged, unless `skip_damaged`: then it is logged."""
     for (reason, shard), count in skip.drops.items():
         if reason in DAMAGE and shard.startswith(url):
             if not skip_damaged:

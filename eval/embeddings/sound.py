@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from vlp.errors import UserError
 from vlp.models.release import Release
 
+UNIT = 1e-3  # a length this far from 1 is no rounding
+
 
 def refuse_broken(vectors: NDArray[Any], model: str, what: Callable[[int], str]) -> None:
     """Raise UserError if one of `vectors` [n, D] is not finite; `what` says which picture or text a row is of."""
@@ -19,6 +21,19 @@ def refuse_broken(vectors: NDArray[Any], model: str, what: Callable[[int], str])
         raise UserError(
             f"the model {model} gives NaN or infinity for {len(broken):,} of {len(vectors):,}, first for "
             f"{what(int(broken[0]))}: its weights or its precision are broken; take another checkpoint, or float32"
+        )
+
+
+def refuse_unlike_unit(vectors: NDArray[Any], model: str, what: Callable[[int], str]) -> None:
+    """Raise UserError if one of `vectors` [n, D] is not finite or has not length 1; `what` says what a row is of."""
+    refuse_broken(vectors, model, what)
+    norms = np.linalg.norm(vectors, axis=1)
+    long = np.flatnonzero(np.abs(norms - 1) > UNIT)
+    if len(long):
+        row = int(long[0])
+        raise UserError(
+            f"the model {model} gives a vector of length {norms[row]:.3g}, not 1, for {what(row)} and "
+            f"{len(long) - 1:,} others: its weights or its precision are broken; take another checkpoint, or float32"
         )
 
 

@@ -17,7 +17,7 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.shards.read_samples import read_samples
 from data_pipelines.shards.shard_set import ShardSet
 from eval.embeddings.encode import data_sha256, embedded_pictures, located
-from eval.embeddings.store import EmbeddingStore
+from eval.embeddings.store import EmbeddingStore, is_store
 from eval.search.gallery import one_shard
 from vlp.errors import UserError
 from vlp.legible import plain
@@ -75,7 +75,7 @@ def parts_of(
 
 def store_of(release: Release, spec: str) -> EmbeddingStore | None:
     """The folder of embeddings that `spec` is; None if it is none. Raises UserError if it is of another model."""
-    if not any((Path(spec) / kind).is_dir() for kind in ("img_emb", "text_emb")):
+    if not is_store(Path(spec)):
         return None
     store = EmbeddingStore.open(Path(spec))
     if store.model not in (release.id, ""):

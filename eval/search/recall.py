@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.embeddings.embed import first_caption
+from eval.embeddings.blocks import first_caption
 from eval.embeddings.store import EmbeddingStore, file_of
 from eval.index import Ints, Vectors
 from eval.search.parts import BLOCK, unit

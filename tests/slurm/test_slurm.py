@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.shards.shard_set import ShardSet
+from eval.embeddings.store import EmbeddingStore
 from tests.slurm.cluster import ROOT, Slurm, slurm
 from vlp.files import sha256
 
@@ -130,7 +132,7 @@ def test_shards_of_an_array_are_merged_embedded_and_indexed(cluster: Slurm) -> N
     merge = cluster.submit(*after, "--job-name", "merge", "--wrap", f"{cluster.folder}/vlp shards merge shards")
     model = ("ViT-B-32", "--random-weights")
     embed = cluster.submit(
-        *("--dependency", f"afterok:{merge}", "--ntasks", 2),
+        *("--dependency", f"afterok:{merge}", "--array", "0-1", "--ntasks", 2),
         FILES / "embed.sbatch",
         model[0],
         "shards",
@@ -144,6 +146,10 @@ def test_shards_of_an_array_are_merged_embedded_and_indexed(cluster: Slurm) -> N
     shards = ShardSet.open(str(cluster.folder / "shards"))
     assert sorted(shards.counts) == [3, 3, 4]
     assert (cluster.folder / "index" / "index.toml").is_file()
+    assert EmbeddingStore.open(cluster.folder / "embedded").count() == 10
+    ranks = [path.read_text() for path in cluster.folder.glob("embed-*.out")]
+    assert len(ranks) == 2, "a task of the array each"
+    assert sum(int(n) for text in ranks for n in re.findall(r"embedded: (\d+) parts written", text)) == 3
     job = cluster.submit("--array", "0-3", FILES / "shards.sbatch", pictures, "others", "--output", "x")
     cluster.wait_for_end(f"{job}_0", "FAILED")
     assert not (cluster.folder / "others").exists()

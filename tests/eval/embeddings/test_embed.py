@@ -43,7 +43,7 @@ def test_parts_hold_what_the_model_says_in_clip_retrieval_s_layout(
 def test_ranks_split_the_parts_and_a_second_run_writes_only_what_is_missing(
     release: Release, shards: Path, tmp_path: Path
 ) -> None:
-    assert [embed(release, str(shards), tmp_path, rank=r, size=2) for r in (1, 0)] == [1, 2]
+    assert [embed(release, str(shards), tmp_path, rank=r, size=2, help=False) for r in (1, 0)] == [1, 2]
     (tmp_path / "metadata" / "metadata_1.parquet").unlink()  # as if cut off before the last file of a part
     kept = (tmp_path / "img_emb" / "img_emb_0.npy").stat().st_mtime_ns
     assert embed(release, str(shards), tmp_path) == 1
@@ -64,7 +64,7 @@ def test_a_store_of_another_model_or_dtype_is_not_mixed(
 def test_an_unfinished_store_and_a_folder_without_embeddings_are_refused(
     release: Release, shards: Path, tmp_path: Path
 ) -> None:
-    embed(release, str(shards), tmp_path / "a", rank=0, size=2)
+    embed(release, str(shards), tmp_path / "a", rank=0, size=2, help=False)
     with pytest.raises(UserError, match="2 of 3 parts"):
         EmbeddingStore.open(tmp_path / "a")
     with pytest.raises(UserError, match="no embeddings"):
@@ -122,8 +122,9 @@ def test_a_part_has_one_writer_and_ranks_do_not_stand_in_each_other_s_way(
     with locked(tmp_path, ".part-1.lock"):
         assert embed(release, str(shards), tmp_path, rank=0, size=2) == 2
         with pytest.raises(UserError, match=r"is being written by another program \(process \d+ on"):
-            embed(release, str(shards), tmp_path, rank=1, size=2)
-    assert embed(release, str(shards), tmp_path, rank=1, size=2) == 1
+            embed(release, str(shards), tmp_path, rank=1, size=2, help=False)
+        assert embed(release, str(shards), tmp_path, rank=1, size=2) == 0  # one that helps leaves it to its holder
+    assert embed(release, str(shards), tmp_path, rank=0, size=2) == 1  # and makes parts of others that nobody makes
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".lock")]
 
 
@@ -166,7 +167,7 @@ def test_a_store_goes_on_from_another_folder_and_by_another_name(
     release: Release, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shards.parent)
-    embed(release, shards.name, tmp_path / "s", rank=0, size=2)
+    embed(release, shards.name, tmp_path / "s", rank=0, size=2, help=False)
     monkeypatch.chdir(tmp_path)
     assert embed(replace(release, name="moved"), str(shards), Path("s")) == 1
     shards_named = {row for part in "012" for row in EmbeddingStore.open(Path("s")).rows(part)["shard"].to_pylist()}

@@ -106,6 +106,9 @@ def test_a_store_with_a_missing_part_or_nan_leaves_nothing(release: Release, sto
         build_gallery(release, str(tmp_path / "cut"), tmp_path / "index", kind=Flat())
     shutil.rmtree(tmp_path / "cut" / "sha256")  # as clip-retrieval writes a folder: without checksums
     (tmp_path / "cut" / "store.toml").unlink()
+    with pytest.raises(UserError, match="is missing, though other files of part"):
+        build_gallery(release, str(tmp_path / "cut"), tmp_path / "index", kind=Flat())
+    shutil.copy(store / "img_emb" / part.name, part)
     bad = next((tmp_path / "cut" / "img_emb").iterdir())
     vectors = np.load(bad)
     vectors[1, 3] = np.nan

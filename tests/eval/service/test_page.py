@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from data_pipelines.sample import Sample
-from eval.search.refine import FOLD
 from eval.index.flat import Flat
 from eval.search.build import build_gallery
+from eval.search.refine import FOLD
 from eval.service.page import policy, service_page
 from tests.eval.service import chromium
 from tests.eval.service.chromium import Page

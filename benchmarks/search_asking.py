@@ -3,8 +3,8 @@
     python -m benchmarks.search_asking --json benchmarks/results/search_asking.json
 
 Vectors and queries are those of `benchmarks.search_vectors` (200,000 of width 512; captions ask, 256 of them, for the
-10 best). `rerankN.recall` is recall@10 of an index of kind pq (64 bytes a vector) whose N best are scored again with the
-vectors themselves, the peer that of its own scores; `rerankN.qps` are queries in one block, with and without.
+10 best). `rerankN.recall` is recall@10 of an index of kind pq (64 bytes a vector) whose N best are scored again with
+the vectors themselves, the peer that of its own scores; `rerankN.qps` are queries in one block, with and without.
 
 `fold.qps` is exact search with near-identical hits folded (cosine 0.95), the peer without; `fold.looked_at` is how many
 hits of a query are looked at for 10 different ones. `classify.rate` are vectors a second that get the five best of

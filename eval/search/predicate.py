@@ -115,8 +115,8 @@ def _check(node: Mapping[str, Any], columns: Mapping[str, str], used: dict[str, 
 
 
 def _check_type(node: Mapping[str, Any]) -> None:
-    wanted = node["type_expr"]["type_name"] if "type_expr" in node else node["cast_type"]["id"]
-    if str(wanted).lower() not in TYPES:
+    wanted = str(node["type_expr"]["type_name"] if "type_expr" in node else node["cast_type"]["id"]).lower()
+    if wanted not in TYPES:
         raise UserError(f"a filter cannot cast to {plain(wanted, 60)}; choose one of {', '.join(sorted(TYPES))}")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import eval.index as package
 from eval.index import NOTHING, Index, Vectors, centres_of
-from eval.index._on_disk import write_joined
+from eval.index._lists import write_joined
 from eval.index.flat import Flat
 from eval.index.ivf import Ivf
 from vlp.config import component

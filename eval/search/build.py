@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from vlp.models.release import Release
 
 PROGRESS = "progress.json"
-RankOf = Annotated[int, arg(help="which of several processes this is; 0 leads. torchrun and Slurm set it")]
-SizeOf = Annotated[int, arg(help="how many processes fill this index together, on one file system")]
+RANK = arg(help="which of several processes this is; 0 leads. torchrun and Slurm set it")
+SIZE = arg(help="how many processes fill this index together, on one file system")
 
 
 def build_gallery(
@@ -175,8 +175,8 @@ def main(argv: list[str]) -> int:
         random_weights: bool = False,
         trust: bool = False,
         skip_damaged: bool = False,
-        rank: RankOf = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
-        size: SizeOf = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
+        rank: Annotated[int, RANK] = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
+        size: Annotated[int, SIZE] = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
     ) -> int:
         """Index the pictures of a shard set, to be searched by `vlp search`.
 

@@ -10,7 +10,8 @@ in turn, in one process, by the same FAISS with the same threads, for the 10 bes
 rate beside the least effort at which autofaiss's index reaches 0.95, where it does (else there is no such row).
 `*.build_time` is the whole command, ours with reading the store and writing rows. `*.memory` is the index in memory
 when it is searched. `*.build_memory` is the most anonymous memory of the building process (pages of mapped files, which
-the system takes back when it needs them, are not in it), in multiples of the finished index and one block of vectors.
+the system takes back when it needs them, are not in it), less what the same program takes for 2,000 vectors, in
+multiples of the finished index and one block of vectors.
 `open.time` is a fresh process from before `import vlp` to the answer to a first text, `open.index` without imports and
 model. Other cases come from `benchmarks/search_*.py`, each with its `rows`.
 """
@@ -57,18 +58,25 @@ class Pair:
 
     def __init__(self, name: str, count: int, threads: int) -> None:
         self.name, self.count, self.threads = name, count, threads
-        self.limit = BYTES_EACH * float(count)
         folder = search_vectors.KEPT / "built"
         self.index, self.other = folder / f"ours-{count}", folder / f"autofaiss-{count}"
         self.built: list[search_sides.Built] = []
 
     def build(self) -> None:
         """Build both; what an earlier call built is replaced."""
-        search_sides.store(self.count)
-        self.built = [
-            search_sides.ours(self.count, self.limit, self.threads, self.index),
-            search_sides.peer(self.count, self.limit, self.threads, self.other),
-        ]
+        self.built = self._built(self.count, self.index, self.other)
+
+    def programs(self) -> list[float]:
+        """Bytes that each side's program takes for few vectors."""
+        folder = search_vectors.KEPT / "built"
+        few = self._built(search_sides.FEW, folder / "ours-few", folder / "autofaiss-few")
+        return [one.anonymous for one in few]
+
+    def _built(self, count: int, index: Path, other: Path) -> list[search_sides.Built]:
+        search_sides.store(count)
+        limit = BYTES_EACH * float(count) * (4 if count == search_sides.FEW else 1)
+        sides = ((search_sides.ours, index), (search_sides.peer, other))
+        return [build(count, limit, self.threads, out) for build, out in sides]
 
     def ensure(self) -> None:
         """Build what is not there."""
@@ -84,7 +92,8 @@ def build_rows(pair: Pair) -> Iterator[Row]:
     peer = f"{search_sides.PEER} {search_sides.infos(pair.other)['index_key']}"
     yield record.row(f"{pair.name}.build_time", "s", [ours.seconds], [theirs.seconds], peer)
     yield record.row(f"{pair.name}.memory", "MB", [sizes[0] / 1e6], [sizes[1] / 1e6], peer)
-    shares = [one.anonymous / (size + BLOCK_BYTES) for one, size in zip(pair.built, sizes, strict=True)]
+    most = [one.anonymous - own for one, own in zip(pair.built, pair.programs(), strict=True)]
+    shares = [some / (size + BLOCK_BYTES) for some, size in zip(most, sizes, strict=True)]
     yield record.row(f"{pair.name}.build_memory", "x (index + block)", shares[:1], shares[1:], peer)
 
 

@@ -27,6 +27,7 @@ PEER = "autofaiss 2.18.0"
 # FAISS: the newest whose constructors take the names that autofaiss calls. With numpy 2 its own numbers are none
 # that it can write as JSON, and newer pyarrow and pandas take no older numpy.
 BASICS = ("autofaiss==2.18.0", "faiss-cpu==1.12.0", "numpy==1.26.4", "pyarrow==17.0.0", "pandas==2.2.3")
+FEW = 2000  # vectors of which a build shows what the program itself takes
 PARTS = 16  # of a folder of embeddings
 LOOKED_EVERY_S = 0.02
 BUILD = """
@@ -43,7 +44,7 @@ class Built:
     """What building took."""
 
     seconds: float
-    anonymous: float  # most bytes of memory that are no pages of files, less those of the program before it read data
+    anonymous: float  # most bytes of memory that are no pages of files
 
 
 def peer_python() -> str:

@@ -225,7 +225,7 @@ class Vectors:
             raise UserError(f"the ids of new vectors must be new, but {which}; choose others, or build the index again")
         self._changed()
         if self.file is not None and self._more is None:
-            from eval.index._on_disk import emptied
+            from eval.index._lists import emptied
 
             self._more = emptied(self.faiss_index)
         with in_words(self.kind):
@@ -324,7 +324,7 @@ class Vectors:
         """Write lists on the disk anew, with what was added, and read them from there from now on."""
         import faiss
 
-        from eval.index._on_disk import write_joined
+        from eval.index._lists import write_joined
 
         write_joined(self._parts(), path)
         self.faiss_index, self._more = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), None

@@ -36,6 +36,9 @@ from vlp.files import write_whole
 if TYPE_CHECKING:
     from vlp.models.release import Release
 
+RANK = arg(help="which of several processes this is; 0 leads. torchrun and Slurm set it")
+SIZE = arg(help="how many processes fill this index together, on one file system")
+
 
 def build_gallery(
     release: Release,
@@ -181,8 +184,8 @@ def main(argv: list[str]) -> int:
         random_weights: bool = False,
         trust: bool = False,
         skip_damaged: bool = False,
-        rank: int = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
-        size: int = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
+        rank: Annotated[int, RANK] = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))),
+        size: Annotated[int, SIZE] = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
     ) -> int:
         """Index the pictures of a shard set, to be searched by `vlp search`.
 
@@ -203,16 +206,9 @@ def main(argv: list[str]) -> int:
             random_weights: take an open_clip name without a tag, whose weights are random.
             trust: run code that the model's folder names and that is no part of vlp.
             skip_damaged: go on without what a damaged shard has lost, counted and said, instead of refusing it.
-            rank: which of several processes this is; 0 leads, the others fill shares. torchrun and Slurm set it.
-            size: how many processes build this index together, with one file system.
         """
-        if not 0 <= rank < size:
-            raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
-        if rank:
-            print(f"{out}: rank {rank} of {size} filled {follow(out, rank)} shares")
+        if _followed(out, rank, size=size, thumbnail=thumbnail):
             return 0
-        if thumbnail is not None and thumbnail < 0:
-            raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
         asked, skip = kind_asked(kind, option, uri=uri, memory=memory, recall=recall, latency=latency), Ledger()
         loaded = release.load(model, device, random_weights=random_weights, trust=trust)
         read: dict[str, Any] = {"thumbnail": thumbnail, "skip_damaged": skip_damaged, "skip": skip, "size": size}
@@ -220,6 +216,17 @@ def main(argv: list[str]) -> int:
         return 0
 
     return int(tyro.cli(command, args=argv, prog="vlp index build"))
+
+
+def _followed(out: Path, rank: int, *, size: int, thumbnail: int | None) -> bool:
+    """Whether another process leads, whose shares were then filled. Raises UserError for flags that cannot be."""
+    if not 0 <= rank < size:
+        raise UserError(f"--rank is {rank} and --size {size}, but ranks are numbers from 0 to size - 1")
+    if thumbnail is not None and thumbnail < 0:
+        raise UserError(f"--thumbnail is {thumbnail}, but it should be 0 or more pixels")
+    if rank:
+        print(f"{out}: rank {rank} of {size} filled {follow(out, rank)} shares")
+    return rank > 0
 
 
 def _print(made: Gallery, skip: Ledger) -> None:

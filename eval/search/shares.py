@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.index import Index, Vectors
-from eval.index._on_disk import write_joined
+from eval.index._lists import write_joined
 from eval.search.fill import sample
 from eval.search.parts import BLOCK
 from eval.search.spool import vectors_of

@@ -12,7 +12,7 @@ import pytest
 import eval.index as package
 from eval.index import NOTHING, Index, Vectors, _among
 from eval.index._centres import centres_of
-from eval.index._on_disk import write_joined
+from eval.index._lists import write_joined
 from eval.index.flat import Flat
 from eval.index.ivf import Ivf
 from vlp.config import component

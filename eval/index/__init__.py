@@ -21,6 +21,7 @@ from eval.index._centres import centres_of, thinned
 from eval.index._faiss import Floats as Floats
 from eval.index._faiss import Ints as Ints
 from eval.index._faiss import in_words
+from eval.index._faiss import removed_file as removed_file
 from eval.index._faiss import reserved as reserved
 from eval.index._faiss import with_ids as with_ids
 from vlp.config.bounds import check as check_bounds
@@ -346,8 +347,3 @@ class Vectors:
         removed = set(np.load(list_of_removed).tolist()) if list_of_removed.is_file() else set()
         file = path if kind.lists_on_disk() else None
         return cls(kind=kind, dim=int(faiss_index.d), faiss_index=faiss_index, removed=removed, file=file)
-
-
-def removed_file(path: Path) -> Path:
-    """Where `Vectors.save` writes the ids that are left out of the hits."""
-    return path.with_name(path.name + ".removed.npy")

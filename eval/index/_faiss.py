@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,8 @@ def in_words(kind: object) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         name = type(kind).__name__.lower()
         raise UserError(f"FAISS cannot build an index of kind {name} of these vectors ({plain(error)})") from None
+
+
+def removed_file(path: Path) -> Path:
+    """Where `Vectors.save` writes the ids that are left out of the hits."""
+    return path.with_name(path.name + ".removed.npy")

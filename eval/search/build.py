@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from vlp.models.release import Release
 
 RANK = arg(help="which of several processes this is; 0 leads. torchrun and Slurm set it")
+OF = arg(help="what is searched: pictures, or their captions, all of them, a row each (of embeddings those it has)")
+URI = arg(help="where kind milvus keeps it: http://HOST:19530, or a file that ends in .db. Left out: in OUT")
+SHARE = arg(metavar="SHARE", help="choose the kind by measuring, with this recall@10 of real queries at least: 0.95")
 SIZE = arg(help="how many processes fill this index together, on one file system")
 
 
@@ -172,12 +175,12 @@ def main(argv: list[str]) -> int:
         shards: Annotated[Positional[str], arg(metavar="SHARDS")],
         out: Annotated[Positional[Path], arg(metavar="OUT")],
         *,
-        of: Literal["pictures", "captions"] = "pictures",
+        of: Annotated[Literal["pictures", "captions"], OF] = "pictures",
         kind: str = "",
         option: tuple[str, ...] = (),
-        uri: str = "",
+        uri: Annotated[str, URI] = "",
         memory: str = "",
-        recall: Annotated[float | None, arg(metavar="SHARE")] = None,
+        recall: Annotated[float | None, SHARE] = None,
         latency: str = "",
         thumbnail: int | None = None,
         device: str = "cpu",
@@ -193,12 +196,9 @@ def main(argv: list[str]) -> int:
             model: model folder (RUN/model), or an open_clip name such as ViT-B-32:laion2b_s34b_b79k.
             shards: folder with a manifest, glob, brace range, union (a::b), bundled:NAME, or a folder of `vlp embed`.
             out: folder of the index; a build adds a version to it, which counts when it is whole.
-            of: what is searched: pictures, or their captions, all of them, a row each (of embeddings those it has).
             kind: flat (exact), ivf, ivf_sq8, ivf_pq, opq, rabitq, hnsw, pq, milvus ...: a file in eval/index.
             option: settings of the kind, such as cells=256 probes=32.
-            uri: where an index of kind milvus is kept: http://HOST:19530, or a file that ends in .db. Left out: in OUT.
             memory: choose the kind by measuring, within so much memory: 2GB.
-            recall: choose the kind by measuring, with this recall@10 of real queries at least: 0.95.
             latency: choose the kind by measuring, with so much time for a query alone: 5ms.
             thumbnail: longer side of the small pictures that are kept, pixels; 0 keeps none. Left out: 96 for shards, 0
                 for a folder of embeddings, for which they are read from its shards.

@@ -52,6 +52,8 @@ class Lines:
                 if not text:
                     continue
                 objects = text.startswith("{") if objects is None else objects
+                if not objects and text.startswith("{") and text.endswith("}"):
+                    raise UserError("it looks like JSON, but the first line is a text; write all lines in one way")
                 yield number, (of_json(_json(text), self.base) if objects else replace(self.base, text=text).checked())
 
     @contextmanager

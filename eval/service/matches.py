@@ -26,4 +26,11 @@ def knn_match(hit: Hit) -> dict[str, Any]:
     """A match as clip-retrieval's client reads it."""
     caption = hit.captions.get("en") or next(iter(hit.captions.values()), "")
     picture = base64.b64encode(hit.thumbnail).decode()
-    return {"id": plain(hit.key), "similarity": round(hit.score, 6), "caption": plain(caption), "image": picture}
+    url = plain(hit.metadata.get("url") or "", 2_000)
+    return {
+        "id": plain(hit.key),
+        "similarity": round(hit.score, 6),
+        "url": url,
+        "caption": plain(caption),
+        "image": picture,
+    }

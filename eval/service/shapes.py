@@ -86,5 +86,6 @@ class KnnMatch(BaseModel):
 
     id: Annotated[str, Field(description="the picture's key")]
     similarity: float
+    url: Annotated[str, Field(description='of the picture, "" where its metadata names none')]
     caption: str
     image: Annotated[str, Field(description="the small picture in base64")]

@@ -121,6 +121,7 @@ BAD = [
     ("[" * 100_000, ""),
     ('{"text": "a"}\n{"text": ' + "[" * 100_000, "line 2 of .*: it is not JSON"),
     ("a\n" + "x" * 1_000_001, "line 2 of .*: it has more than 1,000,000 bytes"),
+    ('a\n{"text": "b"}', "line 2 of .*: it looks like JSON, but the first line is a text"),
     ("a\n\udcff", "line 2 of .*: it is not text in UTF-8"),
     ("\n \n", "q has no queries"),
 ]

@@ -54,10 +54,10 @@ print(json.dumps([whole, time.perf_counter() - begin]))
 
 
 class Pair:
-    """Our index and autofaiss's of the same vectors, built if need be."""
+    """Our index and, unless `alone`, autofaiss's of the same vectors, built if need be."""
 
-    def __init__(self, name: str, count: int, threads: int) -> None:
-        self.name, self.count, self.threads = name, count, threads
+    def __init__(self, name: str, count: int, threads: int, alone: bool = False) -> None:
+        self.name, self.count, self.threads, self.alone = name, count, threads, alone
         folder = search_vectors.KEPT / "built"
         self.index, self.other = folder / f"ours-{count}", folder / f"autofaiss-{count}"
         self.built: list[search_sides.Built] = []
@@ -76,25 +76,30 @@ class Pair:
         search_sides.store(count)
         limit = BYTES_EACH * float(count) * (4 if count == search_sides.FEW else 1)
         sides = ((search_sides.ours, index), (search_sides.peer, other))
-        return [build(count, limit, self.threads, out) for build, out in sides]
+        return [build(count, limit, self.threads, out) for build, out in sides[: 1 if self.alone else 2]]
 
     def ensure(self) -> None:
         """Build what is not there."""
-        if not ((self.index / "index.toml").is_file() and (self.other / "infos.json").is_file()):
+        there = (self.index / "index.toml").is_file(), self.alone or (self.other / "infos.json").is_file()
+        if not all(there):
             self.build()
 
 
 def build_rows(pair: Pair) -> Iterator[Row]:
     """`NAME.build_time`, `NAME.memory` and `NAME.build_memory`."""
     pair.build()
-    ours, theirs = pair.built
-    sizes = [file_of(pair).stat().st_size, (pair.other / "knn.index").stat().st_size]
-    peer = f"{search_sides.PEER} {search_sides.infos(pair.other)['index_key']}"
-    yield record.row(f"{pair.name}.build_time", "s", [ours.seconds], [theirs.seconds], peer)
-    yield record.row(f"{pair.name}.memory", "MB", [sizes[0] / 1e6], [sizes[1] / 1e6], peer)
+    files = [file_of(pair), *([] if pair.alone else [pair.other / "knn.index"])]
+    sizes = [file.stat().st_size for file in files]
+    peer = "" if pair.alone else f"{search_sides.PEER} {search_sides.infos(pair.other)['index_key']}"
+
+    def both(case: str, unit: str, values: Sequence[float]) -> Row:
+        return record.row(f"{pair.name}.{case}", unit, values[:1], values[1:], peer)
+
+    yield both("build_time", "s", [one.seconds for one in pair.built])
+    yield both("memory", "MB", [size / 1e6 for size in sizes])
     most = [one.anonymous - own for one, own in zip(pair.built, pair.programs(), strict=True)]
     shares = [some / (size + BLOCK_BYTES) for some, size in zip(most, sizes, strict=True)]
-    yield record.row(f"{pair.name}.build_memory", "x (index + block)", shares[:1], shares[1:], peer)
+    yield both("build_memory", "x (index + block)", shares)
 
 
 def file_of(pair: Pair) -> Path:
@@ -117,12 +122,17 @@ def search_rows(pair: Pair, rounds: int) -> Iterator[Row]:
     queries = np.ascontiguousarray(texts[1::2])
     truth = exact(pictures, np.arange(pair.count), queries)
     ours = Gallery.open(pair.index, mapped=False).vectors
-    about, theirs = search_sides.infos(pair.other), faiss.read_index(str(pair.other / "knn.index"))
-    space = faiss.ParameterSpace()
-    space.set_index_parameters(theirs, about["index_param"])
 
     def by_us() -> Any:
         return ours.search(queries, K).ids
+
+    if pair.alone:
+        yield record.row(f"{pair.name}.recall", "recall@10", [overlap(by_us(), truth)])
+        yield record.row(f"{pair.name}.qps", "queries/s", *in_turn([by_us], len(queries), rounds))
+        return
+    about, theirs = search_sides.infos(pair.other), faiss.read_index(str(pair.other / "knn.index"))
+    space = faiss.ParameterSpace()
+    space.set_index_parameters(theirs, about["index_param"])
 
     def by_them() -> Any:
         return theirs.search(queries, K)[1]
@@ -186,7 +196,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]
     """What each case measures; one that stands twice is measured once."""
     sizes = QUICK if options.quick else SIZES
     rounds = 1 if options.quick else options.rounds
-    million, small = (Pair(name, count, options.threads) for name, count in sizes.items())
+    million, small = (Pair(name, count, options.threads, options.alone) for name, count in sizes.items())
 
     def pair(one: Pair) -> dict[str, Callable[[], Iterator[Row]]]:
         return {f"{one.name}.build": lambda: build_rows(one), f"{one.name}.search": lambda: search_rows(one, rounds)}
@@ -215,6 +225,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as million.qps open.time")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--alone", action="store_true", help="without autofaiss, whose training takes many times as long"
+    )
     parser.add_argument("--quick", action="store_true", help="few vectors and one round")
     options = parser.parse_args()
     load = os.getloadavg()[0]

@@ -22,6 +22,7 @@ from eval.search.captioned import KINDS
 from eval.search.choose import Budget, as_json, bytes_of, choose, seconds_of, tuned
 from eval.search.columns import write_columns
 from eval.search.fill import SAVED_EVERY_S, filled
+from eval.search.freed import give_back
 from eval.search.frontier import frontier_of, page, print_frontier
 from eval.search.gallery import Gallery
 from eval.search.parts import Parts
@@ -73,7 +74,9 @@ def build_gallery(
         identity = {"model": release.id, "data": parts.sha256, "of": of, "thumbnail": thumbnail, "kind": asked}
         about = _spooled(release, parts, folder, out, identity)
         vectors, queries = vectors_of(folder), np.load(folder / "queries.npy")
+        give_back()
         chosen = kind if isinstance(kind, Index) else _chosen(folder, vectors, queries, kind)
+        give_back()
         if size > 1 or chosen.lists_on_disk():
             made = led(chosen, folder, vectors, size)
         else:
@@ -83,6 +86,7 @@ def build_gallery(
             made = tuned(made, queries, truth, kind)
             _write_page(folder, made.kind, out.name)
         write_version(made, folder, {**about, "model": model_of(release, out)}, truth)
+        del made  # else it would be in memory twice
     return Gallery.open(out)
 
 

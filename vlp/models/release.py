@@ -22,7 +22,6 @@ from vlp.models import Model
 from vlp.models.dual_encoder import DualEncoder
 from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
-from vlp.models.packing import PackedTextTransformer
 from vlp.models.tokenizer import Tokenizer, load_tokenizer
 from vlp.pictures import Limits, Refused, decode
 
@@ -105,9 +104,9 @@ class Release:
     def _embed_together(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [n, D], float32 on the CPU, of texts that fit one batch."""
         tokens = self.tokenizer(texts)
-        tower = self.encoder.text_tower
-        if isinstance(tower, PackedTextTransformer):
-            tokens = tower.trimmed(tokens)
+        trimmed = getattr(self.encoder.text_tower, "trimmed", None)  # of vlp/models/packing.py, which imports open_clip
+        if trimmed is not None:
+            tokens = trimmed(tokens)
         with self._autocast():
             return self.encoder.encode_text(tokens.to(self.encoder.logit_scale.device)).float().cpu()
 

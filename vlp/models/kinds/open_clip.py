@@ -23,7 +23,6 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.hub import fetching
 from vlp.models.image_transform import ImageTransform
 from vlp.models.origin import other_activation, other_pictures, tags_of, with_activation
-from vlp.models.packing import PackedTextTransformer
 from vlp.models.tokenizer import OpenClipTokenizer, Tokenizer
 
 PLACES = ("hf-hub:", "local-dir:")  # names of a place that holds a model with its weights and configuration
@@ -221,6 +220,8 @@ class OpenClip(Model):
         Raises UserError for an unknown architecture, and if the named weights cannot be loaded.
         """
         import open_clip
+
+        from vlp.models.packing import PackedTextTransformer  # it imports open_clip, which takes a second
 
         transform = self.transform()
         wanted = weights and self.has_weights

@@ -7,7 +7,7 @@ for recall@10 0.95, asked by every other caption; autofaiss chooses within the s
 in turn, in one process, by the same FAISS with the same threads, for the 10 best of each of the other captions.
 
 `*.qps` is queries a second, `*.recall` recall@10 against exact search for these queries, `*.qps_at_recall` the same
-rate beside the least effort at which autofaiss's index reaches 0.95, where it does (else there is no such row).
+rate beside the least effort at which autofaiss's index reaches 0.95 or, where it never does, its best less 0.01.
 `*.build_time` is the whole command, ours with reading the store and writing rows. `*.memory` is the index in memory
 when it is searched. `*.build_memory` is the most anonymous memory of the building process (pages of mapped files, which
 the system takes back when it needs them, are not in it), less what the same program takes for 2,000 vectors, in
@@ -38,6 +38,7 @@ K, WANTED, BYTES_EACH, BLOCK_BYTES = 10, 0.95, 1000, 16384 * 512 * 4
 SIZES = {"million": 1_000_000, "small": 200_000}
 QUICK = {"million": 8_000, "small": 4_000}
 OTHERS = ("filter", "embed", "serve")
+NEAR = 0.01  # of the best recall of autofaiss's index, where that is below 0.95
 Row = dict[str, Any]
 OPENED = """
 import json, sys, time
@@ -140,15 +141,16 @@ def search_rows(pair: Pair, rounds: int) -> Iterator[Row]:
     peer = f"{search_sides.PEER} {about['index_key']} {about['index_param']}"
     yield record.row(f"{pair.name}.recall", "recall@10", [overlap(by_us(), truth)], [overlap(by_them(), truth)], peer)
     yield record.row(f"{pair.name}.qps", "queries/s", *in_turn([by_us, by_them], len(queries), rounds), peer)
-    setting = reaching(theirs, space, lambda: overlap(by_them(), truth))
+    wanted = min(WANTED, overlap(by_them(), truth) - NEAR)
+    setting = reaching(theirs, space, lambda: overlap(by_them(), truth), wanted)
     if setting:
         rates = in_turn([by_us, by_them], len(queries), rounds)
-        peer = f"{search_sides.PEER} {about['index_key']} {setting}"
+        peer = f"{search_sides.PEER} {about['index_key']} {setting}: recall {overlap(by_them(), truth):.3f}"
         yield record.row(f"{pair.name}.qps_at_recall", "queries/s", *rates, peer)
 
 
-def reaching(index: Any, space: Any, recall: Callable[[], float]) -> str:
-    """The least number of cells, or effort of the walk, at which an index reaches 0.95; "" where none does."""
+def reaching(index: Any, space: Any, recall: Callable[[], float], wanted: float) -> str:
+    """The least number of cells, or effort of the walk, at which an index reaches a recall; "" where none does."""
     import faiss
 
     knob = "efSearch" if isinstance(faiss.downcast_index(index), faiss.IndexHNSW) else "nprobe"
@@ -159,7 +161,7 @@ def reaching(index: Any, space: Any, recall: Callable[[], float]) -> str:
         except RuntimeError:  # its cells are no graph
             setting = f"{knob}={effort}"
             space.set_index_parameters(index, setting)
-        if recall() >= WANTED:
+        if recall() >= wanted:
             return setting
     return ""
 
@@ -226,7 +228,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--alone", action="store_true", help="without autofaiss, whose training takes many times as long"
+        "--alone", action="store_true", help="without autofaiss, which trains much longer"
     )
     parser.add_argument("--quick", action="store_true", help="few vectors and one round")
     options = parser.parse_args()

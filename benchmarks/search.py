@@ -227,9 +227,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as million.qps open.time")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--alone", action="store_true", help="without autofaiss, which trains much longer"
-    )
+    parser.add_argument("--alone", action="store_true", help="without autofaiss, which trains much longer")
     parser.add_argument("--quick", action="store_true", help="few vectors and one round")
     options = parser.parse_args()
     load = os.getloadavg()[0]

@@ -17,6 +17,7 @@ from vlp.config.bounds import Count
 
 MOST_CELLS = 1 << 24
 BETTER = ("float16", "int8")
+MORE_CELLS = 0.42  # a search of a share looks into so many more cells: 1 / share to this power
 SEEN = 768  # matches that a filtered search looks at, at least
 CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 FOR_ROTATION = 16_384  # vectors that a rotation is learned from
@@ -51,12 +52,12 @@ class Celled(Index):
     def search_among(self, faiss_index: Any, queries: Floats, k: int, among: Among) -> tuple[Floats, Ints]:
         """As Index.search_among: only cells that hold matches are looked into, so many that enough matches are seen.
 
-        The K nearest of a share lie as far as the K / share nearest of all, which asks for more cells, about by the
-        root. Where question and filter lie apart, it helps that cells without a match do not count.
+        The K nearest of a share lie as far as the K / share nearest of all, which asks for more cells, by somewhat less
+        than the root. Where question and filter lie apart, it helps that cells without a match do not count.
         """
         held = among.made("cells", lambda: matches_by_cell(faiss_index, among))
         filled = int((held > 0).sum())
-        probes = math.ceil(max(self.probes / math.sqrt(among.share), SEEN / (len(among.ids) / filled)))
+        probes = math.ceil(max(self.probes / among.share**MORE_CELLS, SEEN / (len(among.ids) / filled)))
         selector = None if filled == len(held) else among.made("cell selector", lambda: selector_of(held > 0))
         effort = replace(self, probes=min(probes, filled))
         return effort.search(faiss_index, queries, k, among.selector, selector)

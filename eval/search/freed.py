@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 
 
 def give_back() -> None:
     """Let Arrow's pool and, where it is glibc's, the C library return what nobody uses any more."""
     import pyarrow as pa
 
-    gc.collect()
     pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +68,30 @@ def write(path: Path | None, about: dict[str, Any], rows: Sequence[dict[str, Any
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"conditions": about, "rows": list(rows)}, indent=1) + "\n")
+
+
+def in_turn(sides: Sequence[Callable[[], Any]], count: int, rounds: int) -> list[list[float]]:
+    """Things a second of each side, which does `count` at a call; they are called in turn, the first round warms up."""
+    rates: list[list[float]] = [[] for _ in sides]
+    for turn in range(rounds + 1):
+        for side, own in zip(sides, rates, strict=True):
+            begin = time.perf_counter()
+            side()
+            if turn:
+                own.append(count / (time.perf_counter() - begin))
+    return rates
+
+
+def main_of_faiss(doc: str | None, rows: Callable[[bool, int], Iterable[dict[str, Any]]], package: str) -> None:
+    """The program of a benchmark whose rows come from `rows(quick, rounds)`, on FAISS's threads."""
+    import faiss
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="few vectors and one round")
+    options = parser.parse_args()
+    faiss.omp_set_num_threads(options.threads)
+    about = conditions(("faiss-cpu", "numpy", package), threads=options.threads)
+    write(options.json, about, list(rows(options.quick, options.rounds)))

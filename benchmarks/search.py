@@ -24,7 +24,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 K, WANTED, BYTES_EACH, BLOCK_BYTES = 10, 0.95, 1000, 16384 * 512 * 4
 SIZES = {"million": 1_000_000, "small": 200_000}
 QUICK = {"million": 8_000, "small": 4_000}
-OTHERS = ("filter", "embed", "serve")
+OTHERS = ("filter", "asking", "embed", "serve")
 NEAR = 0.01  # of the best recall of autofaiss's index, where that is below 0.95
 Row = dict[str, Any]
 OPENED = """
@@ -129,7 +128,7 @@ def search_rows(pair: Pair, rounds: int) -> Iterator[Row]:
 
     if pair.alone:
         yield record.row(f"{pair.name}.recall", "recall@10", [overlap(by_us(), truth)])
-        yield record.row(f"{pair.name}.qps", "queries/s", *in_turn([by_us], len(queries), rounds))
+        yield record.row(f"{pair.name}.qps", "queries/s", *record.in_turn([by_us], len(queries), rounds))
         return
     about, theirs = search_sides.infos(pair.other), faiss.read_index(str(pair.other / "knn.index"))
     space = faiss.ParameterSpace()
@@ -140,11 +139,11 @@ def search_rows(pair: Pair, rounds: int) -> Iterator[Row]:
 
     peer = f"{search_sides.PEER} {about['index_key']} {about['index_param']}"
     yield record.row(f"{pair.name}.recall", "recall@10", [overlap(by_us(), truth)], [overlap(by_them(), truth)], peer)
-    yield record.row(f"{pair.name}.qps", "queries/s", *in_turn([by_us, by_them], len(queries), rounds), peer)
+    yield record.row(f"{pair.name}.qps", "queries/s", *record.in_turn([by_us, by_them], len(queries), rounds), peer)
     wanted = min(WANTED, overlap(by_them(), truth) - NEAR)
     setting = reaching(theirs, space, lambda: overlap(by_them(), truth), wanted)
     if setting:
-        rates = in_turn([by_us, by_them], len(queries), rounds)
+        rates = record.in_turn([by_us, by_them], len(queries), rounds)
         peer = f"{search_sides.PEER} {about['index_key']} {setting}: recall {overlap(by_them(), truth):.3f}"
         yield record.row(f"{pair.name}.qps_at_recall", "queries/s", *rates, peer)
 
@@ -164,17 +163,6 @@ def reaching(index: Any, space: Any, recall: Callable[[], float], wanted: float)
         if recall() >= wanted:
             return setting
     return ""
-
-
-def in_turn(sides: Sequence[Callable[[], Any]], count: int, rounds: int) -> list[list[float]]:
-    """Queries a second of each side, which are asked in turn; the first round is a warm-up."""
-    rates: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds + 1):
-        for side, own in zip(sides, rates, strict=True):
-            begin = time.perf_counter()
-            side()
-            own += [count / (time.perf_counter() - begin)] if turn else []
-    return rates
 
 
 def open_rows(pair: Pair, rounds: int) -> Iterator[Row]:

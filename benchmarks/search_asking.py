@@ -13,11 +13,8 @@ hits of a query are looked at for 10 different ones. `classify.rate` are vectors
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +64,7 @@ def rerank_rows(index: Any, pictures: Floats, queries: Floats, rounds: int) -> I
         case = f"rerank{rerank}"
         recalls = overlap(best(rerank), truth), overlap(best(0), truth)
         yield record.row(f"{case}.recall", "recall@10", [recalls[0]], [recalls[1]], "the index's own scores")
-        sides = rates((partial(best, rerank), partial(best, 0)), len(queries), rounds)
+        sides = record.in_turn((partial(best, rerank), partial(best, 0)), len(queries), rounds)
         yield record.row(f"{case}.qps", "queries/s", *sides, "the index's own scores")
 
 
@@ -78,7 +75,7 @@ def fold_rows(index: Any, pictures: Floats, queries: Floats, rounds: int) -> Ite
     def best(fold: float | None) -> Any:
         return refined(index.search, pictures, queries, K, Refining(fold=fold))
 
-    sides = rates((partial(best, FOLD), partial(best, None)), len(queries), rounds)
+    sides = record.in_turn((partial(best, FOLD), partial(best, None)), len(queries), rounds)
     yield record.row("fold.qps", "queries/s", *sides, "the same search, nothing folded")
     looked_at = [len(one.ids) + sum(len(ids) for _, ids in one.alike) for one in best(FOLD)]
     yield record.row("fold.looked_at", "hits", [float(np.mean(looked_at))])
@@ -107,34 +104,10 @@ def classify_rows(pictures: Floats, classes: Floats, rounds: int) -> Iterator[Ro
             lambda: ours(stream(), Path(folder) / "c.parquet"),
             lambda: [(b @ classes.T).argmax(1) for _, b in blocks],
         )
-        yield record.row("classify.rate", "vectors/s", *rates(sides, count, rounds), "numpy: product and argmax alone")
-
-
-def rates(sides: tuple[Callable[[], Any], ...], count: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Things a second of both sides in turn, after a round that warms up."""
-    result: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for side, own in zip(sides, result, strict=True):
-            begin = time.perf_counter()
-            side()
-            if turn:
-                own.append(count / (time.perf_counter() - begin))
-    return result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--quick", action="store_true", help="few vectors and one round")
-    options = parser.parse_args()
-    import faiss
-
-    faiss.omp_set_num_threads(options.threads)
-    about = record.conditions(("faiss-cpu", "numpy", "pyarrow"), threads=options.threads)
-    record.write(options.json, about, list(rows(options.quick, options.rounds)))
+        yield record.row(
+            "classify.rate", "vectors/s", *record.in_turn(sides, count, rounds), "numpy: product and argmax alone"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    record.main_of_faiss(__doc__, rows, "pyarrow")

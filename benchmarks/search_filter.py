@@ -18,12 +18,11 @@ filter leaves, side by side in memory and made before the time is taken. All sid
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,8 @@ def rate_rows(case: str, index: Any, ids: Ints, queries: Floats, *, rounds: int)
     for name, size in (("qps", 1), ("batched_qps", BATCH)):
         count = 32 if size == 1 else BATCH
         blocks = [queries[start : start + size] for start in range(0, count, size)]
-        ours, *peers = rates(list(sides.values()), blocks, rounds)
+        calls = [partial(asked_by, side, blocks) for side in sides.values()]
+        ours, *peers = record.in_turn(calls, sum(map(len, blocks)), rounds)
         best = int(np.argmax([np.median(one) for one in peers[:2]]))
         yield record.row(f"{case}.{name}", "queries/s", ours, peers[best], list(sides)[1 + best])
         yield record.row(f"{case}.{name}_beside_copy", "queries/s", ours, peers[2], COPY)
@@ -110,18 +110,10 @@ def brute(left: Floats, ids: Ints, queries: Floats) -> Ints:
     return ids[np.take_along_axis(best, np.argsort(-best_scores, axis=1), 1)]
 
 
-def rates(sides: list[Callable[[Floats], Any]], blocks: list[Floats], rounds: int) -> list[list[float]]:
-    """Queries a second of each side in turn, after a round that warms up."""
-    result: list[list[float]] = [[] for _ in sides]
-    count = sum(map(len, blocks))
-    for turn in range(rounds + 1):
-        for side, own in zip(sides, result, strict=True):
-            begin = time.perf_counter()
-            for block in blocks:
-                side(block)
-            if turn:
-                own.append(count / (time.perf_counter() - begin))
-    return result
+def asked_by(side: Callable[[Floats], Any], blocks: list[Floats]) -> None:
+    """Ask one side all blocks of queries."""
+    for block in blocks:
+        side(block)
 
 
 def id_rows(count: int, rounds: int) -> Iterator[Row]:
@@ -147,19 +139,5 @@ def id_rows(count: int, rounds: int) -> Iterator[Row]:
     yield record.row("filter10.ids", "ms", times[1:])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--quick", action="store_true", help="few vectors and one round")
-    options = parser.parse_args()
-    import faiss
-
-    faiss.omp_set_num_threads(options.threads)
-    about = record.conditions(("faiss-cpu", "numpy", "duckdb"), threads=options.threads)
-    record.write(options.json, about, list(rows(options.quick, options.rounds)))
-
-
 if __name__ == "__main__":
-    main()
+    record.main_of_faiss(__doc__, rows, "duckdb")

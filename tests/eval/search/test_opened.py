@@ -36,7 +36,7 @@ def test_a_text_and_a_picture_get_what_the_index_answers(
     assert len(index) == len(samples)
     expected = gallery.search(release, np.asarray(release.embed_texts("red circle")), 5)[0]
     answer = index.search("red circle", k=5)
-    assert [hit.key for hit in answer] == [hit.key for hit in expected]
+    assert [replace(hit, score=0) for hit in answer] == [replace(hit, score=0) for hit in expected]
     assert [hit.score for hit in answer] == pytest.approx([hit.score for hit in expected], abs=1e-6)
     picture = tmp_path / "picture.png"
     picture.write_bytes(samples[2].image)

@@ -35,7 +35,7 @@ import psutil
 
 from benchmarks import record
 from benchmarks.evaluate import BENCH, ROOT, demo_model
-from benchmarks.faults import index_kills
+from benchmarks.faults import index_changes, index_kills
 from benchmarks.search_clients import Asked, ask
 
 WORK = BENCH / "serve"
@@ -155,11 +155,11 @@ class Attack:
 
 
 def attack(
-    index: Path, world: index_kills.World, content: index_kills.Content, *, kills: int, seconds: float, threads: int
+    index: Path, world: index_changes.World, content: index_changes.Content, *, kills: int, seconds: float, threads: int
 ) -> Attack:
     """An attack of at least so many seconds and kills; it ends by itself in minutes."""
     texts, done = questions(index), threading.Event()
-    result = Attack(Asked(), index_kills.Life(world, index, content, random.Random(0), index_kills.CHANGES[1:]))
+    result = Attack(Asked(), index_kills.Life(world, index, content, random.Random(0), index_changes.CHANGES[1:]))
 
     def clients() -> None:
         while not done.is_set():
@@ -184,7 +184,7 @@ def attack(
 
 def attacked(index: Path, model: str, *, kills: int, seconds: float, threads: int) -> Iterator[dict[str, Any]]:
     """Rows of an attack."""
-    world, content = index_kills.world_of(index, Path(model), WORK / "world")
+    world, content = index_changes.world_of(index, Path(model), WORK / "world")
     result = attack(index, world, content, kills=kills, seconds=seconds, threads=threads)
     asked, life = result.asked, result.life
     name = f"of {len(asked.seconds):,} answers, {result.swaps} versions taken up, {life.kills} killed writers"

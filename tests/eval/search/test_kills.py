@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.index_kills import World, at_every_step, at_random
+from benchmarks.faults.index_changes import World
+from benchmarks.faults.index_kills import at_every_step, at_random
 
 
 @pytest.mark.slow

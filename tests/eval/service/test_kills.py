@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.index_kills import World, first_index
+from benchmarks.faults.index_changes import World
+from benchmarks.faults.index_kills import first_index
 from benchmarks.search_serve import attack
 
 

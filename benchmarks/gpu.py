@@ -142,7 +142,7 @@ def losses(device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
         e, peer = Embeddings(image, text, scale, bias), ClipLoss()
 
         def one(e: Embeddings = e) -> None:
-            contrast(InfoNCE(), e).backward()
+            contrast(InfoNCE(), e).value.backward()
 
         def other(image: Tensor = image, text: Tensor = text, scale: Tensor = scale, peer: Any = peer) -> None:
             peer(image, text, scale.bfloat16()).backward()

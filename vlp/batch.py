@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,6 +24,9 @@ class Batch:
     ids: Tensor | None = None  # [B] int64; pairs with equal ids are positives of each other
     weights: Tensor | None = None  # [B] float32, weight of each pair in the loss; None means 1
     shards: tuple[str, ...] | None = None  # (B,) what each sample was read from, as the ledger names it
+    numbers: Tensor | None = None  # [B] int64, the number of each sample in the stream, the same in every epoch
+    negatives: Tensor | None = None  # [B, K, L] token ids of captions that are wrong for their own picture
+    negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions
 
     def __len__(self) -> int:
         return self.text.shape[0]
@@ -61,3 +64,11 @@ class Embeddings:
     weights: Tensor | None = None  # [B] float32, as in Batch
     negatives: Tensor | None = None  # [B, K, D], unit norm: captions that are negatives of their own image only
     negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions
+    guide_image: Tensor | None = None  # [B, G] what a teacher says of the images, without gradient
+    guide_text: Tensor | None = None  # [B, G] and of the captions
+    marks: Tensor | None = None  # [B, M] numbers of each pair that a loss reads, without gradient
+    bank_image: Tensor | None = None  # [Q, D] earlier images, the same on every rank: further columns for captions
+    bank_text: Tensor | None = None  # [Q, D] earlier captions: further columns for images
+    bank_guide_image: Tensor | None = None  # [Q, G] what a teacher said of them
+    bank_guide_text: Tensor | None = None  # [Q, G]
+    learnt: Mapping[str, Tensor] | None = None  # the objective's own weights, which the model owns

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
 from vlp.losses import Objective
 from vlp.losses._engine.among import Defined
-from vlp.losses._engine.contrast import LossResult, Wanted, differentiable, evaluate
+from vlp.losses._engine.contrast import Contrast, LossResult, Wanted, differentiable, evaluate
 from vlp.losses._engine.peers import Peers, Pending
 from vlp.losses._engine.tile import TileForm
 
@@ -66,6 +67,8 @@ class Sharded:
     ahead: tuple[Tensor, Pending] | None = None  # captions that are travelling already
 
     met: bool = False  # the ranks have met for the next loss
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what the objective kept: of the run, of samples
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what it keeps of this step
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
     waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
@@ -92,8 +95,8 @@ class Sharded:
         self.step += value.requires_grad
         return value
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Tensor:
-        """The mean of a loss [] over the pairs of all ranks, differentiable once (all ranks take part)."""
+    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
+        """The mean of a loss over the pairs of all ranks, differentiable once (all ranks take part)."""
         texts = None
         if self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
             texts, self.ahead = self.ahead[1], None
@@ -101,6 +104,14 @@ class Sharded:
             self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met)
             self.met = False
         return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts), e)
+
+    def number(self, name: str) -> Tensor:
+        """What the objective kept under a name before this step."""
+        return self.numbers[name]
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Keep another value, if the step is taken."""
+        self.kept[name] = value.detach()
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over ranks, differentiable (all ranks take part)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -37,6 +38,20 @@ class Objective:
     def contrasts(self) -> tuple[Loss, ...]:
         """The losses of a matrix of logits that it is made of, the main one first: what it costs."""
         raise NotImplementedError
+
+    @property
+    def per_sample(self) -> Mapping[str, float]:
+        """Numbers that are kept of each sample, by name, with what they begin with; `among.number` gives them [b]."""
+        return {}
+
+    @property
+    def per_run(self) -> Mapping[str, float]:
+        """Numbers that are kept of the run, by name, with what they begin with; `among.number` gives them []."""
+        return {}
+
+    def learnt(self, width: int) -> Mapping[str, Tensor]:
+        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them."""
+        return {}
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective [] over everybody's pairs, differentiable once; `e` are one's own (all take part)."""
@@ -119,7 +134,7 @@ class Loss(Objective):
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The loss [] of everybody's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""
-        return among.contrast(self, e)
+        return among.contrast(self, e).value
 
 
 @dataclass(frozen=True, kw_only=True)

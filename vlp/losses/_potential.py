@@ -50,4 +50,4 @@ def uniformity(among: Among, u: Tensor, v: Tensor, e: Embeddings) -> Tensor:
     """log mean over i != j of exp(-2 |u_i - v_j|^2) [], for unit vectors u and v [b, D] of everybody; least is best."""
     own = torch.full_like(e.scale.detach(), 2 * SHARPNESS)
     bare = Embeddings(u, v, own, torch.zeros_like(own))
-    return (among.contrast(Potential(offset=2 * SHARPNESS), bare) / (len(u) * among.size - 1)).log()
+    return (among.contrast(Potential(offset=2 * SHARPNESS), bare).value / (len(u) * among.size - 1)).log()

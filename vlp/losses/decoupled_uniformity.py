@@ -42,4 +42,4 @@ class DecoupledUniformity(Objective):
         right = torch.cat([2**0.5 * centre, one, -square], 1)
         plain = torch.ones_like(e.scale.detach())
         bare = Embeddings(left, right, plain, torch.zeros_like(plain))
-        return (among.contrast(Potential(), bare) / (len(centre) * among.size - 1)).log()
+        return (among.contrast(Potential(), bare).value / (len(centre) * among.size - 1)).log()

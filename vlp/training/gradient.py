@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Embeddings
 
 Objective = Callable[[Embeddings], Tensor]  # the global mean loss of this rank's pairs and everyone else's
+Beside = Callable[[Batch, Embeddings], Embeddings]  # what a loss is given beside the embeddings of a batch
 Send = Callable[[Tensor], None]  # starts captions [B, D] on their way to other ranks
 PER_PAIR = ("image", "text", "negatives")  # what the towers give for each pair, where they do
 SHARED = ("scale", "bias")
@@ -40,7 +41,14 @@ class Buffers:
 
 
 def whole_batch(
-    model: nn.Module, objective: Objective, batch: Batch, *, seed: int, rows: int = 0, send: Send | None = None
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    *,
+    seed: int,
+    rows: int = 0,
+    send: Send | None = None,
+    beside: Beside | None = None,
 ) -> Tensor:
     """The loss []; gradients are added to the parameters' `.grad`. All ranks participate, and sync in the backward.
 
@@ -52,8 +60,7 @@ def whole_batch(
     else:
         torch.manual_seed(seed)
         out = model(batch.image, batch.text, send)
-    out = replace(out, ids=shared_ids(batch), weights=batch.weights)
-    loss, gradients = at_embeddings(objective, out)
+    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
     backward(out, gradients)
     return loss
 
@@ -68,6 +75,7 @@ def cached(
     unsynced: Unsynced = nullcontext,
     texts_sync: bool = False,
     send: Send | None = None,
+    beside: Beside | None = None,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
@@ -79,9 +87,9 @@ def cached(
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = replace(apart(module, chunks, seed, send), ids=shared_ids(batch), weights=batch.weights)
+        out = apart(module, chunks, seed, send)
     buffers.restore()  # the replay below updates running statistics, once
-    loss, gradients = at_embeddings(objective, out)
+    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
     last = len(chunks) - 1
 
     def own(i: int, *names: str) -> dict[str, Tensor]:
@@ -132,6 +140,15 @@ def apart(model: nn.Module, chunks: Sequence[Batch], seed: int, send: Send | Non
     negatives, keep = rows("negatives"), rows("negatives_keep")
     image = torch.cat([i.image for i in images])
     return replace(images[-1], image=image, text=text, negatives=negatives, negatives_keep=keep)
+
+
+def with_companions(batch: Batch, out: Embeddings, beside: Beside | None) -> Embeddings:
+    """The embeddings with all that the loss is given beside them (all ranks take part in `beside`)."""
+    out = replace(out, ids=shared_ids(batch), weights=batch.weights)
+    if beside is None:
+        return out
+    with torch.no_grad():
+        return beside(batch, out)
 
 
 def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vlp.augment import Augment, Draws
-from vlp.batch import Batch
+from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
+from vlp.training.companion import Companion
 from vlp.training.forwards import Forwards
 from vlp.training.gradient import Buffers, cached, whole_batch
 from vlp.training.guard import Watch
@@ -49,8 +51,16 @@ class TrainState:
     """One run on one rank. All ranks make the same calls in the same order."""
 
     def __init__(
-        self, settings: Training, module: nn.Module, objective: Sharded, parallel: Parallel, augment: Augment | None
+        self,
+        settings: Training,
+        module: nn.Module,
+        objective: Sharded,
+        parallel: Parallel,
+        augment: Augment | None,
+        *,
+        companions: Sequence[Companion] = (),
     ) -> None:
+        self.companions = companions
         self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
         self.world = parallel.world
         precision = resolve(settings.precision, self.world.device)
@@ -94,21 +104,28 @@ class TrainState:
         self.objective.step = self.step  # what a schedule draws at random follows from it, also in a resumed run
         seed = noise(self.settings.seed, self.step, self.world.rank)
         if self.augment is not None:
-            common = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
-            generator = torch.Generator(self.world.device).manual_seed(common)
+            whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
+            generator = torch.Generator(self.world.device).manual_seed(whole)
             draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
             batch = replace(batch, image=self.augment(batch.image, draws))
-        objective, send = self.scaler.over(self.objective), self.objective.send_ahead
+        objective = self.scaler.over(self.objective)
+        common: dict[str, Any] = {"seed": seed, "send": self.objective.send_ahead, "beside": self.beside}
         if 0 < self.settings.chunk < len(batch):
             sync: dict[str, Any] = {
                 "unsynced": partial(self.parallel.unsynced, self.model),
                 "texts_sync": self.parallel.texts_sync,
             }
-            loss = cached(self.model, objective, batch, seed=seed, rows=self.settings.chunk, send=send, **sync)
+            loss = cached(self.model, objective, batch, rows=self.settings.chunk, **common, **sync)
         else:
-            loss = whole_batch(self.model, objective, batch, seed=seed, send=send)
+            loss = whole_batch(self.model, objective, batch, **common)
         self.parallel.settle(self.module)
         return self.scaler.undo(loss, self.parameters)
+
+    def beside(self, batch: Batch, e: Embeddings) -> Embeddings:
+        """The embeddings with what the companions of the run have to say of them (all ranks take part)."""
+        for companion in self.companions:
+            e = companion.beside(batch, e)
+        return e
 
     def clip(self) -> float:
         """The norm of the whole gradient, which is at most the setting `clip` afterwards."""
@@ -147,6 +164,8 @@ class TrainState:
             self.buffers.restore()  # what a bad batch did to running statistics
         else:
             self.advance()
+            for companion in self.companions:
+                companion.taken()
             self.tally.add(loss, norm)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -19,7 +19,7 @@ from vlp.augment import Augment
 from vlp.batch import Batch
 from vlp.config import identity, to_tree
 from vlp.distributed.background import BackgroundGroup
-from vlp.distributed.sharded import sharded
+from vlp.distributed.sharded import Sharded, sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Objective
@@ -28,6 +28,7 @@ from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
+from vlp.training.companion import Companion
 from vlp.training.extension import extension
 from vlp.training.forwards import Forwards
 from vlp.training.hooks.profile import Trace
@@ -185,7 +186,7 @@ class Trainer:
             group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
-        state = TrainState(training, self.model, objective, ranks, self.augment)
+        state = TrainState(training, self.model, objective, ranks, self.augment, companions=self.companions(objective))
         saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
         begun = saving.begin(training.resume_from)
         if world.rank == 0:
@@ -194,6 +195,10 @@ class Trainer:
                 print(change, flush=True)
         watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
         return state, watching, self.sinks(state, begun.row), saving
+
+    def companions(self, objective: Sharded) -> tuple[Companion, ...]:
+        """What goes along with the run for its objective."""
+        return ()
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

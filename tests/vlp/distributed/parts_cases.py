@@ -42,6 +42,7 @@ def contents(world, kind, seed):
             watch=Guard().watch(),
             tally=Tally(3),
             scaler=Scaler.of(None),
+            companions=(),
         )
     )
 

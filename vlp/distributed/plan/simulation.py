@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,5 +98,5 @@ def simulated_peak(loss: Loss, negatives: str, *, size: int, per_node: int, **sh
         strategy = read(negatives, size=size, per_node=per_node)
         objective = Sharded(loss, world, strategy, *crossing(world, strategy))
         # without `agree`, which reads numbers that fake tensors do not have
-        run = lambda e: differentiable(lambda own, wanted: objective.evaluate(loss, own, wanted, None), e)  # noqa: E731
-        return peak_of(run, **shape)
+        evaluate = partial(objective.evaluate, loss, texts=None)
+        return peak_of(lambda e: differentiable(evaluate, e).value, **shape)

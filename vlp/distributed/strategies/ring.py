@@ -28,17 +28,17 @@ class Ring:
         view = View.of(loss, e, rows=ALONE, columns=self.everyone, everyone=self.everyone)
         b = len(e.text)
         if loss.linear and wanted.any:
-            row_pull, column_pull, value = *view.linear_pulls(), None
+            row_pull, column_pull, seen = *view.linear_pulls(), None
         else:
             rows, columns = view.empty(b), view.empty(b * self.everyone.size)
             for block, where in self.blocks(view):
                 observe(loss, block, rows, columns.cut(where))
-            row_pull, column_pull, value = view.settle(rows, columns)
+            row_pull, column_pull, seen = view.settle(rows, columns)
         if not wanted.any:
-            assert value is not None
-            return LossResult(self.everyone.sum(value))
+            assert seen is not None
+            return replace(seen, value=self.everyone.sum(seen.value))
         sums = self.differentiate(view, wanted, row_pull, column_pull)
-        return view.finish(sums, row_pull, wanted, value)
+        return view.finish(sums, row_pull, wanted, seen)
 
     def blocks(self, view: View) -> Iterator[tuple[Block, slice]]:
         """My images against each rank's captions, my own first; the next captions travel while a block is computed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
-from vlp.losses._engine.contrast import contrast
+from vlp.losses._engine.contrast import Contrast, contrast
 from vlp.losses._engine.tile import TileForm
 
 
@@ -31,7 +33,7 @@ class Among(Protocol):
         """How many they are."""
         ...
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Tensor:
+    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
         """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once."""
         ...
 
@@ -39,13 +41,36 @@ class Among(Protocol):
         """The sum over processes of `own`, of any shape; differentiable."""
         ...
 
+    def number(self, name: str) -> Tensor:
+        """What was kept under a name: [] of the run, or [b] of these pairs' samples."""
+        ...
 
+    def keep(self, name: str, value: Tensor) -> None:
+        """Keep another value, [] or [b], of the same kind; it counts once the step is taken."""
+        ...
+
+
+@dataclass(frozen=True)
 class Alone:
     """One process that has all pairs."""
 
-    size = 1
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what was kept before
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what is kept now
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Tensor:
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    def number(self, name: str) -> Tensor:
+        """What was kept before."""
+        return self.numbers[name]
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Keep another value."""
+        self.kept[name] = value.detach()
+
+    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
         """Tile by tile: memory is flat in the number of pairs."""
         return contrast(loss, e)
 
@@ -57,9 +82,9 @@ class Alone:
 class ByDefinition(Alone):
     """The same by what losses mean, through autograd: the oracle."""
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Tensor:
+    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
         """From the whole matrix of logits."""
-        return loss.by_definition(e)
+        return Contrast(loss.by_definition(e))
 
 
 ALONE = Alone()

@@ -14,7 +14,7 @@ from vlp.batch import Embeddings
 from vlp.errors import UserError
 from vlp.losses._engine.peers import ALONE, Peers, Pending
 from vlp.losses._engine.statistics import Running
-from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.tile import Side, TileForm
 from vlp.losses._engine.tile_engine import (
     Block,
     Pull,
@@ -56,12 +56,23 @@ class LossResult:
     scale: Tensor | None = None  # []
     bias: Tensor | None = None  # []
     negatives: Tensor | None = None  # [b, K, D]
+    rows: Side | None = None  # what my own images know, None for linear losses
+    columns: Side | None = None  # what my own captions know
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The mean of a loss over everybody's pairs, and what one's own pairs know once every tile has been seen."""
+
+    value: Tensor  # [], differentiable
+    rows: Side | None = None  # of my own images, detached; None for linear losses and from definitions
+    columns: Side | None = None  # of my own captions
 
 
 Evaluate = Callable[[Embeddings, Wanted], LossResult]
 
 
-def contrast(loss: TileForm, e: Embeddings) -> Tensor:
+def contrast(loss: TileForm, e: Embeddings) -> Contrast:
     """The loss [] of one process's pairs, differentiable once in image, text, negatives, scale and bias."""
     return differentiable(lambda own, wanted: evaluate(loss, own, wanted), e)
 
@@ -86,19 +97,19 @@ def evaluate(
     images = rows.gather(e.image)
     block = view.block(images(), texts())
     if loss.linear and wanted.any:
-        row_pull, column_pull, value = *view.linear_pulls(), None
+        row_pull, column_pull, seen = *view.linear_pulls(), None
     else:
-        row_pull, column_pull, value = view.statistics(block)
+        row_pull, column_pull, seen = view.statistics(block)
     if not wanted.any:
-        assert value is not None
-        return LossResult(everyone.sum(value))
+        assert seen is not None
+        return replace(seen, value=everyone.sum(seen.value))
     sums = view.empty_sums(block, wanted)
     differentiate(loss, block, row_pull, column_pull, sums)
     del block, images, texts  # before gradients are sent, which needs memory of its own
     text = None if sums.text is None else columns.scatter_sum(sums.text)
     image = None if sums.image is None else rows.scatter_sum(sums.image)
     sums = replace(sums, image=image and image(), text=text and text())
-    return view.finish(sums, row_pull, wanted, value)
+    return view.finish(sums, row_pull, wanted, seen)
 
 
 @dataclass(frozen=True)
@@ -171,13 +182,13 @@ class View:
         """Statistics of n rows of which nothing is known."""
         return Running.empty(n, powers=len(self.loss.powers), terms=self.loss.term_count, like=self.row_weights)
 
-    def statistics(self, block: Block) -> tuple[Pull, Pull, Tensor]:
-        """The first pass: how the loss depends on each row and column, and my own pairs' share of the loss []."""
+    def statistics(self, block: Block) -> tuple[Pull, Pull, LossResult]:
+        """The first pass: how the loss depends on each row and column; my own pairs' share of the loss, their sides."""
         row_stats, column_stats = self.empty(len(block.image)), self.empty(len(block.text))
         observe(self.loss, block, row_stats, column_stats)
         return self.settle(row_stats, column_stats)
 
-    def settle(self, row_stats: Running, column_stats: Running) -> tuple[Pull, Pull, Tensor]:
+    def settle(self, row_stats: Running, column_stats: Running) -> tuple[Pull, Pull, LossResult]:
         """The same from what this process has seen: rows merge their rows, columns their columns."""
         local = local_logits(self.e, self.bias)
         if local is not None:
@@ -186,7 +197,10 @@ class View:
         row_each, row_pull = pull(self.loss, row_stats.side(self.size), self.norm * self.row_weights)
         column_each, column_pull = pull(self.loss, column_stats.side(self.size), self.norm * self.column_weights)
         both = row_each[self.own_rows] + column_each[self.own_columns]
-        return row_pull, column_pull, (self.norm * self.row_weights[self.own_rows] * both).sum()
+        value = (self.norm * self.row_weights[self.own_rows] * both).sum()
+        rows = row_stats.cut(self.own_rows).side(self.size)
+        columns = column_stats.cut(self.own_columns).side(self.size)
+        return row_pull, column_pull, LossResult(value, rows=rows, columns=columns)
 
     def linear_pulls(self) -> tuple[Pull, Pull]:
         """The same for a loss that is a plain sum of terms: its derivative is known before any logit is."""
@@ -202,8 +216,11 @@ class View:
         text = torch.zeros_like(block.text, dtype=block.precision) if wanted.text else None
         return Sums(image, text, nothing, nothing.clone())
 
-    def finish(self, sums: Sums, row_pull: Pull, wanted: Wanted, value: Tensor | None) -> LossResult:
-        """The result, from the gradients of my own pairs: `sums.image` and `sums.text` are [b, D]."""
+    def finish(self, sums: Sums, row_pull: Pull, wanted: Wanted, seen: LossResult | None) -> LossResult:
+        """The result, from the gradients of my own pairs: `sums.image` and `sums.text` are [b, D].
+
+        `seen` is what the first pass gave, None where a linear loss needs none.
+        """
         e, precision = self.e, self.row_weights.dtype
         negatives: Tensor | None = None
         on_negatives: Tensor | float = 0.0
@@ -223,7 +240,7 @@ class View:
         else:
             assert sums.text is not None
             scale = inner(sums.text, e.text) + on_negatives
-        value = sums.value.to(precision) if value is None else value
+        value = sums.value.to(precision) if seen is None else seen.value
         size = self.everyone.size
         factor = e.scale.detach().to(precision) * size
 
@@ -237,6 +254,8 @@ class View:
             scale=(scale * size).to(e.scale.dtype),
             bias=(sums.bias * size).to(e.bias.dtype),
             negatives=grown(negatives, e.negatives),
+            rows=None if seen is None else seen.rows,
+            columns=None if seen is None else seen.columns,
         )
 
 
@@ -268,10 +287,18 @@ class Known(torch.autograd.Function):
         )
 
 
-def differentiable(run: Evaluate, e: Embeddings) -> Tensor:
-    """The value of `run` [], with its gradient attached where any of the embeddings asks for one."""
+def differentiable(run: Evaluate, e: Embeddings) -> Contrast:
+    """The value of `run`, with its gradient attached where any of the embeddings asks for one, and the sides."""
     inputs = (e.image, e.text, e.scale, e.bias, e.negatives)
+    results: list[LossResult] = []
+
+    def noted(own: Embeddings, wanted: Wanted) -> LossResult:
+        results.append(run(own, wanted))
+        return results[0]
+
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return Known.apply(run, e, *inputs)  # type: ignore[no-any-return]
-    with torch.no_grad(), torch.autocast(e.image.device.type, enabled=False):
-        return run(e, Wanted()).value
+        value = Known.apply(noted, e, *inputs)
+    else:
+        with torch.no_grad(), torch.autocast(e.image.device.type, enabled=False):
+            value = noted(e, Wanted()).value
+    return Contrast(value, results[0].rows, results[0].columns)

@@ -24,6 +24,8 @@ class Contents:
         kept = self._weights()
         for name, values in self._optimizer_state():
             kept |= {f"optimizer.{name}.{key}": v for key, v in values.items() if isinstance(v, Tensor)}
+        for one in self.state.companions:
+            kept |= {f"companion.{one.name}.{key}": v for key, v in one.state_dict().items()}
         return kept
 
     def plain(self, streams: list[Any]) -> dict[str, Any]:
@@ -53,6 +55,9 @@ class Contents:
                     shape, dtype = tuple(table[full]["shape"]), dtype_of(table[full])
                     same = weight.ndim and shape == tuple(weight.shape)
                     room[full] = torch.empty_like(weight, dtype=dtype) if same else torch.empty(shape, dtype=dtype)
+        beside = {f"companion.{one.name}." for one in self.state.companions}
+        for full in (name for name in table if name.startswith(tuple(beside))):
+            room[full] = torch.empty(tuple(table[full]["shape"]), dtype=dtype_of(table[full]))
         return room
 
     def take(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> list[Any]:
@@ -63,6 +68,9 @@ class Contents:
             state = {index: values for index, values in enumerate(every) if values}
             # groups as they are here: a run from its last good checkpoint may have changed their settings
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for one in self.state.companions:
+            start = f"companion.{one.name}."
+            one.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
         self.state.watch.load_state_dict(plain["watch"])
         if "scaler" in plain:  # checkpoints from before fp16 have none
             self.state.scaler.load_state_dict(plain["scaler"])

@@ -1,0 +1,7 @@
+"""x"""
+
+CASES = {}
+
+
+def run(bench, names):
+    return []

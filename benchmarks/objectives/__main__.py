@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     sizes = stages.QUICK if options.quick else stages.Sizes()
     if options.pairs:
         sizes = replace(sizes, **dict(zip(("screen", "race", "report"), options.pairs, strict=True)))
-    with locked(WORK):
-        bench = stages.with_teacher(stages.Bench(sizes, options.jobs, recipes))
+    with locked(options.work):
+        bench = stages.with_teacher(stages.Bench(sizes, options.jobs, recipes, options.work))
         rows = staged(bench, options.stage)
         if options.stage in ("cases", None):
             rows += cases.run(bench, [name for name in cases.CASES if name in only])
@@ -48,8 +48,9 @@ def main(argv: Sequence[str]) -> int:
     for name, reason in LEFT_OUT.items():
         print(f"\nLeft out: {name}. {reason}")
     if options.docs:
-        tables.fill(options.docs / "objectives.md", texts)
-        print(*pictures.draw(rows, options.docs / "pictures"))
+        drawn = pictures.draw(rows, options.docs / "pictures")
+        shown = "\n".join(f"![{what}](pictures/{path.name})" for path, what in drawn.items())
+        tables.fill(options.docs / "objectives.md", {**texts, **({"pictures": shown} if shown else {})})
     return 0
 
 
@@ -78,6 +79,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, help="stop after this one; cases: these alone (default: everything)")
     parser.add_argument("--only", nargs="+", choices=[*RECIPES, *cases.CASES], metavar="RECIPE", help="these alone")
     parser.add_argument("--pairs", nargs=3, type=int, metavar="N", help="pairs of a run of screen, race and report")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
     parser.add_argument("--quick", action="store_true", help="tiny runs of everything, to see that it works")
     return parser.parse_args(argv)
 

@@ -36,6 +36,7 @@ class Run:
     words: tuple[str, ...] = field(repr=False)
     """presets and flags for train.py"""
     splits: tuple[str, ...] = ("val",)
+    work: Path = WORK
 
     @property
     def command(self) -> list[str]:
@@ -47,7 +48,7 @@ class Run:
         """Where it lies: another command is another folder, the same command of another stage the same one."""
         words = [re.sub(r"\W+", "-", self.recipe), re.sub(r"\W+", "-", self.condition), str(self.seed)]
         digest = hashlib.sha256("\0".join(self.command).encode()).hexdigest()[:10]
-        return WORK / "-".join([*words, digest])
+        return self.work / "-".join([*words, digest])
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def call(command: Sequence[str], log: Path) -> tuple[int, int]:
             process.terminate()
             raise
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * 1024
+    return process.returncode, usage.ru_maxrss * 1024  # in KiB on Linux
 
 
 def finished(results: dict[Run, Done | Failed], keep: Callable[[Run], bool]) -> list[Done]:

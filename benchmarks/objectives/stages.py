@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks import record
 from benchmarks.objectives import judging
 from benchmarks.objectives.judging import Judged, Scored, mean_scored
 from benchmarks.objectives.recipes import CONDITIONS, DEMO, PLAIN, RECIPES, Condition, Recipe, filled, together
-from benchmarks.objectives.runs import LOG, Done, Failed, Run, call, finished, train_all
+from benchmarks.objectives.runs import LOG, WORK, Done, Failed, Run, call, finished, train_all
 from vlp.errors import UserError
 from vlp.files import write_whole
 
@@ -61,6 +62,8 @@ class Bench:
     jobs: int
     recipes: Mapping[str, Recipe]
     """those that are compared; `demo` and `infonce` are among them"""
+    work: Path = WORK
+    """folder of the runs"""
     teacher: str = ""
     """folder of the model that teaches, and of its embeddings of the training set"""
     stored: str = ""
@@ -73,7 +76,7 @@ class Bench:
     def with_words(self, run: Run, words: Sequence[str]) -> Run:
         """The run with its presets and flags, those of its condition and of the sizes among them."""
         own = filled(words, self.teacher, self.stored)
-        return replace(run, words=(*own, *self.sizes.extra, *CONDITIONS[run.condition]))
+        return replace(run, work=self.work, words=(*own, *self.sizes.extra, *CONDITIONS[run.condition]))
 
     def seeds(self, first: int) -> range:
         """As many seeds as are trained, from the first one."""

@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.objectives import judging, measuring, recipes, tables
+from benchmarks.objectives import cases, judging, measuring, recipes, tables
 from benchmarks.objectives.judging import Scored, at_equal_seconds, auc, judged, least_gain, noise, resampled
 from eval.metrics.paired import two_sided
 
 CONCEPTS = 150
 
 
-@pytest.mark.parametrize("module", [judging, measuring, recipes, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [cases, judging, measuring, recipes, tables], ids=lambda module: module.__name__)
 def test_docstring_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 

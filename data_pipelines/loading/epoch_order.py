@@ -183,35 +183,14 @@ class Order:
         shard = int(shards[at])
         return Place(source, shard, position - int(ends[at]) + int(s.counts[shard]), round_)
 
-    def number(self, place: Place) -> int:
-        """The number of a sample in the stream: sources, their shards and the samples of a shard one after the other."""
-        return int(self._firsts[place.source][place.shard]) + place.sample
-
-    def numbers(self, source: int, round_: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[n] the numbers of the samples at some positions of a pass of a source."""
+    def samples_at(
+        self, source: int, round_: int, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(shard, sample in it), each [n], at some positions of a pass of a source."""
         shards, ends, turn = self._pass(source, round_)
         positions = (positions + turn) % self.sources[source].size
         at = np.searchsorted(ends, positions, side="right")
-        shard = shards[at]
-        found: NDArray[np.int64] = positions - ends[at] + self.sources[source].counts[shard]
-        return found + self._firsts[source][shard]
-
-    def located(self, number: int) -> Place:
-        """The sample with a number; of no pass."""
-        source = int(np.searchsorted(self._beginnings, number, side="right")) - 1
-        shard = int(np.searchsorted(self._firsts[source], number, side="right")) - 1
-        return Place(source, shard, number - int(self._firsts[source][shard]), 0)
-
-    @cached_property
-    def _beginnings(self) -> NDArray[np.int64]:
-        """[S] the number of the first sample of each source."""
-        return np.cumsum([0] + [s.size for s in self.sources])[:-1]
-
-    @cached_property
-    def _firsts(self) -> tuple[NDArray[np.int64], ...]:
-        """For each source [shards] the number of the first sample of each shard."""
-        pairs = zip(self._beginnings.tolist(), self.sources, strict=True)
-        return tuple(begin + np.cumsum(s.counts) - s.counts for begin, s in pairs)
+        return shards[at], positions - ends[at] + self.sources[source].counts[shards[at]]
 
     def _pass(self, source: int, round_: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """The shards of a pass in their order, where each ends, and the rotation by which the pass starts."""

@@ -1,7 +1,7 @@
 """The order of epochs out of a plan: which sample of the stream stands at which place, written down for some epochs.
 
 A plan is data, with a checksum: the order is a function of (seed, epoch, plan), whoever reads it, on any number of
-ranks and workers. A sample has the number that `Order.number` gives it.
+ranks and workers. Samples are named by their numbers in the stream.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.loading.epoch_order import Order, Place
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.shards.open_shards import OpenShards
+from data_pipelines.shards.shard_set import is_remote
 from vlp.errors import UserError
 from vlp.files import write_whole
 from vlp.legible import plain
@@ -84,6 +86,7 @@ class Planned(Order):
     batch's, as in every order."""
 
     plan: EpochPlan = field(repr=False)
+    numbering: Numbering = field(repr=False)
 
     def check(self, opened: Sequence[OpenShards]) -> None:
         """Raise UserError for a plan of other shards, or of other draws of them."""
@@ -92,7 +95,7 @@ class Planned(Order):
                 f"the plan of epochs from {self.plan.first} on was made for other shards than those of the stream "
                 "(their names, checksums or numbers of samples differ); restore them, or plan again in a new run"
             )
-        wanted = np.sort(np.concatenate(drawn(self, self.plan.first)))
+        wanted = np.sort(np.concatenate(drawn(self, self.numbering, self.plan.first)))
         if self.plan.orders.shape[1] != self.samples or not np.array_equal(np.sort(self.plan.orders[0]), wanted):
             raise UserError(
                 f"the plan of epochs from {self.plan.first} on has {self.plan.orders.shape[1]:,} places and the epoch "
@@ -107,13 +110,31 @@ class Planned(Order):
     def place(self, epoch: int, row: int, turn: int) -> Place:
         """As Order.place; turns past the end go on at the beginning."""
         at = (turn * self.global_batch + row) % self.samples
-        return replace(self.located(int(self.plan.of(epoch)[at])), lane=0, window=at // self.window)
+        return Place(*self.numbering.place(int(self.plan.of(epoch)[at])), round=0, lane=0, window=at // self.window)
 
     def upcoming(self, epoch: int, place: Place) -> list[Place]:
         """As Order.upcoming, of the window of `place`'s source."""
         start = (place.window + 1) * self.window
-        some = [self.located(int(number)) for number in self.plan.of(epoch)[start : start + self.window]]
+        numbers = self.plan.of(epoch)[start : start + self.window]
+        some = [Place(*self.numbering.place(int(number)), round=0) for number in numbers]
         return [one for one in some if one.source == place.source]
+
+
+def planned(order: Order, numbering: Numbering, plan: EpochPlan, opened: Sequence[OpenShards]) -> Planned:
+    """The order of `plan`, for whoever reads in `order` now.
+
+    Raises UserError for a plan of other shards, and for remote ones that are read in parts.
+    """
+    away = [url for shards in opened for url in shards.urls if is_remote(url) and shards.access.shard_cache is None]
+    if away:
+        raise UserError(
+            f"a plan reads samples in any order, but {plain(away[0], 200)} is remote and read in parts, which would be "
+            "fetched again for every sample: give data.remote.shard_cache, or copy the shards"
+        )
+    own = {f.name: getattr(order, f.name) for f in fields(Order) if f.init and not f.name.startswith("_")}
+    made = Planned(**own, plan=plan, numbering=numbering)
+    made.check(opened)
+    return made
 
 
 def bound_to(opened: Sequence[OpenShards]) -> str:
@@ -122,17 +143,17 @@ def bound_to(opened: Sequence[OpenShards]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def drawn(order: Order, epoch: int) -> list[NDArray[np.int64]]:
+def drawn(order: Order, numbering: Numbering, epoch: int) -> list[NDArray[np.int64]]:
     """The numbers of the samples that an epoch draws, pass by pass of each source; no pass has one twice."""
-    return [part for source in range(len(order.sources)) for part in passes(order, source, epoch)]
+    sources = range(len(order.sources))
+    return [numbering.firsts[s][shard] + sample for s in sources for shard, sample in passes(order, s, epoch)]
 
 
-def passes(order: Order, source: int, epoch: int) -> list[NDArray[np.int64]]:
-    """The numbers of the samples that an epoch draws from a source, ascending, for each pass that it has part in."""
-    s = order.sources[source]
+def passes(order: Order, source: int, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(shard, sample in it), each [n], that an epoch draws from a source, for each pass that it has part in."""
+    s, parts = order.sources[source], []
     begun, ended = epoch * s.draws, (epoch + 1) * s.draws
-    parts = []
     for round_ in range(begun // s.size, -(-ended // s.size)) if s.draws else ():
         start, stop = max(begun, round_ * s.size), min(ended, (round_ + 1) * s.size)
-        parts.append(np.sort(order.numbers(source, round_, np.arange(start, stop) - round_ * s.size)))
+        parts.append(order.samples_at(source, round_, np.arange(start, stop) - round_ * s.size))
     return parts

@@ -29,9 +29,7 @@ class Plan:
         """How many neighbours of each, or how many clusters of so many samples."""
         raise NotImplementedError
 
-    def plan(
-        self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+    def plan(self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """[S] the samples 0 to S - 1, each once, in the order in which batches of `batch` samples take them.
 
         ids: [S, K] the neighbours of each sample, nearest first, or [S, 1] its cluster; -1 where there is none. They

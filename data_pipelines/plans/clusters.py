@@ -31,9 +31,7 @@ class Clusters(Plan):
         """The number of clusters."""
         return max(1, samples // self.size)
 
-    def plan(
-        self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+    def plan(self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """As Plan.plan: in time S log S. Samples without a cluster are clusters of their own."""
         parts = self.parts(np.asarray(ids[:, 0]), min(self.size, batch), rng)
         return batches_in_turns(np.concatenate(packed(parts, batch)), batch, rng)

@@ -17,6 +17,8 @@ from data_pipelines.plans import Plan, batches_in_turns
 from vlp.config import COMMON
 from vlp.config.bounds import Count, Share
 
+TRIES = 32  # places that a sample is offered which was left with too similar ones
+
 
 @dataclass(frozen=True)
 class Neighbours(Plan):
@@ -33,11 +35,10 @@ class Neighbours(Plan):
         """The neighbours of each sample."""
         return min(self.nearest, max(samples - 1, 1))
 
-    def plan(
-        self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+    def plan(self, ids: NDArray[Any], scores: NDArray[Any], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """As Plan.plan: in time S K, with a few numbers for each sample beside the neighbours."""
-        return batches_in_turns(_Walk(self, ids, scores, batch).order(rng.permutation(len(ids))), batch, rng)
+        walk = _Walk(self, ids, scores, batch)
+        return batches_in_turns(walk.exchanged(walk.order(rng.permutation(len(ids))), rng), batch, rng)
 
 
 class _Walk:
@@ -50,6 +51,7 @@ class _Walk:
         self.count = 0
         self.here: set[int] = set()  # samples of the present batch
         self.apart: set[int] = set()  # that are too similar to one of them
+        self.forced: list[int] = []  # places of samples that were left with too similar ones
 
     def order(self, seeds: NDArray[np.int64]) -> NDArray[np.int64]:
         """The walk from seed to seed; one that has to stay apart from the batch is asked again for later batches."""
@@ -62,8 +64,27 @@ class _Walk:
         while waiting:
             if self.ask_again(waiting, len(waiting)) == 0:  # nothing but too similar ones are left
                 for _ in range(min(len(waiting), self.batch - len(self.here))):
+                    self.forced.append(self.count)
                     self.place(waiting.popleft())
         return self.made
+
+    def exchanged(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """`order`, in which samples that were left change places with others, where that keeps similar ones apart."""
+        at = np.empty(len(order), np.int64)
+        at[order] = np.arange(len(order))
+
+        def alone(sample: int, place: int) -> bool:
+            too_near = [other for other, score in self.neighbours(sample) if score > self.plan.ceiling]
+            return not (at[too_near] // self.batch == place // self.batch).any()
+
+        for here in self.forced:
+            for there in rng.integers(0, len(order), TRIES).tolist():
+                one, other = int(order[here]), int(order[there])
+                if here // self.batch != there // self.batch and alone(one, there) and alone(other, here):
+                    order[here], order[there] = other, one
+                    at[one], at[other] = there, here
+                    break
+        return order
 
     def ask_again(self, waiting: deque[int], most: int) -> int:
         """Begin with those that wait, the longest first; how many of them need not wait any more."""

@@ -25,9 +25,11 @@ from torch import nn
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan
 from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.stream import OpenSources, Stream
 from eval.embeddings.together import Ranks, SharedRelease
+from eval.plans.epochs import EpochPlans, Planning
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
@@ -87,6 +89,8 @@ class RunConfig:
     """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Objective = field(default_factory=InfoNCE)
     """the objective"""
+    plan: Planning = field(default_factory=Planning)
+    """which samples come together in a batch, by what a model finds alike"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
@@ -194,13 +198,19 @@ def trainer(
 ) -> Trainer:
     """The parts of the run, put together."""
     shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
+    shared |= {"plan": to_tree(run.plan)} if run.plan != Planning() else {}
+    beside = tokenizer, run.model.transform()
+    planner = EpochPlans.of(run.plan, run.out, world, sources, captions=run.data.captions, beside=beside)
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state),
+        open_stream=lambda state: open_stream(
+            run, tokenizer, sources, world, state=state, plan=planner and planner.followed(state)
+        ),
         folder=run.out,
         world=world,
+        planner=planner,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         unlocking=Unlocking(encoder, run.towers),
@@ -220,6 +230,7 @@ def open_stream(
     *,
     state: Any = None,
     batch: int = 0,
+    plan: EpochPlan | None = None,
 ) -> Loader | PipelineLoader:
     """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     own = run.model.transform()
@@ -236,6 +247,7 @@ def open_stream(
         seed=run.training.seed,
         state=state,
         sources=sources,
+        plan=plan,
     )
 
 

@@ -38,38 +38,40 @@ class Alike:
         return Alike(ids, np.asarray(self.scores[members]))
 
 
-def arranged(
-    order: Order, numbering: Numbering, epoch: int, plan: Plan, known: Sequence[Alike], seed: int
-) -> NDArray[np.int64]:
-    """[T] the numbers of an epoch's samples in the order of `plan`; each source is planned by itself.
+@dataclass(frozen=True)
+class Arranging:
+    """Epochs of a stream in the order of a plan; each source is planned by itself.
 
-    A source has the same share of every batch as without a plan, and no sample comes twice in one pass. `known`: of
-    each source. Memory: the epoch's numbers a few times over, and the neighbours of a pass that is not a whole one.
+    A source has the same share of every batch as without a plan, and no sample comes twice in one pass. Memory: the
+    epoch's numbers a few times over, and the neighbours of a pass that an epoch does not draw whole.
     """
-    parts = [
-        _source(order, numbering, source, epoch, plan, known[source], seed) for source in range(len(order.sources))
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    source, nth = interleave([len(part) for part in parts])
-    mixed = np.empty(len(source), np.int64)
-    for number, part in enumerate(parts):
-        mixed[source == number] = part[nth[source == number]]
-    return mixed
 
+    order: Order
+    numbering: Numbering
+    plan: Plan
+    known: Sequence[Alike]  # of each source
 
-def _source(
-    order: Order, numbering: Numbering, source: int, epoch: int, plan: Plan, alike: Alike, seed: int
-) -> NDArray[np.int64]:
-    """[draws] the numbers of the samples that an epoch draws from one source, in their order."""
-    s = order.sources[source]
-    batch = max(1, round(order.global_batch * s.draws / order.samples))
-    begins, parts = np.cumsum(s.counts) - s.counts, [np.empty(0, np.int64)]
-    for turn, (shard, sample) in enumerate(passes(order, source, epoch)):
-        members = np.sort(begins[shard] + sample)
-        rng = np.random.default_rng(mix(seed, 5, epoch, source, turn))
-        some = alike.among(members, renumbered=plan.asks == "neighbours")
-        members = members[plan.plan(some.ids, some.scores, batch, rng)]
-        shard = np.searchsorted(np.cumsum(s.counts), members, side="right")
-        parts.append(numbering.firsts[source][shard] + members - begins[shard])
-    return np.concatenate(parts)
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """[T] the numbers of an epoch's samples in their order, which follows from the stream's seed."""
+        parts = [self._source(epoch, source) for source in range(len(self.order.sources))]
+        if len(parts) == 1:
+            return parts[0]
+        source, nth = interleave([len(part) for part in parts])
+        mixed = np.empty(len(source), np.int64)
+        for number, part in enumerate(parts):
+            mixed[source == number] = part[nth[source == number]]
+        return mixed
+
+    def _source(self, epoch: int, source: int) -> NDArray[np.int64]:
+        """[draws] the numbers of the samples that an epoch draws from one source, in their order."""
+        order, s = self.order, self.order.sources[source]
+        batch = max(1, round(order.global_batch * s.draws / order.samples))
+        begins, parts = np.cumsum(s.counts) - s.counts, [np.empty(0, np.int64)]
+        for turn, (shard, sample) in enumerate(passes(order, source, epoch)):
+            members = np.sort(begins[shard] + sample)
+            rng = np.random.default_rng(mix(order.seed, 5, epoch, source, turn))
+            some = self.known[source].among(members, renumbered=self.plan.asks == "neighbours")
+            members = members[self.plan.plan(some.ids, some.scores, batch, rng)]
+            shard = np.searchsorted(np.cumsum(s.counts), members, side="right")
+            parts.append(self.numbering.firsts[source][shard] + members - begins[shard])
+        return np.concatenate(parts)

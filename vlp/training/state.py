@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -97,6 +98,16 @@ class TrainState:
     def best(self) -> nn.Module:
         """The model to evaluate and to keep, whole on this rank: the average if there is one. All ranks participate."""
         return self.parallel.whole(self.average.module if self.average is not None else self.module)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """A context in which `best` is in evaluation mode, with its own forwards. All ranks participate."""
+        model = self.best()
+        training = model.training
+        with self.forwards.paused():
+            model.eval()
+            yield model
+            model.train(training)
 
     def gradient(self, batch: Batch) -> float:
         """The global mean loss; the mean gradient is in the parameters. All ranks participate and sync once."""

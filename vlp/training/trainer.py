@@ -36,6 +36,7 @@ from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
 from vlp.training.parallel.precision import HALF, feature_dtype, resolve
 from vlp.training.peak import Utilisation
+from vlp.training.planning import Planner
 from vlp.training.refused import Refusals
 from vlp.training.saving import Positions, Saving
 from vlp.training.settings import Training
@@ -114,6 +115,8 @@ class Trainer:
     """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
     context: int = 0
     """most tokens of a text, where they come trimmed to the longest of a batch; 0: all come with one length"""
+    planner: Planner | None = None
+    """who orders epochs by what the model finds alike"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
 
@@ -130,6 +133,7 @@ class Trainer:
         asked = False  # whether the minutes between two evaluations are over
         with sinks, saving.checkpoints, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
+                self.plan(state, watching.stream)
                 batch = self.fitting(watching.next()).to(self.world.device)
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
@@ -266,13 +270,15 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluations, as name/number. All ranks participate."""
-        model = state.best()
-        training = model.training
-        with state.forwards.paused():
-            model.eval()
-            numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
-            model.train(training)
-        return numbers
+        with state.evaluated() as model:
+            return {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
+
+    @torch.no_grad()
+    def plan(self, state: TrainState, stream: Any) -> None:
+        """Order the next epochs where that is due. All ranks participate."""
+        if self.planner is not None and self.planner.due(stream):
+            with state.evaluated() as model:
+                self.planner.plan(model, stream)
 
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 prints how to go on."""

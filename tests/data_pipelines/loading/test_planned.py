@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipelines.loading.arranged import Alike, arranged
+from data_pipelines.loading.arranged import Alike, Arranging
 from data_pipelines.loading.epoch_order import Order
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.planned import EpochPlan, bound_to, drawn
@@ -65,10 +65,8 @@ def plan_for(stream: Stream, first: int = 0, epochs: int = 2) -> EpochPlan:
     for s in sources.order:
         ids = np.arange(s.size)[:, None] + np.array([1, -1, 2, -2])
         known.append(Alike(np.where((ids >= 0) & (ids < s.size), ids, -1), np.full(ids.shape, 0.5)))
-    orders = [
-        arranged(order, sources.numbering, epoch, Neighbours(group=4), known, seed=1)
-        for epoch in range(first, first + epochs)
-    ]
+    arranging = Arranging(order, sources.numbering, Neighbours(group=4), known)
+    orders = [arranging.epoch(epoch) for epoch in range(first, first + epochs)]
     return EpochPlan(np.stack(orders).astype(np.int32), first, bound_to(sources.shards), {"order": "neighbours"})
 
 

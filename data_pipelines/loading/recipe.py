@@ -46,6 +46,8 @@ class Recipe:
     transform: decode.Transform
     tokenizer: Tokenizer
     seed: int
+    teacher: Tokenizer | None = None
+    """of a teacher that reads other tokens"""
 
     @property
     def limits(self) -> Limits:
@@ -68,11 +70,18 @@ class Recipe:
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
-        tokens, count = self.tokenizer([text for pair in pairs for text in pair.texts]), self.captions.texts
-        text = tokens if count == 1 else tokens.view(len(pairs), count, -1)
+        said = [text for pair in pairs for text in pair.texts]
+        text = self.tokens(self.tokenizer, said)
+        teacher_text = None if self.teacher is None else self.tokens(self.teacher, said)
         ids = torch.tensor([pair.concept for pair in pairs], dtype=torch.int64) if self.ids else None
         shards = tuple(pair.shard for pair in pairs)
-        return Batch(image, text, tuple(pair.key for pair in pairs), ids, shards=shards)
+        keys = tuple(pair.key for pair in pairs)
+        return Batch(image, text, keys, ids, shards=shards, teacher_text=teacher_text)
+
+    def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
+        """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
+        tokens, count = tokenizer(said), self.captions.texts
+        return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
     def memory(self, pairs: int) -> Tensor:
         """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""

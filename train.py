@@ -135,6 +135,7 @@ def train(run: RunConfig, world: World) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
+    refuse_lacking(run)
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
@@ -170,6 +171,28 @@ def train(run: RunConfig, world: World) -> None:
         raise
     if world.rank == 0:
         finish(run, fitted, tokenizer, sources)
+
+
+def refuse_lacking(run: RunConfig) -> None:
+    """Raise UserError if the objective needs something that nothing in the run gives."""
+    for name in run.loss.needed:
+        if lacking := run.data.lacks(name):
+            raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
+    refuse_idle(component_name(run.loss, Objective), component_name(run.teacher, Teacher), run.loss.needed)
+
+
+def refuse_idle(loss: str, teacher: str, needed: Sequence[str]) -> None:
+    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
+    if "guide" in needed and teacher == "none":
+        raise UserError(
+            f'loss.name "{loss}" needs a teacher: set teacher.name to frozen (with teacher.model), stored (with '
+            "teacher.folder), momentum or own"
+        )
+    if teacher != "none" and not {"guide", "bank"} & set(needed):
+        raise UserError(
+            f'teacher.name is "{teacher}", but loss.name "{loss}" asks no teacher: take an objective that does, such as '
+            "distill, or leave the teacher out"
+        )
 
 
 def going_on(run: RunConfig) -> bool:
@@ -213,6 +236,7 @@ def trainer(
         augment=run.augment,
         unlocking=Unlocking(encoder, run.towers),
         identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
+        earlier={"data": identity(Stream())},
         saving=lambda streams: record_losses(run, streams),
         context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),

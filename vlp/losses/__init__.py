@@ -63,6 +63,10 @@ class Objective:
         """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them."""
         return {}
 
+    def guide_width(self, width: int) -> int:
+        """The width that a teacher's vectors must have beside embeddings of `width`; 0: any."""
+        return 0
+
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective [] over everybody's pairs, differentiable once; `e` are one's own (all take part)."""
         raise NotImplementedError

@@ -172,8 +172,16 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """
     if out.text.ndim == 2:
         return objective(out)
+    guide = out.guide_text
     blocks = [
-        objective(replace(out, text=text, ids=None if out.ids is None else out.ids[:, [0, k + 1]]))
+        objective(
+            replace(
+                out,
+                text=text,
+                ids=None if out.ids is None else out.ids[:, [0, k + 1]],
+                guide_text=guide[:, k] if guide is not None and guide.ndim == 3 else guide,
+            )
+        )
         for k, text in enumerate(out.text.unbind(1))
     ]
     return torch.stack(blocks).mean()

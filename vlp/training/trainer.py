@@ -46,6 +46,7 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.teaching import Guide, Setting, Teaching, width_of
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
 
@@ -119,6 +120,8 @@ class Trainer:
     """who orders epochs by what the model finds alike"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
+    guide: Guide | None = None
+    """the teacher of the run"""
 
     def fit(self) -> Fitted:
         """The trained model. All ranks participate; a checkpoint in the folder is continued, to the same result.
@@ -192,7 +195,8 @@ class Trainer:
             group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
-        state = TrainState(training, self.model, objective, ranks, self.augment, companions=self.companions(objective))
+        companions = self.companions(objective, ranks)
+        state = TrainState(training, self.model, objective, ranks, self.augment, companions=companions)
         saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
         begun = saving.begin(training.resume_from)
         if world.rank == 0:
@@ -202,9 +206,19 @@ class Trainer:
         watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
         return state, watching, self.sinks(state, begun.row), saving
 
-    def companions(self, objective: Sharded) -> tuple[Companion, ...]:
-        """What goes along with the run for its objective."""
-        return ()
+    def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
+        """What goes along with the run for its objective; the teacher first, as others keep what it says."""
+        return (*self.teaching(ranks),)
+
+    def teaching(self, ranks: Parallel) -> list[Teaching]:
+        """The teacher, if there is one, at work on this rank."""
+        if self.guide is None:
+            return []
+        training, device = self.training, self.world.device
+        width = 0 if self.example is None else width_of(self.model, self.example.to(device))
+        dtype = torch.float64 if resolve(training.precision, device) == "fp64" else torch.float32
+        setting = Setting(device, dtype, ranks.half, training.chunk, width)
+        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

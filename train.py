@@ -160,6 +160,7 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
@@ -167,7 +168,6 @@ def train(run: RunConfig, world: World) -> None:
     if world.rank == 0 and started:
         write_whole(run.out / "init.txt", f"{started}\n")
         print(started)
-    guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     try:
         fitted = trainer(run, world, encoder, tokenizer, sources, guide=guide).fit()
     except DropBudgetExceeded as error:
@@ -194,8 +194,8 @@ def refuse_idle(loss: str, teacher: str, needed: Sequence[str]) -> None:
         )
     if teacher != "none" and not {"guide", "bank"} & set(needed):
         raise UserError(
-            f'teacher.name is "{teacher}", but loss.name "{loss}" asks no teacher: take an objective that does, such as '
-            "distill, or leave the teacher out"
+            f'teacher.name is "{teacher}", but loss.name "{loss}" asks no teacher: take an objective that does, such '
+            "as distill, or leave the teacher out"
         )
 
 

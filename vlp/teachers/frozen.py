@@ -16,7 +16,7 @@ from vlp.models import release
 from vlp.models.image_transform import ImageTransform
 from vlp.teachers import Given, Guide, Teacher
 from vlp.training.shared_tokenizer import saved
-from vlp.training.teaching import Setting, encoded, width_of
+from vlp.training.teaching import Setting, encoded, size_of, width_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Model(Guide):
         self.tokenizer = None if same else teacher.tokenizer
         self.sample = teacher.tokenizer(["a", "b"])
 
-    def bytes(self, model: nn.Module) -> int:
-        """Memory of its weights: every rank has all of them."""
-        return sum(p.numel() * p.element_size() for p in self.encoder.parameters())
+    def memory(self, model: nn.Module, shards: int) -> int:
+        """Its weights: every rank has all of them."""
+        return size_of(self.encoder)
 
     def begin(self, model: nn.Module, setting: Setting) -> None:
         """Go to the run's device."""

@@ -15,7 +15,7 @@ from vlp.config.bounds import Decay
 from vlp.distributed.sharding import part
 from vlp.teachers import Given, Guide, Teacher
 from vlp.training.average import averaged
-from vlp.training.teaching import Setting, encoded
+from vlp.training.teaching import Setting, encoded, size_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Following(Guide):
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
+
+    def memory(self, model: nn.Module, shards: int) -> int:
+        """The mean's weights."""
+        return size_of(model) // shards
 
     def begin(self, model: nn.Module, setting: Setting) -> None:
         """Copy the model."""

@@ -49,8 +49,8 @@ class Guide:
         """Copies of the model, to be laid out on the ranks as the model is."""
         return ()
 
-    def bytes(self, model: nn.Module) -> int:
-        """Memory that it takes on each rank, its copies of `model` apart."""
+    def memory(self, model: nn.Module, shards: int) -> int:
+        """Bytes of what it will keep on each rank, where `shards` ranks share one copy of `model`."""
         return 0
 
     def begin(self, model: nn.Module, setting: Setting) -> None:
@@ -106,6 +106,11 @@ class Teaching:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Let it go on from there."""
         self.guide.load_state_dict(tensors)
+
+
+def size_of(model: nn.Module) -> int:
+    """Bytes of the weights of a model."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 @torch.no_grad()

@@ -252,6 +252,7 @@ class Trainer:
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
             shards=ranks.shards,
+            beside=self.guide.memory(self.model, ranks.shards) if self.guide else 0,
         )
         forwards.put_back()
         free = memory.available(world.device, world.local_size)

@@ -25,14 +25,17 @@ from torch import nn
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan
 from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.stream import OpenSources, Stream
+from eval.embeddings.by_sample import BySample
 from eval.embeddings.together import Ranks, SharedRelease
+from eval.plans.epochs import EpochPlans, Planning
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
+from vlp.config import COMMON, PRESETS, component_name, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.collectives import gather_objects
@@ -51,6 +54,8 @@ from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
+from vlp.teachers import Given, Guide, Teacher
+from vlp.teachers.none import Nobody
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.store import place_of
@@ -87,6 +92,10 @@ class RunConfig:
     """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Objective = field(default_factory=InfoNCE)
     """the objective"""
+    plan: Planning = field(default_factory=Planning)
+    """which samples come together in a batch, by what a model finds alike"""
+    teacher: Teacher = field(default_factory=Nobody)
+    """what says of pairs how near they are, for objectives that are guided"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
@@ -130,6 +139,7 @@ def train(run: RunConfig, world: World) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
+    refuse_lacking(run)
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
@@ -150,6 +160,7 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
@@ -158,12 +169,34 @@ def train(run: RunConfig, world: World) -> None:
         write_whole(run.out / "init.txt", f"{started}\n")
         print(started)
     try:
-        fitted = trainer(run, world, encoder, tokenizer, sources).fit()
+        fitted = trainer(run, world, encoder, tokenizer, sources, guide=guide).fit()
     except DropBudgetExceeded as error:
         write_whole(run.out / "drop_budget.txt", f"{error}\n", shared=True)
         raise
     if world.rank == 0:
         finish(run, fitted, tokenizer, sources)
+
+
+def refuse_lacking(run: RunConfig) -> None:
+    """Raise UserError if the objective needs something that nothing in the run gives."""
+    for name in run.loss.needed:
+        if lacking := run.data.lacks(name):
+            raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
+    refuse_idle(component_name(run.loss, Objective), component_name(run.teacher, Teacher), run.loss.needed)
+
+
+def refuse_idle(loss: str, teacher: str, needed: Sequence[str]) -> None:
+    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
+    if "guide" in needed and teacher == "none":
+        raise UserError(
+            f'loss.name "{loss}" needs a teacher: set teacher.name to frozen (with teacher.model), stored (with '
+            "teacher.folder), momentum or own"
+        )
+    if teacher != "none" and not {"guide", "bank"} & set(needed):
+        raise UserError(
+            f'teacher.name is "{teacher}", but loss.name "{loss}" asks no teacher: take an objective that does, such '
+            "as distill, or leave the teacher out"
+        )
 
 
 def going_on(run: RunConfig) -> bool:
@@ -182,25 +215,55 @@ def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: releas
 
 
 def trainer(
-    run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+    run: RunConfig,
+    world: World,
+    encoder: DualEncoder,
+    tokenizer: Tokenizer,
+    sources: OpenSources | Pipeline,
+    *,
+    guide: Guide | None = None,
 ) -> Trainer:
     """The parts of the run, put together."""
     shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
+    shared |= {"plan": to_tree(run.plan)} if run.plan != Planning() else {}
+    beside = tokenizer, run.model.transform()
+    planner = EpochPlans.of(run.plan, run.out, world, sources, captions=run.data.captions, beside=beside)
+    reads = guide.tokenizer if guide else None
+    if guide:
+        name = component_name(run.teacher, Teacher)
+        shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state),
+        open_stream=lambda state: open_stream(
+            run, tokenizer, sources, world, state=state, plan=planner and planner.followed(state), teacher=reads
+        ),
         folder=run.out,
         world=world,
+        planner=planner,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         unlocking=Unlocking(encoder, run.towers),
         identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
+        earlier={"data": identity(Stream())},
         saving=lambda streams: record_losses(run, streams),
         context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
+        guide=guide,
     )
+
+
+def vectors(folder: Path, sources: OpenSources | Pipeline, group: BackgroundGroup) -> BySample:
+    """A folder of vectors of this run's samples (all ranks participate). Raises UserError if it lacks some."""
+    if isinstance(sources, Pipeline):
+        raise UserError(
+            f"teacher.name is stored, which finds samples by shard and key, but {sources.name} is a pipeline of your "
+            "own; give data.shards, or take the teacher frozen"
+        )
+    opened = BySample(folder)
+    group.from_rank_0(lambda: opened.refuse_lacking(sources))
+    return opened
 
 
 def open_stream(
@@ -211,6 +274,8 @@ def open_stream(
     *,
     state: Any = None,
     batch: int = 0,
+    plan: EpochPlan | None = None,
+    teacher: Tokenizer | None = None,
 ) -> Loader | PipelineLoader:
     """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     own = run.model.transform()
@@ -227,6 +292,8 @@ def open_stream(
         seed=run.training.seed,
         state=state,
         sources=sources,
+        plan=plan,
+        teacher=teacher,
     )
 
 

@@ -14,7 +14,9 @@ from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan, planned
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
@@ -31,6 +33,13 @@ from vlp.config import COMMON, MAY_CHANGE
 from vlp.config.bounds import AtLeastZero, Count, Share, Whole
 from vlp.errors import UserError
 
+LACKING = {
+    "ids": "an id for each pair, but data.ids is empty: name the field of the .json that holds it",
+    "numbers": "the number of each sample, but samples of a pipeline of your own (data.source) have no place that "
+    "would stay theirs in every epoch: read them from data.shards",
+    "weights": "a weight for each pair, but data.weights is empty: name the field of the .json that holds it",
+}
+"""What a batch has, by its name in Objective.needs: how to say that it does not"""
 State = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -52,6 +61,8 @@ class Stream:
     """which captions are said of a picture"""
     ids: Annotated[str, COMMON] = "concept"
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
+    weights: str = ""
+    """field of the .json that says how much a pair counts in the loss, a number of 0 or more; empty: all alike"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
     window: Annotated[Count, COMMON] = 512
@@ -99,6 +110,14 @@ class Stream:
             draws = draws_by_factor(sizes, weights)
         return OpenSources(opened, tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True)), lost)
 
+    def lacks(self, name: str) -> str:
+        """Why batches do not have what an objective needs, and what to do; empty where they have it.
+
+        `name` is one of Objective.needs; of what is no affair of the stream it says nothing.
+        """
+        here = {"ids": bool(self.ids), "numbers": not self.source, "weights": bool(self.weights)}
+        return "" if here.get(name, True) else LACKING[name]
+
     def open(
         self,
         *,
@@ -110,12 +129,15 @@ class Stream:
         seed: int = 0,
         state: State | None = None,
         sources: OpenSources | Pipeline | None = None,
+        plan: EpochPlan | None = None,
+        teacher: Tokenizer | None = None,
     ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already.
+        `sources` are this stream's, where they are open already; `plan`: whose order the state's epoch has; `teacher`
+        is the tokenizer of Batch.teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
@@ -125,11 +147,13 @@ class Stream:
             captions=self.captions,
             decoding=self.decoding,
             ids=self.ids,
+            weights=self.weights,
             drop_budget=self.drop_budget,
             cache_bytes=self.workers.cache_bytes,
             transform=transform,
             tokenizer=tokenizer,
             seed=seed,
+            teacher=teacher,
         )
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):
@@ -137,6 +161,8 @@ class Stream:
         else:
             own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
             order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            if plan is not None:
+                order = planned(order, opened.numbering, plan, opened.shards)
             loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
         if state is not None:
             if isinstance(opened, OpenSources):
@@ -188,6 +214,11 @@ class OpenSources:
                 shards.look_at_sizes()
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
+
+    @property
+    def numbering(self) -> Numbering:
+        """Which sample has which number, in every epoch."""
+        return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
 
     @property
     def sha256(self) -> tuple[str, ...]:

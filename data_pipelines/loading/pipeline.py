@@ -97,7 +97,12 @@ class Pipeline:
 
 
 class PipelineLoader:
-    """The batches of one rank, for ever: when the pipeline ends, the next epoch begins. Only counts can be resumed."""
+    """The batches of one rank, for ever: when the pipeline ends, the next epoch begins. Only counts can be resumed.
+
+    Samples have no numbers: nobody knows which one a pipeline gives again.
+    """
+
+    numbers = 0
 
     def __init__(self, pipeline: Pipeline, recipe: Recipe, *, global_batch: int, rank: int, size: int) -> None:
         self._pipeline, self._recipe, self._rank, self._size = pipeline, recipe, rank, size

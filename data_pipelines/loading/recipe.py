@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
-from data_pipelines.captions import choose_several, concept_id
+from data_pipelines.captions import choose_several, concept_id, number_at
 from data_pipelines.ledger import FILTERED
 from data_pipelines.settings import Captions, Decoding
 from vlp.batch import Batch
@@ -32,6 +32,8 @@ class Pair(NamedTuple):
     key: str
     concept: int
     shard: str
+    weight: float = 1.0
+    number: int | None = None  # None: where the sample comes from, samples have none
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,31 @@ class Recipe:
     captions: Captions
     decoding: Decoding
     ids: str
+    weights: str
     drop_budget: float
     cache_bytes: int
     transform: decode.Transform
     tokenizer: Tokenizer
     seed: int
+    teacher: Tokenizer | None = None
+    """of a teacher that reads other tokens"""
 
     @property
     def limits(self) -> Limits:
         """Which pictures are decoded."""
         return Limits(self.decoding.most_pixels, self.decoding.min_side)
 
-    def pair(self, record: Mapping[str, Any], key: str, rng: random.Random, *, garbled: bool, shard: str = "") -> Pair:
-        """The captions that are drawn from a sample's record, and its concept.
+    def pair(
+        self,
+        record: Mapping[str, Any],
+        key: str,
+        rng: random.Random,
+        *,
+        garbled: bool,
+        shard: str = "",
+        number: int | None = None,
+    ) -> Pair:
+        """The captions that are drawn from a sample's record, its concept and its weight.
 
         `garbled`: a part of the record could not be read. Raises Drop.
         """
@@ -64,15 +78,27 @@ class Recipe:
             raise Drop("undecodable caption")
         if min(map(len, texts)) < self.captions.min_chars:
             raise Drop(FILTERED)
-        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0, shard)
+        weight = number_at(record, self.weights) if self.weights else 1.0
+        if weight is None:
+            raise Drop("missing weight")
+        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0, shard, weight, number)
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
-        tokens, count = self.tokenizer([text for pair in pairs for text in pair.texts]), self.captions.texts
-        text = tokens if count == 1 else tokens.view(len(pairs), count, -1)
+        said = [text for pair in pairs for text in pair.texts]
+        text = self.tokens(self.tokenizer, said)
+        teacher_text = None if self.teacher is None else self.tokens(self.teacher, said)
         ids = torch.tensor([pair.concept for pair in pairs], dtype=torch.int64) if self.ids else None
-        shards = tuple(pair.shard for pair in pairs)
-        return Batch(image, text, tuple(pair.key for pair in pairs), ids, shards=shards)
+        weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32) if self.weights else None
+        known = [pair.number for pair in pairs if pair.number is not None]
+        numbers = torch.tensor(known, dtype=torch.int64) if len(known) == len(pairs) else None
+        keys, shards = tuple(pair.key for pair in pairs), tuple(pair.shard for pair in pairs)
+        return Batch(image, text, keys, ids, weights, shards, numbers, teacher_text=teacher_text)
+
+    def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
+        """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
+        tokens, count = tokenizer(said), self.captions.texts
+        return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
     def memory(self, pairs: int) -> Tensor:
         """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from data_pipelines import decode
 from data_pipelines.ledger import WHOLE_SHARDS, DropBudgetExceeded, Ledger
 from data_pipelines.loading.epoch_order import Order, Place, mix
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.position import cannot_resume
 from data_pipelines.loading.recipe import Drop, Pair, Recipe
 from data_pipelines.remote.patience import Changed, Replaced, Unreadable
@@ -92,6 +93,7 @@ class RowReader:
 
     def __init__(self, order: Order, sources: Sequence[OpenShards], rows: range, recipe: Recipe) -> None:
         self.order, self.sources, self.rows, self.recipe = order, sources, rows, recipe
+        self.numbering = Numbering.of([one.urls for one in sources], [one.counts for one in order.sources])
         self.ledger = Ledger()
         self.epoch = 0
         self.resumed = False  # a part of the run was before, so that a shard that was replaced since is an error
@@ -182,13 +184,14 @@ class RowReader:
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)
         shard = self.sources[place.source].urls[place.shard]
+        number = self.numbering.number(*known)
         cached = self._cache.get(known)
         if cached is not None:
-            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False, shard=shard)
+            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False, shard=shard, number=number)
             decode.fill_from(out, cached.pixels, self.recipe.transform, rng)
             return pair
         raw = self._raw(place)
-        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled, shard=shard)
+        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled, shard=shard, number=number)
         self._picture(known, raw, rng, out)
         return pair
 

@@ -36,6 +36,7 @@ from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
 from vlp.training.parallel.precision import HALF, feature_dtype, resolve
 from vlp.training.peak import Utilisation
+from vlp.training.planning import Planner
 from vlp.training.refused import Refusals
 from vlp.training.saving import Positions, Saving
 from vlp.training.settings import Training
@@ -45,6 +46,7 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.teaching import Guide, Setting, Teaching, width_of
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
 
@@ -108,12 +110,18 @@ class Trainer:
     """given the pairs seen so far, a context in which the gradient of layers that are locked till later is left out"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    """what a version did that did not have some of these settings yet"""
     saving: Callable[[Positions], None] | None = None
     """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
     context: int = 0
     """most tokens of a text, where they come trimmed to the longest of a batch; 0: all come with one length"""
+    planner: Planner | None = None
+    """who orders epochs by what the model finds alike"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
+    guide: Guide | None = None
+    """the teacher of the run"""
 
     def fit(self) -> Fitted:
         """The trained model. All ranks participate; a checkpoint in the folder is continued, to the same result.
@@ -128,6 +136,7 @@ class Trainer:
         asked = False  # whether the minutes between two evaluations are over
         with sinks, saving.checkpoints, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
+                self.plan(state, watching.stream)
                 batch = self.fitting(watching.next()).to(self.world.device)
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
@@ -177,7 +186,7 @@ class Trainer:
         utilisation = self.utilisation(ranks)
         keep = Keep(training.keep, training.keep_every, training.keep_best)
         group = BackgroundGroup.open(world)
-        defaults = flat({"training": identity(Training())})
+        defaults = flat({**self.earlier, "training": identity(Training())})
         checkpoints = Checkpoints(place_of(training.checkpoints, self.folder), keep, group, defaults)
         if not training.resume:
             if world.rank == 0:
@@ -186,7 +195,8 @@ class Trainer:
             group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
-        state = TrainState(training, self.model, objective, ranks, self.augment, companions=self.companions(objective))
+        companions = self.companions(objective, ranks)
+        state = TrainState(training, self.model, objective, ranks, self.augment, companions=companions)
         saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
         begun = saving.begin(training.resume_from)
         if world.rank == 0:
@@ -196,9 +206,19 @@ class Trainer:
         watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
         return state, watching, self.sinks(state, begun.row), saving
 
-    def companions(self, objective: Sharded) -> tuple[Companion, ...]:
-        """What goes along with the run for its objective."""
-        return ()
+    def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
+        """What goes along with the run for its objective; the teacher first, as others keep what it says."""
+        return (*self.teaching(ranks),)
+
+    def teaching(self, ranks: Parallel) -> list[Teaching]:
+        """The teacher, if there is one, at work on this rank."""
+        if self.guide is None:
+            return []
+        training, device = self.training, self.world.device
+        width = 0 if self.example is None else width_of(self.model, self.example.to(device))
+        dtype = torch.float64 if resolve(training.precision, device) == "fp64" else torch.float32
+        setting = Setting(device, dtype, ranks.half, training.chunk, width)
+        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""
@@ -232,6 +252,7 @@ class Trainer:
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
             shards=ranks.shards,
+            beside=self.guide.memory(self.model, ranks.shards) if self.guide else 0,
         )
         forwards.put_back()
         free = memory.available(world.device, world.local_size)
@@ -264,13 +285,15 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluations, as name/number. All ranks participate."""
-        model = state.best()
-        training = model.training
-        with state.forwards.paused():
-            model.eval()
-            numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
-            model.train(training)
-        return numbers
+        with state.evaluated() as model:
+            return {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
+
+    @torch.no_grad()
+    def plan(self, state: TrainState, stream: Any) -> None:
+        """Order the next epochs where that is due. All ranks participate."""
+        if self.planner is not None and self.planner.due(stream):
+            with state.evaluated() as model:
+                self.planner.plan(model, stream)
 
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 prints how to go on."""

@@ -50,6 +50,9 @@ def loss(name: str, *more: str) -> tuple[str, ...]:
 
 
 DEMO, PLAIN = "demo", "infonce"
+FROZEN = ("--teacher.name", "frozen", "--teacher.model", TEACHER)
+VECTORS = ("--teacher.name", "stored", "--teacher.folder", STORED)
+MOMENTUM = ("--teacher.name", "momentum")
 RECIPES: Mapping[str, Recipe] = {
     DEMO: Recipe(kind="demo", paper="2004.11362"),
     PLAIN: Recipe(flags=loss("infonce"), paper="2103.00020"),
@@ -62,6 +65,13 @@ RECIPES: Mapping[str, Recipe] = {
     "cyclip": Recipe(flags=loss("cyclip", "base.name=multi_positive"), paper="2205.14459"),
     "spectral": Recipe(flags=loss("spectral"), claims="small", paper="2106.04156"),
     "decoupled_uniformity": Recipe(flags=loss("decoupled_uniformity"), claims="small", paper="2206.01646"),
+    "kernel": Recipe(flags=loss("kernel"), paper="2303.15103"),
+    "cacr": Recipe(flags=loss("cacr"), paper="2105.03746"),
+    "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
+    "distill": Recipe(flags=(*loss("distill"), *FROZEN), kind="teacher", paper="2207.01426"),
+    "ccl_k": Recipe(flags=(*loss("ccl_k"), *VECTORS), kind="teacher", claims="small", paper="2202.05458"),
+    "neighbours": Recipe(flags=("--plan.order.name", "neighbours"), kind="sampler", paper="2303.11851"),
+    "clusters": Recipe(flags=("--plan.order.name", "clusters"), kind="sampler", claims="small", paper="2207.04452"),
 }
 
 LEFT_OUT: Mapping[str, str] = {}

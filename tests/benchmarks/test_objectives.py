@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ import train
 from benchmarks.objectives import __main__ as program
 from benchmarks.objectives import cases, tables
 from benchmarks.objectives.measuring import measure
-from benchmarks.objectives.recipes import CONDITIONS, DEMO, LEFT_OUT, PLAIN, RECIPES, filled, together
-from benchmarks.objectives.runs import Failed, Run, train_all
-from benchmarks.objectives.stages import QUICK
+from benchmarks.objectives.recipes import CONDITIONS, DEMO, LEFT_OUT, PLAIN, RECIPES, Recipe, filled, together
+from benchmarks.objectives.runs import RESULT, Failed, Run, train_all
+from benchmarks.objectives.stages import QUICK, TESTS, Bench, Sizes
 from eval.embeddings.split import EmbeddedSplit
 from eval.tasks.retrieval import Retrieval
 from vlp.config import parse
@@ -139,3 +141,44 @@ def test_a_run_that_fails_says_why_and_ends_nothing_else(tmp_path: Path) -> None
     result = train_all([run], 1)[run]
     assert isinstance(result, Failed)
     assert "alpha" in result.reason
+
+
+def planted(bench: Bench, gains: dict[str, float]) -> None:
+    """Finished runs of every stage, as if they had been trained: `demo` learns with log(pairs), recipes gain this."""
+    rng, sizes = np.random.default_rng(0), bench.sizes
+    hard = {split: rng.uniform(0.05, 0.35, (300, 4)) for split in ("val", *TESTS)}
+    both = together(*(bench.recipes[name] for name in ("macl", "cyclip")))
+    assert both is not None
+    recipes = {**bench.recipes, "macl + cyclip": Recipe(flags=both)}
+    stages = ((0, sizes.screen, "val"), (10, sizes.race, "val"), (20, sizes.report, "val", *TESTS))
+    for (name, recipe), condition, (first, pairs, *splits) in product(recipes.items(), CONDITIONS, stages):
+        for seed in bench.seeds(first) if condition == "as is" or not first else ():
+            run = bench.with_words(Run("", name, condition, seed, pairs, ()), recipe.words)
+            run.folder.mkdir(parents=True)
+            about = {"seconds": pairs / 1000 * (2 if name == "cyclip" else 1), "peak_bytes": 2**30, "samples": pairs}
+            (run.folder / RESULT).write_text(json.dumps(about))
+            level = 0.02 * math.log(pairs / sizes.screen) + gains[name] + rng.normal(0, 0.003)
+            for split in splits:
+                scored = hard[split] + level + rng.normal(0, 0.05, hard[split].shape)
+                np.savez(run.folder / f"{split}.npz", sums=scored, counts=np.ones(scored.shape))
+
+
+def test_what_was_planted_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the files of finished runs to the verdict: a gain pays, none does not, equal seconds give less."""
+    bench = Bench(Sizes(), 2, {name: RECIPES[name] for name in (DEMO, PLAIN, "macl", "cyclip")}, tmp_path)
+    planted(bench, {DEMO: 0.0, PLAIN: -0.03, "macl": 0.03, "cyclip": 0.0, "macl + cyclip": 0.03})
+    words = ["--only", "macl", "cyclip", "--work", str(tmp_path), "--json", str(tmp_path / "record.json")]
+    assert program.main([*words, "--stage", "report"]) == 0
+    assert "min left" not in capsys.readouterr().out
+    rows = {row["case"]: row for row in json.loads((tmp_path / "record.json").read_text())["rows"]}
+    verdicts = {name: rows[f"race/as is/{name}"] for name in (PLAIN, "macl", "cyclip")}
+    assert [verdicts[name]["pays"] for name in (PLAIN, "macl", "cyclip")] == [False, True, False]
+    assert verdicts[PLAIN]["interval"][1] < 0 < verdicts["macl"]["interval"][0]
+    assert verdicts["cyclip"]["interval"][0] < 0 < verdicts["cyclip"]["interval"][1]
+    cyclip = verdicts["cyclip"]
+    assert cyclip["gain_at_equal_seconds"] == pytest.approx(cyclip["gain"] - 0.02 * math.log(2), abs=0.004)
+    assert verdicts["macl"]["gain_at_equal_seconds"] == pytest.approx(verdicts["macl"]["gain"])
+    assert 0.003 < verdicts["macl"]["least"] < 0.03
+    assert rows["report/as is/macl + cyclip/test_style"]["gain"] == pytest.approx(0.03, abs=0.01)
+    assert rows["screen/small/macl"]["gain"] == pytest.approx(0.03, abs=0.015)
+    assert len(rows) == len(CONDITIONS) + 3 + 1 + 4 + 4 * 5

@@ -48,9 +48,11 @@ class Batch:
         """The pairs with the numbers `rows` [n], in that order, as a batch of their own (copies)."""
         numbers = rows.tolist()
         return self._changed(
-            lambda column: column[rows]
-            if isinstance(column, Tensor)
-            else (None if column is None else tuple(column[n] for n in numbers))
+            lambda column: (
+                column[rows]
+                if isinstance(column, Tensor)
+                else (None if column is None else tuple(column[n] for n in numbers))
+            )
         )
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipelines.ledger import Ledger
@@ -26,7 +25,7 @@ def record_losses(out: Path, streams: Positions, budget: float) -> None:
     check_losses(merged_states, budget)
 
 
-def finish(out: Path, config: Model, fitted: Fitted, tokenizer: Tokenizer, *, notes: Mapping[str, str]) -> None:
+def finish(out: Path, config: Model, fitted: Fitted, tokenizer: Tokenizer, *, notes: dict[str, str]) -> None:
     """Write OUT/model, of which `notes` are said, and OUT/train.json, on rank 0."""
     trained = merged(fitted.model)
     assert isinstance(trained, DualEncoder)

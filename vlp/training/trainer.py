@@ -24,6 +24,7 @@ from vlp.distributed.sharded import Sharded, sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Objective
+from vlp.losses._engine.peers import ALONE
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
 from vlp.training.checkpoints.folder import Checkpoints, Keep
@@ -233,7 +234,8 @@ class Trainer:
         """How the pairs of a step are chosen; None where all are trained on."""
         if isinstance(self.choose, Everything):
             return None
-        return Choosing(self.choose, self.guide, objective.everyone, self.training.batch, self.training.chunk)
+        everyone = objective.everyone if self.world.size > 1 else ALONE
+        return Choosing(self.choose, self.guide, everyone, self.training.batch, self.training.chunk)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.distributed.agreement import ASPECTS, agree, described
-from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, predicted, small
+from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, predicted, pushed, small
 from vlp.distributed.process_groups import GroupPeers
 from vlp.distributed.strategies.grid import crossing
 from vlp.distributed.strategies.grouped import drawn
@@ -81,6 +81,23 @@ class Sharded:
     def size(self) -> int:
         """How many ranks there are."""
         return self.world.size
+
+    @property
+    def bank_in_parts(self) -> bool:
+        """Whether a rank's part of the bank is that of its grid row and column, and not the whole bank."""
+        bank = self.objective.bank
+        return self.size > 1 and self.strategy.kind == "grid" and not (bank is not None and bank.whole)
+
+    def brought(self, image: Tensor) -> None:
+        """Count the bytes of a push to the bank, of both sides of pairs like `image` [b, D]."""
+        if self.size > 1:
+            self.received += pushed(self.setup(image), self.strategy, parts=self.bank_in_parts).received
+
+    def setup(self, image: Tensor, **more: int) -> Setup:
+        """The run as the plan sees it, for `image` [b, D] of this rank in the dtype in which it travels."""
+        b, width = image.shape
+        ranks, element = self.world.size, image.element_size()
+        return Setup(ranks=ranks, pairs=b, width=width, per_node=per_node(self.world), element=element, **more)
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The objective [], differentiable once (all ranks take part)."""

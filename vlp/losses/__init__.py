@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,16 @@ from vlp.config.bounds import Decay, check
 from vlp.losses._engine.among import ALONE, BY_DEFINITION, Among
 from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
 
-__all__ = ["Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
+__all__ = ["Bank", "Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What is kept of earlier pairs for an objective."""
+
+    pairs: int  # of all processes
+    keys: Literal["own", "guide"] = "own"  # the model's own embeddings, or what its teacher said
+    whole: bool = False  # True: each process needs all of them, whatever the schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,17 @@ class Objective:
     def contrasts(self) -> tuple[Loss, ...]:
         """The losses of a matrix of logits that it is made of, the main one first: what it costs."""
         raise NotImplementedError
+
+    @property
+    def bases(self) -> tuple[Objective, ...]:
+        """The objectives that it adds to."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if isinstance(value, Objective))
+
+    @property
+    def bank(self) -> Bank | None:
+        """The earlier pairs that it compares the batch with, if any; `Embeddings.bank_image` has them."""
+        return next((base.bank for base in self.bases if base.bank is not None), None)
 
     @property
     def per_sample(self) -> Mapping[str, float]:

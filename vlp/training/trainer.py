@@ -25,6 +25,7 @@ from vlp.errors import UserError
 from vlp.losses import Objective
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
+from vlp.training.bank import PairBank
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
@@ -198,7 +199,9 @@ class Trainer:
 
     def companions(self, objective: Sharded) -> tuple[Companion, ...]:
         """What goes along with the run for its objective."""
-        return ()
+        asked = self.loss.bank
+        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch),)
+        return (*bank,)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

@@ -178,6 +178,18 @@ def grouped(setup: Setup, group: int) -> Cost:
     return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)
 
 
+def pushed(setup: Setup, strategy: Strategy, *, parts: bool) -> Load:
+    """What a step's pairs cost on their way into the bank: both sides of them, to whoever keeps them.
+
+    `parts`: a rank of the grid keeps the captions of its column and the images of its row; else all keep everything.
+    """
+    feature = setup.block * setup.element
+    if not parts:
+        return collective(setup, setup.ranks, 1, 2 * feature)
+    columns = strategy.columns
+    return collective(setup, columns, 1, feature) + collective(setup, strategy.rows, columns, feature)
+
+
 def open_clip(setup: Setup) -> list[Cost]:
     """open_clip's ClipLoss as it stands (3.3), in its four combinations."""
     s, feature = setup, setup.block * setup.element

@@ -14,7 +14,8 @@ from vlp.config import COMMON
 from vlp.config.bounds import Decay, check
 from vlp.losses._engine.among import ALONE, BY_DEFINITION, Among
 from vlp.losses._engine.exponents import raised
-from vlp.losses._engine.tile import Exponent, Matrix, Side, Term, Tile, alike
+from vlp.losses._engine.tile import Exponent, Matrix, Side, Term, Tile, Way
+from vlp.losses._engine.whole import whole_matrix
 
 __all__ = ["Bank", "Exponent", "Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
 
@@ -98,6 +99,7 @@ class Loss(Objective):
     uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
     uses_guide: ClassVar[bool] = False  # True: `Embeddings.guide_image` and `guide_text` are required, and travel
     uses_marks: ClassVar[bool] = False  # True: `Embeddings.marks` is required, and travels
+    meets_batch: ClassVar[bool] = True  # False: pairs meet themselves and the bank, and no other pair of the batch
     linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
     least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
 
@@ -158,26 +160,12 @@ class Loss(Objective):
         """[B] the loss of each pair in one direction, from the whole matrix."""
         raise NotImplementedError
 
-    def by_definition(self, e: Embeddings) -> Tensor:
-        """The loss [] of one process's pairs from the whole matrix."""
-        logits = e.scale * e.image @ e.text.T
-        local = e.image.new_zeros(len(e.image), 0)
-        if e.negatives is not None:
-            local = e.scale * (e.image[:, None] * e.negatives).sum(-1)
-        if self.uses_bias:
-            logits, local = logits + e.bias, local + e.bias
-        if e.negatives_keep is not None:
-            local = local.masked_fill(~e.negatives_keep, -torch.inf)
-        same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        if self.uses_ids and e.ids is not None:
-            same = alike(e.ids, e.ids)
-        guide = e.guide_image @ e.guide_text.T if self.uses_guide else None  # type: ignore[union-attr, operator]
-        marks = e.marks if self.uses_marks else None
-        rows = self.definition(Matrix(logits, local, same, guide, marks))
-        back = None if guide is None else guide.T
-        columns = self.definition(Matrix(logits.T, local[:, :0], same.T, back, marks, "columns"))
-        weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)
-        return (weights * (rows + columns)).sum() / (2 * weights.sum())
+    def by_definition(self, e: Embeddings, *, way: Way | None = None) -> Tensor:
+        """The loss [] of one process's pairs from the whole matrix, or that of one direction."""
+        ways: tuple[Way, ...] = ("rows", "columns") if way is None else (way,)
+        each = torch.stack([self.definition(whole_matrix(self, e, one)) for one in ways]).sum(0)
+        weights = torch.ones_like(each) if e.weights is None else e.weights.to(each.dtype)
+        return (weights * each).sum() / (len(ways) * weights.sum())
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The loss [] of everybody's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""

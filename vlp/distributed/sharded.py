@@ -125,7 +125,8 @@ class Sharded:
         `way`: of one direction alone, that of images (rows) or of captions (columns).
         """
         texts = None
-        if self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
+        travel = loss.meets_batch or way != "rows"
+        if travel and self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
             texts, self.ahead = self.ahead[1], None
         if self.size > 1:
             self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met, way=way)

@@ -25,6 +25,7 @@ from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.kernel import Kernel
 from vlp.losses.macl import MACL
+from vlp.losses.mochi import MoCHi
 from vlp.losses.moco import MoCo
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP

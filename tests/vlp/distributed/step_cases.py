@@ -89,11 +89,7 @@ def every_step(world):
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
-                for name, step, rows in (
-                    ("whole", whole_batch, 0),
-                    ("joined", whole_batch, ROWS),
-                    ("cached", cached, ROWS),
-                ):
+                for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
                     model, options = towers, {}
                     if world.size > 1:

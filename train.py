@@ -195,7 +195,7 @@ def refuse_idle(asks: str, teacher: str, needed: Sequence[str]) -> None:
             f"{asks} needs a teacher: set teacher.name to frozen (with teacher.model), stored (with "
             "teacher.folder), momentum or own"
         )
-    if teacher != "none" and not {"guide", "bank"} & set(needed):
+    if teacher != "none" and "guide" not in needed:
         raise UserError(
             f'teacher.name is "{teacher}", but {asks} asks no teacher: take an objective that does, such '
             "as distill, or leave the teacher out"

@@ -27,6 +27,7 @@ from vlp.losses import Objective
 from vlp.losses._engine.peers import ALONE
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
+from vlp.training.bank import PairBank
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
@@ -218,7 +219,9 @@ class Trainer:
 
     def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
         """What goes along with the run for its objective; the teacher first, as others keep what it says."""
-        return (*self.teaching(ranks),)
+        asked = self.loss.bank
+        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch),)
+        return (*self.teaching(ranks), *bank)
 
     def teaching(self, ranks: Parallel) -> list[Teaching]:
         """The teacher, if there is one, at work on this rank."""

@@ -18,8 +18,7 @@ from eval.index._cells import cells_for
 from eval.index._centres import centres
 from eval.index.flat import Flat
 from eval.index.ivf import Ivf
-from eval.progress_bar import progress_bar
-from eval.search.fill import filled, sample
+from eval.search.fill import filled
 
 BLOCK = 4096  # questions that are asked, or vectors that are compared with centres, at a time
 ITERATIONS = 10
@@ -50,18 +49,16 @@ def neighbours(
     index = filled(kind, folder, stored)
     ids = np.lib.format.open_memmap(folder / "ids.npy", "w+", np.dtype(np.int32), (len(stored), k))
     scores = np.lib.format.open_memmap(folder / "scores.npy", "w+", np.dtype(np.float32), (len(stored), k))
-    with progress_bar("asking for neighbours", len(asked)) as advance:
-        for start in range(0, len(asked), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(asked)))
-            hits = index.search(np.array(asked[rows]), k + 1)
-            found = np.full((len(rows), k + 1), NOBODY, np.int64)
-            near = np.full((len(rows), k + 1), -np.inf, np.float32)
-            found[:, : hits.ids.shape[1]], near[:, : hits.ids.shape[1]] = hits.ids, hits.scores
-            bad = (found == NOBODY) | (found == rows[:, None]) | ~known[found] | ~known[rows][:, None]
-            order = np.argsort(bad, axis=1, kind="stable")[:, :k]
-            found[bad] = NOBODY
-            ids[rows], scores[rows] = (np.take_along_axis(some, order, 1) for some in (found, near))
-            advance(len(rows))
+    for start in range(0, len(asked), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(asked)))
+        hits = index.search(np.array(asked[rows]), k + 1)
+        found = np.full((len(rows), k + 1), NOBODY, np.int64)
+        near = np.full((len(rows), k + 1), -np.inf, np.float32)
+        found[:, : hits.ids.shape[1]], near[:, : hits.ids.shape[1]] = hits.ids, hits.scores
+        bad = (found == NOBODY) | (found == rows[:, None]) | ~known[found] | ~known[rows][:, None]
+        order = np.argsort(bad, axis=1, kind="stable")[:, :k]
+        found[bad] = NOBODY
+        ids[rows], scores[rows] = (np.take_along_axis(some, order, 1) for some in (found, near))
     return Alike(ids, scores)
 
 
@@ -75,7 +72,8 @@ def clusters(vectors: NDArray[np.float32], known: NDArray[np.bool_], *, count: i
     if not len(numbers):
         return Alike(out, near)
     coarse = max(1, round(math.sqrt(count)))
-    seen = sample(vectors[numbers] if not known.all() else vectors, max(20_000, 64 * coarse))
+    drawn = np.random.default_rng(seed).permutation(len(numbers))[: max(20_000, 64 * coarse)]
+    seen = np.array(vectors[numbers[np.sort(drawn)]])
     cell = _nearest(vectors, numbers, centres(seen, coarse, iterations=ITERATIONS, seed=seed))[0]
     by_cell = numbers[np.argsort(cell, kind="stable")]
     made = 0

@@ -18,7 +18,6 @@ from data_pipelines.remote.patience import Changed, Unreadable
 from data_pipelines.sample import Sample
 from eval.embeddings.encode import Decoding
 from eval.embeddings.sound import refuse_broken
-from eval.progress_bar import progress_bar
 from vlp.legible import plain
 
 if TYPE_CHECKING:
@@ -65,15 +64,13 @@ class Embedding:
         """
         parts = list(self.parts())
         every = self._room(folder) if group.rank == 0 else []
-        with progress_bar("embedding for a plan", len(parts), show=group.rank == 0) as advance:
-            for turn in range(-(-len(parts) // group.size)):
-                own = turn * group.size + group.rank
-                made = self.embedded(parts[own]) if own < len(parts) else None
-                for part, rows, vectors in filter(None, group.at_rank_0(made)):
-                    every[part.source].known[rows] = True
-                    for kind, some in vectors.items():
-                        every[part.source].vectors[kind][rows] = some
-                advance(min(group.size, len(parts) - turn * group.size))
+        for turn in range(-(-len(parts) // group.size)):
+            own = turn * group.size + group.rank
+            made = self.embedded(parts[own]) if own < len(parts) else None
+            for part, rows, vectors in filter(None, group.at_rank_0(made)):
+                every[part.source].known[rows] = True
+                for kind, some in vectors.items():
+                    every[part.source].vectors[kind][rows] = some
         return every
 
     def parts(self) -> Iterator[Part]:

@@ -5,9 +5,9 @@ rounds some pairs are drawn by it. The paper scores with the sigmoid loss and ad
 chosen; here a pair has its own softmax loss among them. Written from the paper's description, without its text at hand.
 
 Candidates lie in `blocks` equal parts, each of which gives the same number in each round. Ranks have whole parts, so
-that no picture moves, and parts, draws and the order of sums are the same on any number of ranks. What travels is the
-features of what was drawn, once: 2 (N - 1) b (D + G) numbers to each of N ranks that train on b pairs each, which is
-4 (N - 1) b D for a teacher of the model's width, and as many ids, where pairs have any.
+that no picture moves, and parts, draws and the order of sums are the same on any number of ranks. The features of what
+was drawn travel, once: at most 2 (N - 1) b (D + G) numbers to each of N ranks that train on b pairs each, which is
+4 (N - 1) b D for a teacher of the model's width, and as many ids as pairs, where they have any.
 """
 
 from __future__ import annotations
@@ -88,6 +88,13 @@ class Jest(Chooser):
                 for block in blocks:
                     block.meet(several)
         return torch.cat([block.chosen() + n * size for n, block in enumerate(blocks)])
+
+    def received(self, batch: int, *, ranks: int, width: int, guide: int, element: int, ids: bool) -> int:
+        """Bytes that a choice brings to each rank: features of `element` bytes a number, of all but the last draw."""
+        quota = batch // self.blocks
+        last = next(n for n in (quota - turn * quota // self.rounds for turn in reversed(range(self.rounds))) if n)
+        pairs = self.blocks // ranks * (quota - last)
+        return (ranks - 1) * pairs * (2 * (width + guide) * element + 8 * ids)
 
     def learnability(self, e: Embeddings) -> Tensor:
         """[m] the score of each pair before anything is chosen: among all pairs of `e`."""

@@ -48,27 +48,27 @@ class Choosing:
 
     def __call__(self, model: nn.Module, batch: Batch, chance: tuple[int, int]) -> Chosen:
         """The pairs of this rank's candidates that are trained on; `chance`: (seed, step). All ranks participate."""
-        e = self.encoded(model, batch)
+        first = said_first(batch)
+        e = self.encoded(model, first)
         if self.guide is not None:
             with torch.no_grad():
-                image, text = self.guide(batch, e)
-            e = replace(e, guide_image=image, guide_text=text if text.ndim == 2 else text[:, 0])
+                image, text = self.guide(first, e)
+            e = replace(e, guide_image=image, guide_text=text)
         rows = self.chooser.choose(e, self.everyone, batch=self.batch, chance=chance)
         return Chosen(batch.take(rows), taken(e, rows))
 
     def encoded(self, model: nn.Module, batch: Batch) -> Embeddings:
-        """The candidates' embeddings in evaluation mode, of each its first caption.
+        """The candidates' embeddings in evaluation mode.
 
         They are encoded in pieces of the same size on any number of ranks, so that features are the same to the bit.
         """
-        text = batch.text if batch.text.ndim == 2 else batch.text[:, 0]
         alone = self.candidates // self.chooser.parts
         rows = min(self.rows or alone, alone)
         training = model.training
         model.eval()
         with torch.no_grad():
-            parts = [split(block, rows) for block in split(replace(batch, text=text, negatives=None), alone)]
-            e = apart(model, [piece for block in parts for piece in block], 0, None)
+            pieces = [piece for block in split(batch, alone) for piece in split(block, rows)]
+            e = apart(model, pieces, 0, None)
         model.train(training)
         return replace(e, ids=batch.ids)
 
@@ -88,6 +88,13 @@ class Choosing:
             both = [(again.image, chosen.features.image), (again.text, chosen.features.text)]
             self.steady = not any_rank(any(bool((a - b[:FEW]).abs().max() > SAME) for a, b in both))
         return chosen.features if self.steady else None
+
+
+def said_first(batch: Batch) -> Batch:
+    """The batch with the first caption of each picture alone: candidates are looked at by it."""
+    said = {name: getattr(batch, name) for name in ("text", "teacher_text")}
+    first = {name: text[:, 0] if text is not None and text.ndim > 2 else text for name, text in said.items()}
+    return replace(batch, negatives=None, negatives_keep=None, **first)
 
 
 def taken(e: Embeddings, rows: Tensor) -> Embeddings:

@@ -66,7 +66,8 @@ def rounded(e, kind):
 
 def taught(batch, e):
     """What a teacher and a table would say of the pairs."""
-    image, text = normalize(batch.image[:, :3], dim=-1), normalize(batch.text, dim=-1)
+    image = normalize(batch.image[:, :WIDTH], dim=-1)
+    text = normalize(torch.cat([batch.text, batch.text.flip(0)], 1), dim=-1)
     return replace(e, guide_image=image, guide_text=text, marks=batch.image[:, 3:5])
 
 
@@ -88,11 +89,7 @@ def every_step(world):
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
-                for name, step, rows in (
-                    ("whole", whole_batch, 0),
-                    ("joined", whole_batch, ROWS),
-                    ("cached", cached, ROWS),
-                ):
+                for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
                     model, options = towers, {}
                     if world.size > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -227,18 +226,17 @@ class Stop(Exception):
 
 class BreaksAfter(TinyStream):
     def __iter__(self) -> Any:
-        for left, some in zip(range(7, -1, -1), super().__iter__(), strict=False):
+        for left, some in zip(range(3, -1, -1), super().__iter__(), strict=False):
             if not left:
                 raise Stop
             yield some
 
 
-@pytest.mark.parametrize("chunk", [0, 4])
-def test_a_taught_run_that_goes_on_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, chunk: int) -> None:
-    training = Training(samples=192, batch=16, tensorboard=False, checkpoint_every=1e9, precision="fp32", chunk=chunk)
+def test_a_taught_run_that_goes_on_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    training = Training(samples=96, batch=16, tensorboard=False, checkpoint_every=1e9, precision="fp32", chunk=4)
 
-    def run(name: str, settings: Training, decay: float = 0.7) -> Any:
-        return trainer(tmp_path / name, settings, loss=Follows(), guide=Following(decay))
+    def run(name: str, settings: Training) -> Any:
+        return trainer(tmp_path / name, settings, loss=Follows(), guide=Following(0.7))
 
     whole = run("whole", training).fit()
     often = replace(training, checkpoint_every=0.0)
@@ -247,6 +245,3 @@ def test_a_taught_run_that_goes_on_is_the_uninterrupted_one_bit_for_bit(tmp_path
     again = replace(run("parts", often), model=Tiny(seed=5)).fit()
     for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    other = run("other", training, decay=0.0).fit()
-    assert not all(map(torch.equal, whole.model.state_dict().values(), other.model.state_dict().values()))
-    assert math.isfinite(other.metrics.get("loss", 0.0))

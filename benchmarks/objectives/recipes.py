@@ -70,6 +70,14 @@ RECIPES: Mapping[str, Recipe] = {
     "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
     "distill": Recipe(flags=(*loss("distill"), *FROZEN), kind="teacher", paper="2207.01426"),
     "ccl_k": Recipe(flags=(*loss("ccl_k"), *VECTORS), kind="teacher", claims="small", paper="2202.05458"),
+    "albef": Recipe(flags=(*loss("albef", "queue=4096"), *MOMENTUM), claims="noisy", paper="2107.07651"),
+    "moco": Recipe(flags=(*loss("moco", "queue=4096"), *MOMENTUM), claims="small", paper="2103.06561"),
+    "mochi": Recipe(
+        flags=(*loss("mochi", "queue=4096", "hardest=256", "mixed=64", "own-mixed=32"), *MOMENTUM),
+        claims="small",
+        paper="2010.01028",
+    ),
+    "jest": Recipe(flags=("--choose.name", "jest", *FROZEN), kind="sampler", claims="noisy", paper="2406.17711"),
     "neighbours": Recipe(flags=("--plan.order.name", "neighbours"), kind="sampler", paper="2303.11851"),
     "clusters": Recipe(flags=("--plan.order.name", "clusters"), kind="sampler", claims="small", paper="2207.04452"),
 }

@@ -8,16 +8,22 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import normalize
 
+from tests.vlp.losses.marked import Marked
 from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.cacr import CACR
+from vlp.losses.ccl_k import CCLK
 from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.cwcl import CWCL
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
+from vlp.losses.distill import Distill
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.kernel import Kernel
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
@@ -25,7 +31,19 @@ from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
-COMPOSED = (MACL(), CyCLIP(base=MultiPositive()), ContrastiveGap(), Spectral(), DecoupledUniformity())
+COMPOSED = (
+    MACL(),
+    CyCLIP(base=MultiPositive()),
+    ContrastiveGap(),
+    Spectral(),
+    DecoupledUniformity(),
+    Kernel(label_smoothing=0.1),
+    CACR(),
+    CWCL(),
+    Distill(difficulty=1.0),
+    CCLK(),
+    Marked(),
+)
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH = 5, 6
 
@@ -40,11 +58,12 @@ def whole_batch(b, *, extras, seed=0) -> Embeddings:
     ids = torch.randint(0, b, (b,), generator=generator)
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
+    beside = {"guide_image": unit(b, 3), "guide_text": unit(b, 3), "marks": unit(b, 2)}
     if not extras:
-        return Embeddings(image, text, scale, bias, ids=ids)
+        return Embeddings(image, text, scale, bias, ids=ids, **beside)
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
     weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
-    return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep)
+    return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep, **beside)
 
 
 def cast(e: Embeddings, dtype) -> Embeddings:
@@ -109,7 +128,11 @@ def every_schedule(world):
     for negatives in strategies(world.size):
         for loss in (*SMOOTHED, *COMPOSED):
             check(loss, negatives, torch.float64)
-        for loss in (*LOSSES[:2], *COMPOSED):
+        for loss in LOSSES[:2]:
+            check(loss, negatives, torch.float64, extras=False, ahead=True)
+            check(loss, negatives, torch.float32)
+    for negatives in strategies(world.size)[1:4]:  # the ring, one group, a grid
+        for loss in COMPOSED:
             check(loss, negatives, torch.float64, extras=False, ahead=True)
             check(loss, negatives, torch.float32)
     for negatives in strategies(world.size)[:2]:

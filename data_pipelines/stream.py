@@ -19,6 +19,8 @@ from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
+from data_pipelines.negatives import Negatives
+from data_pipelines.negatives.none import NoNegatives
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
 from data_pipelines.remote.patience import Replaced
 from data_pipelines.remote.shard_cache import ShardCache
@@ -37,6 +39,8 @@ LACKING = {
     "numbers": "the number of each sample, but samples of a pipeline of your own (data.source) have no place that "
     "would stay theirs in every epoch: read them from data.shards",
     "weights": "a weight for each pair, but data.weights is empty: name the field of the .json that holds it",
+    "negatives": "wrong captions of each picture, but there are none: choose data.negatives.name, such as swap",
+    "captions": "several captions of each picture, but data.captions.texts is 1: set it to 2 or more",
 }
 """What a batch has, by its name in Objective.needs: how to say that it does not"""
 State = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -62,6 +66,8 @@ class Stream:
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
     weights: str = ""
     """field of the .json that says how much a pair counts in the loss, a number of 0 or more; empty: all alike"""
+    negatives: Negatives = field(default_factory=NoNegatives)
+    """how captions are made that are nearly right, for objectives that compare a picture with them"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
     window: Annotated[Count, COMMON] = 512
@@ -115,6 +121,7 @@ class Stream:
         `name` is one of Objective.needs; of what is no affair of the stream it says nothing.
         """
         here = {"ids": bool(self.ids), "numbers": not self.source, "weights": bool(self.weights)}
+        here |= {"negatives": bool(self.negatives.count), "captions": self.captions.texts > 1}
         return "" if here.get(name, True) else LACKING[name]
 
     def open(
@@ -144,6 +151,7 @@ class Stream:
             decoding=self.decoding,
             ids=self.ids,
             weights=self.weights,
+            negatives=self.negatives,
             drop_budget=self.drop_budget,
             cache_bytes=self.workers.cache_bytes,
             transform=transform,

@@ -28,7 +28,7 @@ from vlp.distributed.world import World, connect
 from vlp.files import check_writable
 from vlp.training.forwards import Forwards
 from vlp.training.gradient import apart as encoded
-from vlp.training.gradient import at_embeddings, shared_ids, split
+from vlp.training.gradient import at_embeddings, parted, split, spoken, with_companions
 from vlp.training.parallel.precision import HALF, resolve
 from vlp.training.peak import matmul_peak, settle, step_flops
 from vlp.training.trainer import Batches
@@ -213,13 +213,13 @@ def apart(run: Doctor, world: World, encoder: nn.Module, batch: Batch) -> Mappin
         if len(chunks) > 1:
             with torch.no_grad():
                 for chunk in chunks:
-                    encoder(chunk.image, chunk.text)
+                    encoder(chunk.image, spoken(chunk))
         for chunk in chunks:
-            own = encoder(chunk.image, chunk.text)
+            own = encoder(chunk.image, spoken(chunk))
             (own.image.sum() + own.text.sum() + own.scale + own.bias).backward()
 
     with torch.no_grad():
-        out = replace(encoded(encoder, chunks, 0, None), ids=shared_ids(batch), weights=batch.weights)
+        out = with_companions(batch, parted(encoded(encoder, chunks, 0, None), batch), None)
     objective = sharded(run.loss, world, run.training.negatives)
 
     def evaluate() -> None:

@@ -16,7 +16,7 @@ from data_pipelines.ledger import WHOLE_SHARDS, DropBudgetExceeded, Ledger
 from data_pipelines.loading.epoch_order import Order, Place, mix
 from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.position import cannot_resume
-from data_pipelines.loading.recipe import Drop, Pair, Recipe
+from data_pipelines.loading.recipe import Drop, Origin, Pair, Recipe
 from data_pipelines.remote.patience import Changed, Replaced, Unreadable
 from data_pipelines.shards.losses import known
 from data_pipelines.shards.open_shards import OpenShards, RawSample
@@ -185,13 +185,16 @@ class RowReader:
         known = (place.source, place.shard, place.sample)
         shard = self.sources[place.source].urls[place.shard]
         number = self.numbering.number(*known)
+        chance_of_sample = mix(self.recipe.seed, 7, self.epoch, number)
         cached = self._cache.get(known)
         if cached is not None:
-            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False, shard=shard, number=number)
+            origin = Origin(cached.key, shard, chance_of_sample, number)
+            pair = self.recipe.pair(cached.record, origin, rng, garbled=False)
             decode.fill_from(out, cached.pixels, self.recipe.transform, rng)
             return pair
         raw = self._raw(place)
-        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled, shard=shard, number=number)
+        origin = Origin(raw.key, shard, chance_of_sample, number)
+        pair = self.recipe.pair(raw.record, origin, rng, garbled=raw.garbled)
         self._picture(known, raw, rng, out)
         return pair
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
 
@@ -56,10 +57,10 @@ def whole_batch(
     chunks of that many pairs, all in one graph: the reference of `cached`.
     """
     if rows:
-        out = apart(model, split(batch, rows), seed, send)
+        out = parted(apart(model, split(batch, rows), seed, send), batch)
     else:
         torch.manual_seed(seed)
-        out = model(batch.image, batch.text, send)
+        out = parted(model(batch.image, spoken(batch), send), batch)
     loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
     backward(out, gradients)
     return loss
@@ -87,7 +88,7 @@ def cached(
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = apart(module, chunks, seed, send)
+        out = parted(apart(module, chunks, seed, send), batch)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
     last = len(chunks) - 1
@@ -97,7 +98,7 @@ def cached(
 
     for i, chunk in enumerate(chunks):
         with nullcontext() if texts_sync and i == last else unsynced():
-            backward(text_side(model, chunk, seed + i), own(i, "text", "negatives"))
+            backward(parted(text_side(model, chunk, seed + i), chunk), own(i, "text", "negatives"))
     for i, chunk in enumerate(chunks):
         shared = {n: gradients[n] for n in SHARED} if i == last else {}  # one scale and one bias serve all chunks
         with nullcontext() if i == last else unsynced():
@@ -114,7 +115,7 @@ def split(batch: Batch, rows: int) -> list[Batch]:
 def text_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
     """The output of the text tower for `batch`, with random numbers that depend on `seed` alone."""
     torch.manual_seed(seed)
-    out: Embeddings = model(None, batch.text)
+    out: Embeddings = model(None, spoken(batch))
     return out
 
 
@@ -125,8 +126,27 @@ def image_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
     return out
 
 
+def spoken(batch: Batch) -> Tensor:
+    """All that the text tower encodes at a time: captions [B, L], or [B, C + K, L] with C of them and K wrong ones."""
+    if batch.negatives is None:
+        return batch.text
+    captions = batch.text if batch.text.ndim == 3 else batch.text[:, None]
+    longest = max(captions.shape[-1], batch.negatives.shape[-1])
+    return torch.cat([F.pad(t, (0, longest - t.shape[-1])) for t in (captions, batch.negatives)], 1)
+
+
+def parted(out: Embeddings, batch: Batch) -> Embeddings:
+    """The embeddings of `spoken` as those of captions and those of wrong ones."""
+    if batch.negatives is None:
+        return out
+    count = batch.negatives.shape[1]
+    text, negatives = out.text[:, :-count], out.text[:, -count:]
+    one = batch.text.ndim == 2
+    return replace(out, text=text[:, 0] if one else text, negatives=negatives, negatives_keep=batch.negatives_keep)
+
+
 def apart(model: nn.Module, chunks: Sequence[Batch], seed: int, send: Send | None) -> Embeddings:
-    """The embeddings of all chunks as one, one tower after the other: captions travel while images are encoded."""
+    """The output for all chunks as one, one tower after the other: captions travel while images are encoded."""
     texts = [text_side(model, c, seed + i) for i, c in enumerate(chunks)]
 
     def rows(name: str) -> Tensor | None:

@@ -41,6 +41,7 @@ LACKING = {
     "weights": "a weight for each pair, but data.weights is empty: name the field of the .json that holds it",
     "negatives": "wrong captions of each picture, but there are none: choose data.negatives.name, such as swap",
     "captions": "several captions of each picture, but data.captions.texts is 1: set it to 2 or more",
+    "views": "several views of each picture, but data.views is 1: set it to 2 or more",
 }
 """What a batch has, by its name in Objective.needs: how to say that it does not"""
 State = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -68,6 +69,8 @@ class Stream:
     """field of the .json that says how much a pair counts in the loss, a number of 0 or more; empty: all alike"""
     negatives: Negatives = field(default_factory=NoNegatives)
     """how captions are made that are nearly right, for objectives that compare a picture with them"""
+    views: Count = 1
+    """views of each picture in a batch, each cropped and changed by itself; a step encodes them all"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
     window: Annotated[Count, COMMON] = 512
@@ -121,7 +124,7 @@ class Stream:
         `name` is one of Objective.needs; of what is no affair of the stream it says nothing.
         """
         here = {"ids": bool(self.ids), "numbers": not self.source, "weights": bool(self.weights)}
-        here |= {"negatives": bool(self.negatives.count), "captions": self.captions.texts > 1}
+        here |= {"negatives": bool(self.negatives.count), "captions": self.captions.texts > 1, "views": self.views > 1}
         return "" if here.get(name, True) else LACKING[name]
 
     def open(
@@ -152,6 +155,7 @@ class Stream:
             ids=self.ids,
             weights=self.weights,
             negatives=self.negatives,
+            views=self.views,
             drop_budget=self.drop_budget,
             cache_bytes=self.workers.cache_bytes,
             transform=transform,

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from train import RunConfig, captions, trainer
-from vlp.augment import Draws
 from vlp.batch import Batch
 from vlp.config import COMMON, parse
 from vlp.config.bounds import check
@@ -177,8 +176,7 @@ def diagnose(run: Doctor, world: World, encoder: nn.Module, notes: _Notes, every
     stream, device = notes.streams[0], world.device
     assert stream.last is not None
     batch = stream.last.to(device)
-    draws = Draws(torch.Generator(device).manual_seed(0), 0, len(batch), len(batch))
-    batch = replace(batch, image=run.augment(batch.image, draws))
+    batch = replace(batch, image=run.augment.of_rows(batch.image, torch.Generator(device).manual_seed(0)))
     gaps = [after - before for before, after in zip(stream.asked, stream.asked[1:], strict=False)]
     encoder.train()
     precision = resolve(run.training.precision, device)
@@ -223,7 +221,7 @@ def apart(run: Doctor, world: World, encoder: nn.Module, batch: Batch) -> Mappin
     objective = sharded(run.loss, world, run.training.negatives)
 
     def evaluate() -> None:
-        at_embeddings(objective, out)
+        at_embeddings(objective, out, takes_all=run.loss.takes_all)
 
     watch = Collectives()
     encoding, whole = timed(encode, device), timed(evaluate, device)

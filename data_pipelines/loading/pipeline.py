@@ -157,11 +157,11 @@ class PipelineLoader:
         if picture is None:
             raise Drop("missing picture")
         if isinstance(picture, bytes):
-            decode.fill(out, picture, self._recipe.transform, rng, self._recipe.limits)
+            self._recipe.show(out, picture, rng)
             return pair
         pixels = pixels_of(picture)
         self._recipe.limits.check(pixels.shape[1], pixels.shape[0])
-        decode.fill_from(out, pixels, self._recipe.transform, rng)
+        self._recipe.show_decoded(out, pixels, rng)
         return pair
 
     def close(self) -> None:

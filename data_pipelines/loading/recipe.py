@@ -56,6 +56,7 @@ class Recipe:
     ids: str
     weights: str
     negatives: Negatives
+    views: int
     drop_budget: float
     cache_bytes: int
     transform: decode.Transform
@@ -107,8 +108,25 @@ class Recipe:
         return self.tokenizer(filled).view(len(pairs), count, -1), torch.tensor(keep)
 
     def memory(self, pairs: int) -> Tensor:
-        """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""
-        return decode.batch_memory(pairs, tuple(self.probe.shape), self.probe.dtype)
+        """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them; [pairs, V, 3, H, W]."""
+        return decode.batch_memory(pairs, self.shape, self.probe.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a sample shows: (3, H, W), or (V, 3, H, W) with V views."""
+        return (*((self.views,) if self.views > 1 else ()), *self.probe.shape)
+
+    def show(self, out: Tensor, picture: bytes, rng: random.Random) -> None:
+        """Write the views of an encoded picture into `out`. Raises Refused."""
+        if self.views > 1:
+            self.show_decoded(out, decode.pixels(picture, self.limits), rng)
+        else:
+            decode.fill(out, picture, self.transform, rng, self.limits)
+
+    def show_decoded(self, out: Tensor, pixels: decode.Pixels, rng: random.Random) -> None:
+        """Write the views of a decoded picture into `out`, each drawn by itself."""
+        for view in out if self.views > 1 else (out,):
+            decode.fill_from(view, pixels, self.transform, rng)
 
     @cached_property
     def probe(self) -> Tensor:

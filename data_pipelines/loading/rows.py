@@ -190,7 +190,7 @@ class RowReader:
         if cached is not None:
             origin = Origin(cached.key, shard, chance_of_sample, number)
             pair = self.recipe.pair(cached.record, origin, rng, garbled=False)
-            decode.fill_from(out, cached.pixels, self.recipe.transform, rng)
+            self.recipe.show_decoded(out, cached.pixels, rng)
             return pair
         raw = self._raw(place)
         origin = Origin(raw.key, shard, chance_of_sample, number)
@@ -215,14 +215,13 @@ class RowReader:
             raise Drop("unreadable shard") from None
 
     def _picture(self, known: tuple[int, int, int], raw: RawSample, rng: random.Random, out: Tensor) -> None:
-        limits = self.recipe.limits
         try:
             if self._cache_left <= 0:
-                decode.fill(out, raw.image, self.recipe.transform, rng, limits)
+                self.recipe.show(out, raw.image, rng)
                 return
-            full = decode.pixels(raw.image, limits)
+            full = decode.pixels(raw.image, self.recipe.limits)
         except Refused as refusal:
             raise Drop(str(refusal)) from None
         self._cache[known] = _Cached(raw.key, full, raw.record)
         self._cache_left -= full.nbytes + RECORD_BYTES
-        decode.fill_from(out, full, self.recipe.transform, rng)
+        self.recipe.show_decoded(out, full, rng)

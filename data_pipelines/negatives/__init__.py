@@ -27,7 +27,8 @@ class Negatives:
 
     def of(self, caption: str, rng: random.Random) -> tuple[str, ...]:
         """At most `count` wrong captions, all different; none is the caption itself."""
-        seen, made = {normalised(caption)}, []
+        seen: set[str] = {normalised(caption)}
+        made: list[str] = []
         for _ in range(TRIES * self.count):
             if len(made) == self.count:
                 break

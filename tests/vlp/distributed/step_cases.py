@@ -1,5 +1,7 @@
 """What ranks compute: the gradient of one optimizer step through DDP, against one float64 process."""
 
+from dataclasses import replace
+
 import torch
 from sharded_cases import COMPOSED, LOSSES, TOLERANCE, strategies
 from torch import nn
@@ -56,15 +58,22 @@ def batch_of(pairs, dtype):
 
 def rounded(e, kind):
     """What the loss of one float64 process is given: the rounded features, exactly."""
-    widened = {name: getattr(e, name) for name in ("image", "text", "negatives", "scale", "bias")}
+    names = ("image", "text", "negatives", "scale", "bias", "guide_image", "guide_text", "marks")
+    widened = {name: getattr(e, name) for name in names}
     widened = {name: None if t is None else t.to(kind) for name, t in widened.items()}
     return Embeddings(**widened, ids=e.ids, weights=e.weights, negatives_keep=e.negatives_keep)
+
+
+def taught(batch, e):
+    """What a teacher and a table would say of the pairs."""
+    image, text = normalize(batch.image[:, :3], dim=-1), normalize(batch.text, dim=-1)
+    return replace(e, guide_image=image, guide_text=text, marks=batch.image[:, 3:5])
 
 
 def oracle(loss, world, features, **options):
     """The gradients of one process with all pairs, by the definition, in float64."""
     towers, batch = Towers(torch.float64, features, **options), batch_of(PAIRS * world.size, torch.float64)
-    whole_batch(towers, lambda e: loss.reference(rounded(e, torch.float64)), batch, seed=0)
+    whole_batch(towers, lambda e: loss.reference(rounded(e, torch.float64)), batch, seed=0, beside=taught)
     return [p.grad for p in towers.parameters()]
 
 
@@ -90,7 +99,9 @@ def every_step(world):
                         chunked = step is cached
                         model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
                         options = {"unsynced": model.no_sync} if chunked else {}
-                    step(model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, **options)
+                    step(
+                        model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, beside=taught, **options
+                    )
                     errors = [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
                     if not max(errors) < TOLERANCE[features]:
                         wrong.append(f"{loss} {negatives} {name} {features}: {max(errors):.1e}")

@@ -17,7 +17,7 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         )
 
     number = torch.float32 if dtype == torch.bfloat16 else dtype
-    return Embeddings(
+    e = Embeddings(
         unit(b, d),
         unit(b, d),
         torch.tensor(scale, dtype=number, requires_grad=True),
@@ -27,6 +27,7 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         negatives=unit(b, k, d) if k else None,
         negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
     )
+    return replace(e, guide_image=unit(b, 4).detach(), guide_text=unit(b, 4).detach(), marks=unit(b, 2).detach())
 
 
 def leaves(e: Embeddings):
@@ -41,9 +42,8 @@ def gradients(function, e):
 def in_double(e: Embeddings) -> Embeddings:
     """The same numbers, as the float64 oracle sees them."""
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
-    return replace(
-        e, image=cast(e.image), text=cast(e.text), scale=cast(e.scale), bias=cast(e.bias), negatives=cast(e.negatives)
-    )
+    names = ("image", "text", "scale", "bias", "negatives", "guide_image", "guide_text", "marks")
+    return replace(e, **{name: cast(getattr(e, name)) for name in names})
 
 
 def errors(actual, oracle):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data_pipelines.captions import is_swapped
 from data_pipelines.decode import Transform
 from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Last, Order, OrderSource
@@ -107,7 +110,14 @@ class Stream:
                     f"data.workers.count is {self.workers.count}, but the pipeline of data.source is read by the "
                     "trainer's own process: set it to 0, and let the pipeline have workers of its own"
                 )
+            if self.captions.swapped:
+                raise UserError(
+                    f"data.captions.swapped is {self.captions.swapped:g}, but a pipeline of your own (data.source) "
+                    "gives no other sample whose captions could be said: read from data.shards"
+                )
             return Pipeline(self.source)
+        share = self.captions.swapped
+        note = f"ON PURPOSE, {share:.0%} of the pictures are given another one's captions (data.captions.swapped)"
         access, lost = self._access(), Ledger()
         opened = tuple(OpenShards(ShardSet.open(spec), access) for spec in self.mixture or (self.shards,))
         counts = [np.array(_counted(shards, lost), np.int64) for shards in opened]
@@ -116,7 +126,8 @@ class Stream:
             draws = draws_by_weight(sizes, weights, self.epoch_samples or sum(sizes))
         else:
             draws = draws_by_factor(sizes, weights)
-        return OpenSources(opened, tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True)), lost)
+        order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
+        return OpenSources(opened, order, lost, note if share else "")
 
     def lacks(self, name: str) -> str:
         """Why batches do not have what an objective needs, and what to do; empty where they have it.
@@ -202,7 +213,8 @@ class OpenSources:
     order: tuple[OrderSource, ...]
     lost: Ledger
     """what the indexes of shards without a manifest say cannot be delivered"""
-    note = ""  # of what a user should know
+    note: str = ""
+    """what a user should know of them"""
 
     def samples(self, *, skip: Ledger) -> Iterator[Sample]:
         """Every sample once, source by source, in the order of the tars; what cannot be read is counted in `skip`."""
@@ -224,6 +236,19 @@ class OpenSources:
     def numbering(self) -> Numbering:
         """Which sample has which number, in every epoch."""
         return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
+
+    def swapped(self, share: float, seed: int) -> NDArray[np.bool_]:
+        """[total] for each number whether data.captions.swapped of `share` gives that sample another one's captions.
+
+        Samples of a shard that cannot be read count as left alone, for nobody trains on them.
+        """
+        numbering = self.numbering
+        truth = np.zeros(numbering.total, np.bool_)
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards, strict=True):
+            with contextlib.suppress(Unreadable):
+                keys = self.shards[source][shard].index.keys
+                truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]
+        return truth
 
     @property
     def sha256(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
+from data_pipelines.captions import concept_id, is_swapped, texts_at
 from data_pipelines.ledger import WHOLE_SHARDS, DropBudgetExceeded, Ledger
 from data_pipelines.loading.epoch_order import Order, Place, mix
 from data_pipelines.loading.numbering import Numbering
@@ -25,6 +26,7 @@ from vlp.batch import Batch
 from vlp.errors import UserError
 from vlp.pictures import Refused
 
+SWAPS = 64  # others that are asked for their captions, where a sample is to have those of another concept
 RECORD_BYTES = 2048  # about what a cached record and its keys take beside the pixels
 
 
@@ -192,11 +194,27 @@ class RowReader:
             pair = self.recipe.pair(cached.record, origin, rng, garbled=False)
             self.recipe.show_decoded(out, cached.pixels, rng)
             return pair
-        raw = self._raw(place)
+        raw = self._with_captions(place, self._raw(place), number)
         origin = Origin(raw.key, shard, chance_of_sample, number)
         pair = self.recipe.pair(raw.record, origin, rng, garbled=raw.garbled)
         self._picture(known, raw, rng, out)
         return pair
+
+    def _with_captions(self, place: Place, raw: RawSample, number: int) -> RawSample:
+        """The sample, or its picture with all that is known of another one of its shard, if that is its lot.
+
+        It is the same other one in every epoch, of another concept; raises Drop where there is none.
+        """
+        recipe = self.recipe
+        if not is_swapped(raw.key, recipe.captions.swapped, recipe.seed):
+            return raw
+        own, inside = concept_id(raw.record, recipe.ids), len(self.sources[place.source][place.shard])
+        for attempt in range(SWAPS):
+            other = self._raw(replace(place, sample=mix(recipe.seed, 8, number, attempt) % inside))
+            said = any(texts_at(other.record, path) for path, weight in recipe.captions.weights.items() if weight)
+            if said and concept_id(other.record, recipe.ids) != own:
+                return replace(raw, record=other.record, garbled=other.garbled)
+        raise Drop("missing caption")
 
     def _raw(self, place: Place) -> RawSample:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
 import torch
@@ -30,8 +30,10 @@ class Objective:
     component_package: ClassVar[str] = "vlp.losses"
     start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
     start_bias: ClassVar[float] = 0.0  # logit bias of new weights
-    needs: ClassVar[tuple[str, ...]] = ()  # what stream or run must give beside pairs, as `Embeddings` names it
     meets_captions: ClassVar[bool] = True  # whether captions travel as they are: they may be sent ahead of the pictures
+    takes_all: ClassVar[bool] = False  # whether it is given all captions [B, K, D] and views [B, V, D] at once
+    needs: ClassVar[tuple[str, ...]] = ()
+    """what it cannot do without: ids, numbers, weights, negatives, views, captions (several a picture), guide, bank"""
 
     def __post_init__(self) -> None:
         check(self, "loss")
@@ -40,6 +42,14 @@ class Objective:
     def contrasts(self) -> tuple[Loss, ...]:
         """The losses of a matrix of logits that it is made of, the main one first: what it costs."""
         raise NotImplementedError
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """What it cannot do without, and what it is added to cannot either: names as in `needs`."""
+        parts = (getattr(self, one.name) for one in fields(self))
+        inside = [name for part in parts if isinstance(part, Objective) for name in part.needed]
+        ids = ["ids"] * any(loss.uses_ids for loss in self.contrasts)
+        return tuple(dict.fromkeys([*self.needs, *["numbers"] * bool(self.per_sample), *inside, *ids]))
 
     @property
     def per_sample(self) -> Mapping[str, float]:

@@ -1,6 +1,5 @@
 """Every loss found in the folder: its tile form against its definition, in value and gradient, with every option."""
 
-import importlib
 import math
 from dataclasses import replace
 
@@ -8,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import embeddings, errors, gradients, in_double
+from made_up import components, embeddings, errors, gradients, in_double, made
 
-from vlp.config.components import component_names
 from vlp.errors import UserError
 from vlp.losses import Loss, Objective
 from vlp.losses._engine import tile_engine as tiles
@@ -24,20 +22,9 @@ from vlp.losses.siglip import SigLIP
 VARIANTS = {MultiPositive: ({"duplicates": "mask"},), HNNCE: ({"alpha": 0.7, "beta": 0.5}, {"beta": 0.0})}
 
 
-def components() -> list[type[Objective]]:
-    """Each objective that is defined in a file of vlp/losses."""
-    modules = [importlib.import_module(f"vlp.losses.{name}") for name in component_names(Objective)]
-    return [
-        c
-        for module in modules
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Objective) and c.__module__ == module.__name__
-    ]
-
-
 WORST = {MACL: 0.1}  # float32 knows 1 - P of pairs that are certain to a few digits only, and divides by it
 
-LOSSES = [component(**options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
+LOSSES = [made(component, **options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 
 
@@ -129,7 +116,8 @@ def test_permuting_pairs_permutes_gradients(loss, seed):
     order = torch.randperm(11, generator=torch.Generator().manual_seed(seed))
     pick = lambda t: t.detach()[order].requires_grad_(t.requires_grad)  # noqa: E731
     shuffled = replace(e, **{n: pick(getattr(e, n)) for n in ("image", "text", "ids", "weights", "negatives")})
-    shuffled = replace(shuffled, negatives_keep=e.negatives_keep[order])
+    kept = {n: getattr(e, n)[order] for n in ("negatives_keep", "guide_image", "guide_text")}
+    shuffled = replace(shuffled, **kept)
     before, after = gradients(loss, e), gradients(loss, shuffled)
     torch.testing.assert_close(after[0], before[0])
     torch.testing.assert_close(after[1], before[1][order])

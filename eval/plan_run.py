@@ -84,7 +84,7 @@ def work_of(run: PlannedRun) -> Work:
         pair_bytes=run.pair_bytes or pair_bytes,
         decode=decode_seconds(run, pictures),
         element=4 if training.features == "fp32" or training.precision in ("fp32", "fp64") else 2,
-        statistics=len(run.loss.contrasts[0].powers),
+        statistics=run.loss.contrasts[0].exponent_count,
         parallel=training.parallel,
         recompute=training.recompute,
     )

@@ -23,9 +23,10 @@ from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
 from vlp.losses import Objective
 from vlp.losses._engine.among import Defined
-from vlp.losses._engine.contrast import Contrast, LossResult, Wanted, differentiable, evaluate
+from vlp.losses._engine.contrast import Contrast, differentiable, evaluate
 from vlp.losses._engine.peers import Peers, Pending
 from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.view import LossResult, Wanted
 
 
 def sharded(
@@ -173,16 +174,22 @@ class Sharded:
         ahead: whether captions were sent ahead; met: whether the ranks met for this one.
         """
         ids = 0 if e.ids is None or not loss.uses_ids else e.ids.numel() // len(e.ids)
-        weights = 0 if e.weights is None else torch.promote_types(e.image.dtype, torch.float32).itemsize
+        number = torch.promote_types(e.image.dtype, torch.float32).itemsize
+        weights = 0 if e.weights is None else number
+        marks = 0 if e.marks is None or not loss.uses_marks else e.marks.shape[1]
+        guide = e.image[:, :0] if e.guide_image is None or not loss.uses_guide else e.guide_image
         setup = Setup(
             ranks=self.world.size,
             pairs=len(e.image),
             width=e.image.shape[-1],
             per_node=per_node(self.world),
             element=self.travelling(e.image).itemsize,
-            statistics=len(loss.powers),
+            statistics=loss.exponent_count,
+            means=loss.mean_count,
             terms=0 if loss.linear else loss.term_count,
-            beside=8 * ids + weights,
+            beside=8 * ids + weights + number * marks,
+            guide=guide.shape[1],
+            guide_element=guide.element_size(),
         )
         not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + (0 if met else AGREE)
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
@@ -13,9 +13,10 @@ from vlp.batch import Embeddings
 from vlp.config import COMMON
 from vlp.config.bounds import Decay, check
 from vlp.losses._engine.among import ALONE, BY_DEFINITION, Among
-from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
+from vlp.losses._engine.exponents import raised
+from vlp.losses._engine.tile import Exponent, Matrix, Side, Term, Tile, alike
 
-__all__ = ["Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
+__all__ = ["Exponent", "Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +90,14 @@ class Loss(Objective):
 
     A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
     the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how the engine computes it
-    without ever having the matrix. The column loss is the same function of the transposed logits.
+    without ever having the matrix. The column loss is the same function of the transposed logits. Where powers of the
+    logits are not enough, `exponents` says which functions of them are summed.
     """
 
     uses_bias: ClassVar[bool] = False  # softmax objectives are blind to a constant added to every logit
     uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
+    uses_guide: ClassVar[bool] = False  # True: `Embeddings.guide_image` and `guide_text` are required, and travel
+    uses_marks: ClassVar[bool] = False  # True: `Embeddings.marks` is required, and travels
     linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
     least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
 
@@ -125,8 +129,27 @@ class Loss(Objective):
         """The tile's logits [r, c], -inf where a pair stays out of the log-sum-exps; may be written in place."""
         return tile.logits
 
+    @property
+    def exponent_count(self) -> int:
+        """How many exponents there are."""
+        return len(self.powers)
+
+    @property
+    def mean_count(self) -> int:
+        """How many exponents have a mean: they come first."""
+        return 0
+
+    def exponents(self, tile: Tile) -> Iterable[Exponent]:
+        """The functions of a tile's logits whose log-sum-exps are needed: each power of the denominator.
+
+        Each is used up, in its memory, before the next one is asked for.
+        """
+        kept, alone = self.denominator(tile), len(self.powers) == 1
+        for power in self.powers:
+            yield Exponent(raised(kept, power, alone=alone), power)
+
     def each(self, side: Side) -> Tensor:
-        """[n] the loss of each pair in one direction, differentiable in every field of `side`."""
+        """[n] the loss of each pair in one direction, differentiable in all that `side` knows but its marks."""
         raise NotImplementedError
 
     # The definition ----------------------------------------------------------------------------------------------
@@ -148,8 +171,11 @@ class Loss(Objective):
         same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         if self.uses_ids and e.ids is not None:
             same = alike(e.ids, e.ids)
-        rows = self.definition(Matrix(logits, local, same))
-        columns = self.definition(Matrix(logits.T, local[:, :0], same.T))
+        guide = e.guide_image @ e.guide_text.T if self.uses_guide else None  # type: ignore[union-attr, operator]
+        marks = e.marks if self.uses_marks else None
+        rows = self.definition(Matrix(logits, local, same, guide, marks))
+        back = None if guide is None else guide.T
+        columns = self.definition(Matrix(logits.T, local[:, :0], same.T, back, marks, "columns"))
         weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)
         return (weights * (rows + columns)).sum() / (2 * weights.sum())
 

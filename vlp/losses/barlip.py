@@ -71,7 +71,7 @@ def correlation(among: Among, x: Tensor, y: Tensor, weights: Tensor | None) -> T
     """[d, d] how each column of x [b, d] correlates with each of y, over everybody's pairs."""
     d = x.shape[1]
     centred = torch.cat([x, y], 1)
-    centred = centred - mean(among, centred, weights)
+    centred = centred - mean(among, centred, weights).detach()  # the sums below do not change with it
     x, y = centred[:, :d], centred[:, d:]
     w = x.new_ones(len(x)) if weights is None else weights.to(x.dtype)
     own = torch.cat([(x * w[:, None]).T @ y, (w @ x.square())[None], (w @ y.square())[None], w.sum().expand(1, d)])

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import normalize
 
+from tests.vlp.losses.marked import Marked
 from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
@@ -15,15 +16,20 @@ from vlp.losses._engine import tile_engine as tiles
 from vlp.losses._engine.among import ByDefinition
 from vlp.losses.alip import ALIP
 from vlp.losses.barlip import BarLIP
+from vlp.losses.cacr import CACR
+from vlp.losses.ccl_k import CCLK
 from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.cwcl import CWCL
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
+from vlp.losses.distill import Distill
 from vlp.losses.features import Features
 from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.kernel import Kernel
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
@@ -37,6 +43,12 @@ COMPOSED = (
     ContrastiveGap(),
     Spectral(),
     DecoupledUniformity(),
+    Kernel(label_smoothing=0.1),
+    CACR(),
+    CWCL(),
+    Distill(difficulty=1.0),
+    CCLK(),
+    Marked(),
     BarLIP(dims=4),
     Features(teacher_width=3),
     Classes(classes=4),
@@ -58,7 +70,7 @@ def whole_batch(b, *, extras, seed=0) -> Embeddings:
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
-    e = replace(e, guide_image=unit(b, 3), guide_text=unit(b, 3))
+    e = replace(e, guide_image=unit(b, 3), guide_text=unit(b, 3), marks=unit(b, 2))
     if not extras:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
@@ -159,7 +171,11 @@ def every_schedule(world):
     for negatives in strategies(world.size):
         for loss in (*SMOOTHED, *COMPOSED):
             check(loss, negatives, torch.float64)
-        for loss in (*LOSSES[:2], *COMPOSED):
+        for loss in LOSSES[:2]:
+            check(loss, negatives, torch.float64, extras=False, ahead=True)
+            check(loss, negatives, torch.float32)
+    for negatives in strategies(world.size)[1:4]:  # the ring, one group, a grid
+        for loss in COMPOSED:
             check(loss, negatives, torch.float64, extras=False, ahead=True)
             check(loss, negatives, torch.float32)
     for negatives in strategies(world.size)[:2]:

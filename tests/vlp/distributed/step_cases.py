@@ -63,21 +63,23 @@ def batch_of(pairs, dtype):
 
 def rounded(e, kind):
     """What the loss of one float64 process is given: the rounded features, exactly."""
-    widened = {name: getattr(e, name) for name in ("image", "text", "negatives", "scale", "bias")}
+    names = ("image", "text", "negatives", "scale", "bias", "guide_image", "guide_text", "marks")
+    widened = {name: getattr(e, name) for name in names}
     widened = {name: None if t is None else t.to(kind) for name, t in widened.items()}
     return replace(e, **widened)
 
 
-def guided(batch, e):
-    """The embeddings with what a teacher says, which is a function of the pair."""
-    return replace(e, guide_image=batch.image[:, :3], guide_text=batch.text)
+def taught(batch, e):
+    """What a teacher and a table would say of the pairs."""
+    image, text = normalize(batch.image[:, :3], dim=-1), normalize(batch.text, dim=-1)
+    return replace(e, guide_image=image, guide_text=text, marks=batch.image[:, 3:5])
 
 
 def oracle(loss, world, features, **options):
     """(the gradients of one process with all pairs, what it keeps), by the definition, in float64."""
     towers, batch = Towers(torch.float64, features, **options), batch_of(PAIRS * world.size, torch.float64)
     alone = ByDefinition(past(loss, PAIRS * world.size))
-    whole_batch(towers, lambda e: loss(rounded(e, torch.float64), alone), batch, seed=0, beside=guided)
+    whole_batch(towers, lambda e: loss(rounded(e, torch.float64), alone), batch, seed=0, beside=taught)
     return [p.grad for p in towers.parameters()], alone.kept
 
 
@@ -92,13 +94,9 @@ def every_step(world):
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
-                for name, step, rows in (
-                    ("whole", whole_batch, 0),
-                    ("joined", whole_batch, ROWS),
-                    ("cached", cached, ROWS),
-                ):
+                for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
-                    model, options = towers, {"beside": guided}
+                    model, options = towers, {"beside": taught}
                     before = past(loss, PAIRS * world.size)
                     objective.begin({key: cut(t, world.rank, world.size) for key, t in before.items()})
                     if world.size > 1:

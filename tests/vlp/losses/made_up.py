@@ -11,7 +11,7 @@ from vlp.batch import Embeddings
 from vlp.config.components import component_names
 from vlp.losses import Objective
 
-GUIDE = 12  # width of the teacher's vectors
+GUIDE = 4  # width of the teacher's vectors
 SMALL = {"BarLIP": {"dims": 5}, "Features": {"teacher_width": GUIDE}, "Classes": {"classes": 7}}
 
 
@@ -53,8 +53,7 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         )
 
     number = torch.float32 if dtype == torch.bfloat16 else dtype
-    own = learnt(d, number)
-    return Embeddings(
+    e = Embeddings(
         unit(b, d),
         unit(b, d),
         torch.tensor(scale, dtype=number, requires_grad=True),
@@ -63,9 +62,10 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         weights=torch.rand(b, generator=generator) + 0.1 if weights else None,
         negatives=unit(b, k, d) if k else None,
         negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
-        guide_image=unit(b, GUIDE).detach(),
-        guide_text=unit(b, GUIDE).detach(),
-        learnt=own,
+        learnt=learnt(d, number),
+    )
+    return replace(
+        e, guide_image=unit(b, GUIDE).detach(), guide_text=unit(b, GUIDE).detach(), marks=unit(b, 2).detach()
     )
 
 
@@ -82,8 +82,8 @@ def in_double(e: Embeddings) -> Embeddings:
     """The same numbers, as the float64 oracle sees them."""
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
     tensors = {name: cast(getattr(e, name)) for name in ("image", "text", "scale", "bias", "negatives")}
-    guides = {name: getattr(e, name).double() for name in ("guide_image", "guide_text")}
-    return replace(e, **tensors, **guides, learnt={name: cast(weight) for name, weight in e.learnt.items()})
+    beside = {name: getattr(e, name).double() for name in ("guide_image", "guide_text", "marks")}
+    return replace(e, **tensors, **beside, learnt={name: cast(weight) for name, weight in e.learnt.items()})
 
 
 def errors(actual, oracle):

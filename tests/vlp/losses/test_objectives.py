@@ -8,23 +8,38 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import components, embeddings, errors, gradients, in_double, made
+from marked import Marked
 
 from vlp.errors import UserError
 from vlp.losses import Loss, Objective
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.cacr import CACR
+from vlp.losses.ccl_k import CCLK
+from vlp.losses.cwcl import CWCL
 from vlp.losses.dcl import DCL
+from vlp.losses.distill import Distill
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.kernel import Kernel
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
 
-VARIANTS = {MultiPositive: ({"duplicates": "mask"},), HNNCE: ({"alpha": 0.7, "beta": 0.5}, {"beta": 0.0})}
+VARIANTS = {
+    MultiPositive: ({"duplicates": "mask"},),
+    HNNCE: ({"alpha": 0.7, "beta": 0.5}, {"beta": 0.0}),
+    CWCL: ({"locked": "text"}, {"anchors": "locked"}),
+    Distill: ({"difficulty": 2.0, "teacher_scale": 5.0},),
+    CACR: ({"repel": 20.0},),
+    Kernel: ({"square": 2.0},),
+    CCLK: ({"condition": "text", "ridge": 2.0},),
+}
 
 
 WORST = {MACL: 0.1}  # float32 knows 1 - P of pairs that are certain to a few digits only, and divides by it
 
 LOSSES = [made(component, **options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
+LOSSES.append(Marked())  # what the engine can and no objective asks for
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 
 
@@ -115,9 +130,9 @@ def test_permuting_pairs_permutes_gradients(loss, seed):
     e = embeddings(11, k=1, seed=seed)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(seed))
     pick = lambda t: t.detach()[order].requires_grad_(t.requires_grad)  # noqa: E731
-    shuffled = replace(e, **{n: pick(getattr(e, n)) for n in ("image", "text", "ids", "weights", "negatives")})
-    kept = {n: getattr(e, n)[order] for n in ("negatives_keep", "guide_image", "guide_text")}
-    shuffled = replace(shuffled, **kept)
+    names = ("image", "text", "ids", "weights", "negatives", "guide_image", "guide_text", "marks")
+    shuffled = replace(e, **{n: pick(getattr(e, n)) for n in names})
+    shuffled = replace(shuffled, negatives_keep=e.negatives_keep[order])
     before, after = gradients(loss, e), gradients(loss, shuffled)
     torch.testing.assert_close(after[0], before[0])
     torch.testing.assert_close(after[1], before[1][order])

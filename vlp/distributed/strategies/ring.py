@@ -11,10 +11,10 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.distributed.collectives import send_around
 from vlp.distributed.process_groups import GroupPeers
-from vlp.losses._engine.contrast import LossResult, View, Wanted
 from vlp.losses._engine.peers import ALONE, Pending
 from vlp.losses._engine.tile import TileForm
 from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, observe
+from vlp.losses._engine.view import LossResult, View, Wanted
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,24 @@ class Ring:
         return view.finish(sums, row_pull, wanted, seen)
 
     def blocks(self, view: View) -> Iterator[tuple[Block, slice]]:
-        """My images against each rank's captions, my own first; the next captions travel while a block is computed."""
-        peers, own = self.everyone, view.e.text.detach().contiguous()
-        text, b = own, len(own)
+        """My images against each rank's captions, my own first; the next captions travel while a block is computed.
+
+        What a teacher says of captions travels with them.
+        """
+        peers, b = self.everyone, len(view.e.text)
+        image_guide, text_guide = view.own_guides()
+        text, guide = view.e.text.detach().contiguous(), text_guide
         for step in range(peers.size):
-            coming = self.passed_on(text, tag=0) if step + 1 < peers.size else None
-            where = slice((peers.rank - step) % peers.size * b, ((peers.rank - step) % peers.size + 1) * b)
-            ids = None if view.column_ids is None else view.column_ids[where]
-            yield (
-                replace(
-                    view.block(view.e.image.detach(), text), diagonal=(0, 0, b) if step == 0 else None, column_ids=ids
-                ),
-                where,
-            )
-            if coming is not None:
-                text = coming()
+            last = step + 1 == peers.size
+            coming = None if last else self.passed_on(text, tag=0)
+            guide_coming = None if last or guide is None else self.passed_on(guide, tag=2)
+            source = (peers.rank - step) % peers.size
+            where = slice(source * b, (source + 1) * b)
+            guides = None if image_guide is None or guide is None else (image_guide, guide)
+            block = view.block(view.e.image.detach(), text, guides)
+            yield block.of_others(where, own=step == 0), where
+            text = text if coming is None else coming()
+            guide = guide if guide_coming is None else guide_coming()
 
     def passed_on(self, rows: Tensor, *, tag: int) -> Pending:
         """The rows of my left neighbour, while my right neighbour gets `rows` (all ranks take part)."""

@@ -156,6 +156,7 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    learn(run.loss, encoder, tokenizer)
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
@@ -177,6 +178,15 @@ def refuse_lacking(run: RunConfig) -> None:
     for name in run.loss.needed:
         if lacking := run.data.lacks(name):
             raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
+
+
+def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
+    """Give the model the weights that its objective learns, if it learns any."""
+    if loss.learnt(1):
+        with torch.no_grad():
+            width = encoder.eval().encode_text(tokenizer(["a"])).shape[-1]
+        encoder.train()
+        encoder.learnt.add(loss.learnt(width))
 
 
 def going_on(run: RunConfig) -> bool:

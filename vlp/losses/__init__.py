@@ -44,26 +44,45 @@ class Objective:
         raise NotImplementedError
 
     @property
+    def parts(self) -> tuple[Objective, ...]:
+        """The objectives that it adds to: what is kept of them and what they learn is its own too."""
+        return tuple(part for field in fields(self) if isinstance(part := getattr(self, field.name), Objective))
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """What it cannot do without, and what it is added to cannot either: names as in `needs`."""
-        parts = (getattr(self, one.name) for one in fields(self))
-        inside = [name for part in parts if isinstance(part, Objective) for name in part.needed]
+        inside = [name for part in self.parts for name in part.needed]
         ids = ["ids"] * any(loss.uses_ids for loss in self.contrasts)
         return tuple(dict.fromkeys([*self.needs, *["numbers"] * bool(self.per_sample), *inside, *ids]))
 
     @property
     def per_sample(self) -> Mapping[str, float]:
-        """Numbers that are kept of each sample, by name, with what they begin with; `among.number` gives them [b]."""
-        return {}
+        """Numbers that are kept of each sample, by name, with what they begin with; `before` gives them [b]."""
+        return {name: first for part in self.parts for name, first in part.per_sample.items()}
 
     @property
     def per_run(self) -> Mapping[str, float]:
-        """Numbers that are kept of the run, by name, with what they begin with; `among.number` gives them []."""
-        return {}
+        """Numbers that are kept of the run, by name, with what they begin with; `before` gives them []."""
+        return {name: first for part in self.parts for name, first in part.per_run.items()}
 
     def learnt(self, width: int) -> Mapping[str, Tensor]:
-        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them."""
-        return {}
+        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them.
+
+        Names are those of the file and of the weight (`barlip_image`); values may be drawn from torch's own generator.
+        """
+        return {name: first for part in self.parts for name, first in part.learnt(width).items()}
+
+    def before(self, among: Among, name: str, e: Embeddings) -> Tensor:
+        """What was kept under a name until this step: [] of the run, [b] of these samples; in the loss's precision.
+
+        What it begins with where nothing has been kept.
+        """
+        precision = torch.promote_types(e.image.dtype, torch.float32)
+        if (kept := among.number(name)) is not None:
+            return kept.to(precision)
+        if name in self.per_run:
+            return e.image.new_tensor(self.per_run[name], dtype=precision)
+        return e.image.new_full((len(e.image),), self.per_sample[name], dtype=precision)
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective [] over everybody's pairs, differentiable once; `e` are one's own (all take part)."""

@@ -45,6 +45,7 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.table import Kept
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
 
@@ -200,7 +201,8 @@ class Trainer:
 
     def companions(self, objective: Sharded) -> tuple[Companion, ...]:
         """What goes along with the run for its objective."""
-        return ()
+        precise = torch.float64 if resolve(self.training.precision, self.world.device) == "fp64" else torch.float32
+        return (*Kept.of(objective, precise),)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

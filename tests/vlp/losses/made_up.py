@@ -1,11 +1,47 @@
 """Embeddings of some pairs, gradients of functions of them, and how far two lists of tensors are apart."""
 
+import importlib
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch.nn.functional import normalize
 
 from vlp.batch import Embeddings
+from vlp.config.components import component_names
+from vlp.losses import Objective
+
+GUIDE = 4  # width of the teacher's vectors
+SMALL = {"BarLIP": {"dims": 5}, "Features": {"teacher_width": GUIDE}, "Classes": {"classes": 7}}
+
+
+@cache
+def components() -> list[type[Objective]]:
+    """Each objective that is defined in a file of vlp/losses."""
+    modules = [importlib.import_module(f"vlp.losses.{name}") for name in component_names(Objective)]
+    return [
+        c
+        for module in modules
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Objective) and c.__module__ == module.__name__
+    ]
+
+
+def made(component, **options) -> Objective:
+    """The objective, with few weights of its own."""
+    return component(**{**SMALL.get(component.__name__, {}), **options})
+
+
+@cache
+def first_values(width):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return {name: value for component in components() for name, value in made(component).learnt(width).items()}
+
+
+def learnt(width, dtype):
+    """The weights of all objectives: each finds its own."""
+    return {name: value.to(dtype).clone().requires_grad_() for name, value in first_values(width).items()}
 
 
 def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None) -> Embeddings:
@@ -26,12 +62,15 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         weights=torch.rand(b, generator=generator) + 0.1 if weights else None,
         negatives=unit(b, k, d) if k else None,
         negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
+        learnt=learnt(d, number),
     )
-    return replace(e, guide_image=unit(b, 4).detach(), guide_text=unit(b, 4).detach(), marks=unit(b, 2).detach())
+    return replace(
+        e, guide_image=unit(b, GUIDE).detach(), guide_text=unit(b, GUIDE).detach(), marks=unit(b, 2).detach()
+    )
 
 
 def leaves(e: Embeddings):
-    return [t for t in (e.image, e.text, e.scale, e.bias, e.negatives) if t is not None]
+    return [t for t in (e.image, e.text, e.scale, e.bias, e.negatives, *e.learnt.values()) if t is not None]
 
 
 def gradients(function, e):
@@ -42,8 +81,9 @@ def gradients(function, e):
 def in_double(e: Embeddings) -> Embeddings:
     """The same numbers, as the float64 oracle sees them."""
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
-    names = ("image", "text", "scale", "bias", "negatives", "guide_image", "guide_text", "marks")
-    return replace(e, **{name: cast(getattr(e, name)) for name in names})
+    tensors = {name: cast(getattr(e, name)) for name in ("image", "text", "scale", "bias", "negatives")}
+    beside = {name: getattr(e, name).double() for name in ("guide_image", "guide_text", "marks")}
+    return replace(e, **tensors, **beside, learnt={name: cast(weight) for name, weight in e.learnt.items()})
 
 
 def errors(actual, oracle):

@@ -4,15 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_up import embeddings, errors, gradients
-from torch.nn.functional import cross_entropy, normalize
+from made_up import embeddings, errors, gradients, made
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from vlp.losses._potential import Potential
+from vlp.losses.alip import ALIP
+from vlp.losses.barlip import BarLIP
+from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
 from vlp.losses.counting import Counting
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
+from vlp.losses.features import Features
 from vlp.losses.gcl import GCL
+from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
@@ -106,6 +111,59 @@ def m3col(e):
     return total
 
 
+def barlip(e):
+    x, y = (side @ e.learnt[f"barlip_{name}"] for name, side in (("image", e.image), ("text", e.text)))
+    x, y = (v - v.mean(0) for v in (x, y))
+    x, y = (v / (v.square().mean(0) + 1e-5).sqrt() for v in (x, y))
+    c = x.T @ y / len(x)
+    own = torch.eye(len(c), dtype=torch.bool)
+    return clip(e) + 0.02 * ((1 - c[own]).square().sum() + 0.005 * c[~own].square().sum())
+
+
+def features(e):
+    value = clip(e)
+    for name, own, guide in (("image", e.image, e.guide_image), ("text", e.text, e.guide_text)):
+        pair = replace(e, image=normalize(own @ e.learnt[f"features_{name}"]), text=guide)
+        value = value + clip(pair, scale=1 / 0.07) / 2
+    return value
+
+
+def class_logits(e):
+    heads = normalize(e.learnt["classes"], dim=-1)
+    own = torch.nn.functional.one_hot(e.ids % 7, 7).bool()
+    return own, [16 * side @ heads.T for side in (e.image, e.text)]
+
+
+def classes(e):
+    own, both = class_logits(e)
+    each = [
+        (1 + (-s).exp().masked_fill(~own, 0).sum(1)).log() + (1 + s.exp().masked_fill(own, 0).sum(1)).log()
+        for s in both
+    ]
+    return clip(e) + 0.1 * sum(each).mean() / 2
+
+
+def bce(e):
+    own, both = class_logits(e)
+    return clip(e) + 0.1 * sum(binary_cross_entropy_with_logits(s, own.to(s.dtype)) for s in both) / 2
+
+
+def each_pair(e):
+    """The loss of each pair in InfoNCE."""
+    logits, labels = e.scale * e.image @ e.text.T, torch.arange(len(e.image))
+    return sum(cross_entropy(m, labels, reduction="none") for m in (logits, logits.T)) / 2
+
+
+def alip(e):
+    cosines = (e.image * e.text).sum(1).detach()
+    return ((2 * (cosines - cosines.mean())).exp().clamp_max(1) * each_pair(e)).mean()
+
+
+def history(e):
+    """Of pairs without one."""
+    return clip(e)
+
+
 FORMULAS = (
     (CyCLIP(), cyclip),
     (ContrastiveGap(), contrastive_gap),
@@ -116,6 +174,12 @@ FORMULAS = (
     (GCL(), gcl),
     (PolyView(), poly_view),
     (M3CoL(), m3col),
+    (made(BarLIP), barlip),
+    (made(Features), features),
+    (made(Classes), classes),
+    (made(Classes, kind="bce"), bce),
+    (ALIP(), alip),
+    (History(), history),
 )
 
 

@@ -11,6 +11,9 @@ from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
 from vlp.distributed.sharding import whole as gathered
+from vlp.losses.alip import ALIP
+from vlp.losses.barlip import BarLIP
+from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
 from vlp.models.adapt.lora import Lora
 from vlp.models.adapt.towers import ImageSide, TextSide, Towers
@@ -27,6 +30,7 @@ from vlp.training.state import TrainState
 from vlp.training.trainer import Trainer
 
 STEPS, BATCH = 5, 16
+KEEPING = BarLIP(dims=5, weight=0.1, base=ALIP(base=History()))  # weights of its own, numbers of samples and of the run
 
 
 def model(*, norm="layer", dropout=0.0, lock=False):
@@ -74,14 +78,17 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
 
     `stop`: of its first steps alone.
     """
+    keeping = changes.pop("keeping", False)
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
+    objective = KEEPING if keeping else InfoNCE()
+    encoder.learnt.add(objective.learnt(14))
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
 
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(training, encoder, InfoNCE(), open_stream=stream, folder=Path(folder), world=world)
+    run = Trainer(training, encoder, objective, open_stream=stream, folder=Path(folder), world=world)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     average = []

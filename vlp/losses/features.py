@@ -51,15 +51,19 @@ class Features(Objective):
         own = {f"features_{side}": torch.randn(shape) / width**0.5 for side in ("image", "text")}
         return {**super().learnt(width), **own}
 
+    def guide_width(self, width: int) -> int:
+        """What the projections lead to."""
+        return self.teacher_width
+
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []. Raises UserError where there is no teacher, or one of another width."""
         assert e.learnt is not None
         value = self.base(e, among)
         for name, own, guide in (("image", e.image, e.guide_image), ("text", e.text, e.guide_text)):
-            given = 0 if guide is None else guide.shape[-1]
-            if guide is None or given != self.teacher_width:
+            given, wanted = 0 if guide is None else guide.shape[-1], e.learnt[f"features_{name}"].shape[-1]
+            if guide is None or given != wanted:
                 raise UserError(
-                    f"loss.teacher_width is {self.teacher_width}, but the run's teacher gives vectors of {given} "
+                    f"loss.teacher_width is {wanted}, but the run's teacher gives vectors of {given} "
                     f"numbers; {f'set it to {given}' if given else 'name a teacher'}"
                 )
             projected = normalize(own.to(torch.promote_types(own.dtype, torch.float32)) @ e.learnt[f"features_{name}"])

@@ -32,6 +32,8 @@ QUICK: Cases = {
         "norm": "batch",
         "optimizer": Muon(),
     },
+    "ddp, cached, momentum teacher": {"parallel": "ddp", "chunk": 3, "teacher": 0.9},
+    "fsdp2, momentum teacher": {"parallel": "fsdp2", "teacher": 0.9},
     "fsdp2, cached, locked pictures, fp16, bf16 features": {
         "parallel": "fsdp2",
         "chunk": 3,
@@ -92,7 +94,8 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
     return lines
 
 
-CHAIN = [(last, {"keeping": True, "parallel": kind, "chunk": chunk}) for last, kind, chunk in PARTS]
+KEEPING = {"keeping": True, "teacher": 0.9}  # and taught by the mean of its own weights, which goes on too
+CHAIN = [(last, {**KEEPING, "parallel": kind, "chunk": chunk}) for last, kind, chunk in PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +119,8 @@ def test_a_run_goes_on_under_another_parallel_and_on_another_number_of_ranks(two
     Its objective has weights of its own, and keeps numbers of samples and of the run.
     """
     folder, _ = two
-    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", keeping=True)
-    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", keeping=True)
+    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", **KEEPING)
+    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", **KEEPING)
     assert ended[:-1] == pytest.approx(whole[:-1], rel=1e-12)
     assert ended[-1] == pytest.approx(whole[-1], rel=1e-6)  # what the average embeds, in float32
 

@@ -237,19 +237,16 @@ def trainer(
     if guide:
         name = component_name(run.teacher, Teacher)
         shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
+
+    def streams(state: Any) -> Loader | PipelineLoader:
+        plan = planner.followed(state) if planner else None
+        return open_stream(run, tokenizer, sources, world, state=state, plan=plan, teacher=reads)
+
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(
-            run,
-            tokenizer,
-            sources,
-            world,
-            state=state,
-            plan=planner.followed(state) if planner else None,
-            teacher=reads,
-        ),
+        open_stream=streams,
         folder=run.out,
         world=world,
         choose=run.choose,

@@ -17,6 +17,7 @@ Condition = Literal["as is", "small", "noisy"]
 CONDITIONS: Mapping[Condition, tuple[str, ...]] = {
     "as is": (),
     "small": ("--training.batch", "64"),
+    "noisy": ("--data.captions.swapped", "0.3"),
 }
 
 
@@ -52,6 +53,7 @@ def loss(name: str, *more: str) -> tuple[str, ...]:
 DEMO, PLAIN = "demo", "infonce"
 FROZEN = ("--teacher.name", "frozen", "--teacher.model", TEACHER)
 VECTORS = ("--teacher.name", "stored", "--teacher.folder", STORED)
+BESIDE = "base.name=multi_positive"  # what adds to another objective adds to that of `demo`
 MOMENTUM = ("--teacher.name", "momentum")
 RECIPES: Mapping[str, Recipe] = {
     DEMO: Recipe(kind="demo", paper="2004.11362"),
@@ -61,12 +63,23 @@ RECIPES: Mapping[str, Recipe] = {
     "dcl": Recipe(flags=loss("dcl"), claims="small", paper="2110.06848"),
     "hn_nce": Recipe(flags=loss("hn_nce"), paper="2301.02280"),
     "macl": Recipe(flags=loss("macl"), claims="small", paper="2207.07874"),
-    "contrastive_gap": Recipe(flags=loss("contrastive_gap", "base.name=multi_positive"), paper="2405.18570"),
-    "cyclip": Recipe(flags=loss("cyclip", "base.name=multi_positive"), paper="2205.14459"),
+    "contrastive_gap": Recipe(flags=loss("contrastive_gap", BESIDE), paper="2405.18570"),
+    "cyclip": Recipe(flags=loss("cyclip", BESIDE), paper="2205.14459"),
     "spectral": Recipe(flags=loss("spectral"), claims="small", paper="2106.04156"),
     "decoupled_uniformity": Recipe(flags=loss("decoupled_uniformity"), claims="small", paper="2206.01646"),
     "kernel": Recipe(flags=loss("kernel"), paper="2303.15103"),
     "cacr": Recipe(flags=loss("cacr"), paper="2105.03746"),
+    "barlip": Recipe(flags=loss("barlip", BESIDE), paper="2305.08675"),
+    "classes": Recipe(flags=loss("classes", BESIDE, "classes=8192"), paper="2407.17331"),
+    "history": Recipe(flags=loss("history"), claims="noisy", paper="2302.03357"),
+    "alip": Recipe(flags=loss("alip", BESIDE), claims="noisy", paper="2308.08428"),
+    "counting": Recipe(flags=(*loss("counting", BESIDE), "--data.negatives.name", "count"), paper="2302.12066"),
+    "attributes": Recipe(flags=("--data.negatives.name", "attribute"), kind="sampler", paper="2210.01936"),
+    "poly_view": Recipe(flags=(*loss("poly_view"), "--data.views", "2"), claims="small", paper="2403.05490"),
+    "m3col": Recipe(flags=loss("m3col", BESIDE), paper="2409.17777"),
+    "features": Recipe(
+        flags=(*loss("features", BESIDE, "teacher-width=256"), *FROZEN), kind="teacher", paper="2307.12732"
+    ),
     "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
     "distill": Recipe(flags=(*loss("distill"), *FROZEN), kind="teacher", paper="2207.01426"),
     "ccl_k": Recipe(flags=(*loss("ccl_k"), *VECTORS), kind="teacher", claims="small", paper="2202.05458"),
@@ -82,7 +95,12 @@ RECIPES: Mapping[str, Recipe] = {
     "clusters": Recipe(flags=("--plan.order.name", "clusters"), kind="sampler", claims="small", paper="2207.04452"),
 }
 
-LEFT_OUT: Mapping[str, str] = {}
+LEFT_OUT: Mapping[str, str] = {
+    "gcl": "It wants a score for each pair (data.weights), and the corpus has none.",
+    "negclip": "The text tower of demo is a bag of tokens, for which two words in each other's place are the same "
+    "caption; the case word_order asks it of a transformer.",
+    "own": "No tower of demo is locked, and an open one does not teach.",
+}
 """what could have been compared, and why it is not: a sentence each"""
 
 

@@ -50,7 +50,7 @@ QUICK = Sizes(
     seeds=2,
     shards="bundled:emoji/val",
     extra=(
-        *("--training.batch", "128", "--model.width", "32", "--model.image.norm", "layer"),
+        *("--training.batch", "128", "--model.image.norm", "layer"),
         *("--model.image.widths", "16", "16", "32", "32", "--model.text.hidden", "32", "--model.bpe.vocab", "600"),
     ),
 )

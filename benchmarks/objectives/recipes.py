@@ -105,15 +105,25 @@ LEFT_OUT: Mapping[str, str] = {
 
 
 def together(first: Recipe, second: Recipe) -> tuple[str, ...] | None:
-    """The flags of both recipes in one run; None where they are two objectives of which neither adds to another."""
+    """The flags of both recipes in one run; None where they contradict each other.
+
+    Of two objectives one has to add to another: it then adds to the other one.
+    """
     for inner, outer in ((first, second), (second, first)):
-        if "--loss.name" not in inner.flags or "--loss.name" not in outer.flags:
-            return (*inner.flags, *outer.flags)
-        if "--loss.base.name" in outer.flags:
-            at = outer.flags.index("--loss.base.name")
-            below = (flag.replace("--loss.", "--loss.base.", 1) for flag in inner.flags)
-            return (*outer.flags[:at], *outer.flags[at + 2 :], *below)
+        one, other = in_pairs(inner), in_pairs(outer)
+        if "--loss.name" in one and "--loss.name" in other:
+            if "--loss.base.name" not in other:
+                continue
+            one = {key.replace("--loss.", "--loss.base.", 1): value for key, value in one.items()}
+            del other["--loss.base.name"]
+        if all(other.get(key, value) == value for key, value in one.items()):
+            return tuple(word for pair in (other | one).items() for word in pair)
     return None
+
+
+def in_pairs(recipe: Recipe) -> dict[str, str]:
+    """Flag -> value; every flag of the table has one."""
+    return dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
 
 
 def filled(words: Sequence[str], teacher: str = "", stored: str = "") -> tuple[str, ...]:

@@ -24,7 +24,6 @@ ASPECTS = (
     "numbers a teacher says of an image",
     "numbers a teacher says of a caption",
     "marks of a pair",
-    "earlier pairs that are met",
 )
 
 
@@ -45,7 +44,6 @@ def described(e: Embeddings, features: torch.dtype) -> list[int]:
         grads and e.text.requires_grad,
         grads and any(t is not None and t.requires_grad for t in tensors),
         *(0 if t is None else t.shape[-1] for t in beside),
-        0 if e.bank_image is None else len(e.bank_image),
     ]
 
 

@@ -13,7 +13,7 @@ from vlp.distributed.strategies.strategy import Strategy, grids
 from vlp.losses._engine.tile_engine import EDGE
 
 GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32, or float64 for float64 features
-AGREE = 240  # bytes of the all-reduce that asks whether the batches agree
+AGREE = 224  # bytes of the all-reduce that asks whether the batches agree
 CHECK = AGREE + 4  # bytes of the two all-reduces in which everyone takes part: that one, and the value
 AHEAD = 48  # bytes of one more, for a grid, which sends captions ahead: do they agree
 

@@ -215,11 +215,11 @@ def open_clip(setup: Setup) -> list[Cost]:
 def tiles(s: Setup, n: int, m: int) -> int:
     """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both.
 
-    A teacher has a tile of its own.
+    A teacher has a tile of its own, and so has what is averaged.
     """
     n, m = min(n, s.edge), min(m, s.edge)
     copies = s.width * (s.element < GRADIENT)
-    taught = n * m if s.guide else 0
+    taught = n * m * (bool(s.guide) + bool(s.means))
     return (max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) + taught) * GRADIENT
 
 

@@ -267,7 +267,8 @@ def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
     names = ("image", "text", "negatives", "bank_image", "bank_text")
     given: dict[str, Any] = {name: getattr(e, name) for name in names}
-    return replace(e, **{name: None if t is None else t.to(features) for name, t in given.items()})
+    given = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **given)
 
 
 def per_node(world: World) -> int:

@@ -64,6 +64,12 @@ class PairBank:
         if width:
             self.refuse_too_much(width * (objective.features or torch.float32).itemsize, world.device)
 
+    @staticmethod
+    def of(objective: Sharded, *, batch: int, width: int = 0) -> list[PairBank]:
+        """The bank of a run whose objective asks for one (all ranks take part)."""
+        asked = objective.objective.bank
+        return [] if asked is None else [PairBank(objective, asked, batch=batch, width=width)]
+
     @property
     def full(self) -> int:
         """How many slots have pairs in them."""

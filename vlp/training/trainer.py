@@ -205,23 +205,17 @@ class Trainer:
 
     def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
         """What goes along with the run for its objective; the teacher first, as others keep what it says."""
-        asked = self.loss.bank
-        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch, width=self.width),)
-        return (*self.teaching(ranks), *bank)
+        width = 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
+        return (*self.teaching(ranks, width), *PairBank.of(objective, batch=self.training.batch, width=width))
 
-    @property
-    def width(self) -> int:
-        """Width of the embeddings, as far as `example` can tell; 0: it cannot."""
-        return 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
-
-    def teaching(self, ranks: Parallel) -> list[Teaching]:
+    def teaching(self, ranks: Parallel, width: int) -> list[Teaching]:
         """The teacher, if there is one, at work on this rank."""
         if self.guide is None:
             return []
         training, device = self.training, self.world.device
         dtype = torch.float64 if resolve(training.precision, device) == "fp64" else torch.float32
-        setting = Setting(device, dtype, ranks.half, training.chunk, self.width)
-        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(setting.width))]
+        setting = Setting(device, dtype, ranks.half, training.chunk, width)
+        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

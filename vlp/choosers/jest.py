@@ -121,7 +121,7 @@ def everyones(e: Embeddings, chosen: Tensor, everyone: Peers) -> Embeddings:
     assert e.guide_text is not None
     parts = [e.image, e.text, e.guide_image, e.guide_text]
     packed = everyone.gather(torch.cat([part[chosen] for part in parts], 1))()
-    image, text, guide_image, guide_text = packed.split([part.shape[1] for part in parts], 1)
+    image, text, guide_image, guide_text = torch.split(packed, [part.shape[1] for part in parts], 1)
     ids = None if e.ids is None else everyone.gather(e.ids[chosen])()
     return replace(e, image=image, text=text, guide_image=guide_image, guide_text=guide_text, ids=ids)
 
@@ -174,15 +174,13 @@ class Block:
         """Nothing is chosen yet: pairs are scored among those of their own block."""
         assert e.guide_image is not None
         assert e.guide_text is not None
-        models = [
-            Losses.of(e.image, e.text, e.scale),
-            Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale),
-        ]
+        learner = Losses.of(e.image, e.text, e.scale)
+        reference = Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale)
         out = alike(e, e) | torch.eye(len(e.image), dtype=torch.bool, device=e.image.device)
-        learner, reference = (one.values(one.among(one.image, one.text, out)) for one in models)
+        seen, known = (one.values(one.among(one.image, one.text, out)) for one in (learner, reference))
         gumbel = rng.gumbel(size=(how.rounds, len(e.image)))
         taken = torch.zeros(len(e.image), dtype=torch.bool, device=e.image.device)
-        return Block(e, *models, how.sharpness, gumbel, learner - reference, taken)
+        return Block(e, learner, reference, how.sharpness, gumbel, seen - known, taken)
 
     def draw(self, turn: int, wanted: int) -> Tensor:
         """[wanted] pairs, without repetition, in proportion to exp(sharpness * score)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,5 +100,6 @@ def said_first(batch: Batch) -> Batch:
 
 def taken(e: Embeddings, rows: Tensor) -> Embeddings:
     """Some pairs, as far as a choice knows of them."""
-    some = {name: getattr(e, name) for name in ("image", "text", "guide_image", "guide_text", "ids")}
-    return replace(e, **{name: None if t is None else t[rows] for name, t in some.items()})
+    some: dict[str, Any] = {name: getattr(e, name) for name in ("image", "text", "guide_image", "guide_text", "ids")}
+    own: dict[str, Any] = {name: None if t is None else t[rows] for name, t in some.items()}
+    return replace(e, **own)

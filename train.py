@@ -26,7 +26,7 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.planned import EpochPlan
 from data_pipelines.stream import OpenSources, Stream
-from eval.embeddings.by_sample import BySample
+from eval.embeddings.by_sample import vectors
 from eval.embeddings.together import Ranks, SharedRelease
 from eval.finished import finish, record_losses
 from eval.plans.epochs import EpochPlans, Planning
@@ -54,7 +54,7 @@ from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
-from vlp.teachers import Given, Guide, Teacher
+from vlp.teachers import Given, Guide, Teacher, refuse_idle
 from vlp.teachers.none import Nobody
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.checkpoints.folder import Checkpoints, Keep
@@ -112,6 +112,11 @@ class RunConfig:
             raise UserError(
                 f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
             )
+        if self.data.views > 1 and self.crop == (1.0, 1.0) and self.augment == Unchanged():
+            raise UserError(
+                f"data.views is {self.data.views}, but all views of a picture would be the same: set crop to random "
+                "crops, such as 0.5 1, or choose augment.name"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -160,6 +165,7 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    learn(run.loss, encoder, tokenizer)
     guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
@@ -188,18 +194,13 @@ def refuse_lacking(run: RunConfig) -> None:
     refuse_idle(asks, component_name(run.teacher, Teacher), needed)
 
 
-def refuse_idle(asks: str, teacher: str, needed: Sequence[str]) -> None:
-    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
-    if "guide" in needed and teacher == "none":
-        raise UserError(
-            f"{asks} needs a teacher: set teacher.name to frozen (with teacher.model), stored (with "
-            "teacher.folder), momentum or own"
-        )
-    if teacher != "none" and "guide" not in needed:
-        raise UserError(
-            f'teacher.name is "{teacher}", but {asks} asks no teacher: take an objective that does, such '
-            "as distill, or leave the teacher out"
-        )
+def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
+    """Give the model the weights that its objective learns, if it learns any."""
+    if loss.learnt(1):
+        with torch.no_grad():
+            width = encoder.eval().encode_text(tokenizer(["a"])).shape[-1]
+        encoder.train()
+        encoder.learnt.add(loss.learnt(width))
 
 
 def going_on(run: RunConfig) -> bool:
@@ -236,13 +237,16 @@ def trainer(
     if guide:
         name = component_name(run.teacher, Teacher)
         shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
+
+    def streams(state: Any) -> Loader | PipelineLoader:
+        plan = planner.followed(state) if planner else None
+        return open_stream(run, tokenizer, sources, world, state=state, plan=plan, teacher=reads)
+
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(
-            run, tokenizer, sources, world, state=state, plan=planner and planner.followed(state), teacher=reads
-        ),
+        open_stream=streams,
         folder=run.out,
         world=world,
         choose=run.choose,
@@ -257,18 +261,6 @@ def trainer(
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
         guide=guide,
     )
-
-
-def vectors(folder: Path, sources: OpenSources | Pipeline, group: BackgroundGroup) -> BySample:
-    """A folder of vectors of this run's samples (all ranks participate). Raises UserError if it lacks some."""
-    if isinstance(sources, Pipeline):
-        raise UserError(
-            f"teacher.name is stored, which finds samples by shard and key, but {sources.name} is a pipeline of your "
-            "own; give data.shards, or take the teacher frozen"
-        )
-    opened = BySample(folder)
-    group.from_rank_0(lambda: opened.refuse_lacking(sources))
-    return opened
 
 
 def open_stream(

@@ -174,13 +174,13 @@ class Block:
         """Nothing is chosen yet: pairs are scored among those of their own block."""
         assert e.guide_image is not None
         assert e.guide_text is not None
-        learner = Losses.of(e.image, e.text, e.scale)
-        reference = Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale)
+        own = Losses.of(e.image, e.text, e.scale)
+        other = Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale)
         out = alike(e, e) | torch.eye(len(e.image), dtype=torch.bool, device=e.image.device)
-        seen, known = (one.values(one.among(one.image, one.text, out)) for one in (learner, reference))
+        learner, reference = (one.values(one.among(one.image, one.text, out)) for one in (own, other))
         gumbel = rng.gumbel(size=(how.rounds, len(e.image)))
         taken = torch.zeros(len(e.image), dtype=torch.bool, device=e.image.device)
-        return Block(e, learner, reference, how.sharpness, gumbel, seen - known, taken)
+        return Block(e, own, other, how.sharpness, gumbel, learner - reference, taken)
 
     def draw(self, turn: int, wanted: int) -> Tensor:
         """[wanted] pairs, without repetition, in proportion to exp(sharpness * score)."""

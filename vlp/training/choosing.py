@@ -100,6 +100,6 @@ def said_first(batch: Batch) -> Batch:
 
 def taken(e: Embeddings, rows: Tensor) -> Embeddings:
     """Some pairs, as far as a choice knows of them."""
-    some: dict[str, Any] = {name: getattr(e, name) for name in ("image", "text", "guide_image", "guide_text", "ids")}
-    own: dict[str, Any] = {name: None if t is None else t[rows] for name, t in some.items()}
-    return replace(e, **own)
+    some = {name: getattr(e, name) for name in ("image", "text", "guide_image", "guide_text", "ids")}
+    cut: dict[str, Any] = {name: None if t is None else t[rows] for name, t in some.items()}
+    return replace(e, **cut)

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import torch
-from sharded_cases import COMPOSED, LOSSES, TOLERANCE, strategies
+from sharded_cases import COMPOSED, LOSSES, TOLERANCE, cut, own_weights, past, strategies
 from torch import nn
 from torch.nn.functional import normalize
 
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses._engine.among import ByDefinition
+from vlp.models.dual_encoder import Learnt
 from vlp.training.gradient import cached, whole_batch
 
 PAIRS, WIDTH, ROWS = 4, 6, 3  # a rank's pairs, width of the embeddings, pairs in a chunk: the last one is shorter
@@ -29,6 +31,8 @@ class Towers(nn.Module):
             for p in (*self.image.parameters(), *self.text.parameters()):
                 p.copy_(torch.randn(p.shape, generator=generator))
         self.features, self.negatives = features, negatives
+        self.learnt = Learnt()
+        self.learnt.add(own_weights(dtype))
         self.to(dtype)
 
     def forward(self, image, text, send=None):
@@ -41,10 +45,11 @@ class Towers(nn.Module):
             send(texts)
         images = none if image is None else unit(self.image(image))
         if not self.negatives or text is None:
-            return Embeddings(images, texts, scale, bias)
+            return Embeddings(images, texts, scale, bias, learnt=self.learnt())
         harder = torch.stack([text.flip(1), text.roll(1, 1)], 1)  # captions that look like the pair's own
         keep = text[:, :2] > -0.5
-        return Embeddings(images, texts, scale, bias, negatives=unit(self.text(harder)), negatives_keep=keep)
+        wrong = unit(self.text(harder))
+        return Embeddings(images, texts, scale, bias, None, None, wrong, keep, learnt=self.learnt())
 
 
 def batch_of(pairs, dtype):
@@ -61,7 +66,7 @@ def rounded(e, kind):
     names = ("image", "text", "negatives", "scale", "bias", "guide_image", "guide_text", "marks")
     widened = {name: getattr(e, name) for name in names}
     widened = {name: None if t is None else t.to(kind) for name, t in widened.items()}
-    return Embeddings(**widened, ids=e.ids, weights=e.weights, negatives_keep=e.negatives_keep)
+    return replace(e, **widened)
 
 
 def taught(batch, e):
@@ -72,10 +77,11 @@ def taught(batch, e):
 
 
 def oracle(loss, world, features, **options):
-    """The gradients of one process with all pairs, by the definition, in float64."""
+    """(the gradients of one process with all pairs, what it keeps), by the definition, in float64."""
     towers, batch = Towers(torch.float64, features, **options), batch_of(PAIRS * world.size, torch.float64)
-    whole_batch(towers, lambda e: loss.reference(rounded(e, torch.float64)), batch, seed=0, beside=taught)
-    return [p.grad for p in towers.parameters()]
+    alone = ByDefinition(past(loss, PAIRS * world.size))
+    whole_batch(towers, lambda e: loss(rounded(e, torch.float64), alone), batch, seed=0, beside=taught)
+    return [p.grad for p in towers.parameters()], alone.kept
 
 
 def every_step(world):
@@ -85,21 +91,22 @@ def every_step(world):
     mine = slice(PAIRS * world.rank, PAIRS * (world.rank + 1))
     for loss in (*LOSSES, *COMPOSED):
         for features in (torch.float64, torch.float32, torch.bfloat16)[: 3 if loss in LOSSES else 1]:
-            expected = oracle(loss, world, features, negatives=True)
+            expected, kept = oracle(loss, world, features, negatives=True)
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
                 for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
-                    model, options = towers, {}
+                    model, options = towers, {"beside": taught}
+                    before = past(loss, PAIRS * world.size)
+                    objective.begin({key: cut(t, world.rank, world.size) for key, t in before.items()})
                     if world.size > 1:
                         chunked = step is cached
                         model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
-                        options = {"unsynced": model.no_sync} if chunked else {}
-                    step(
-                        model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, beside=taught, **options
-                    )
+                        options |= {"unsynced": model.no_sync} if chunked else {}
+                    step(model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, **options)
                     errors = [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
+                    errors += [apart(objective.kept[n], cut(t, world.rank, world.size)) for n, t in kept.items()]
                     if not max(errors) < TOLERANCE[features]:
                         wrong.append(f"{loss} {negatives} {name} {features}: {max(errors):.1e}")
     return "\n".join(wrong)

@@ -105,7 +105,8 @@ class View:
         marked = loss.uses_marks and e.marks is not None
         marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else (None, None)
         norm = norm if way is None else 2 * norm
-        return View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks, way=way)
+        each = (weights[0], weights[1], ids[0], ids[1], marks[0], marks[1])
+        return View(loss, e, rows, columns, everyone, norm, *each, way)
 
     def guides(self) -> tuple[Tensor, Tensor] | None:
         """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used."""

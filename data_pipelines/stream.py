@@ -157,8 +157,7 @@ class Stream:
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already; `plan`: whose order the state's epoch has; `teacher`
-        is the tokenizer of Batch.teacher_text.
+        `sources`: this stream's, if they are open; `plan`: of the state's epoch; `teacher`: tokenizer of teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:

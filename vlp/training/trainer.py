@@ -243,7 +243,8 @@ class Trainer:
         if isinstance(self.choose, Everything):
             return None
         everyone = objective.everyone if self.world.size > 1 else ALONE
-        return Choosing(self.choose, self.guide, everyone, self.training.batch, self.training.chunk)
+        chooser = self.choose.taught(self.guide.scale if self.guide else 0.0)
+        return Choosing(chooser, self.guide, everyone, self.training.batch, self.training.chunk)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

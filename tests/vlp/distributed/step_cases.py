@@ -94,7 +94,7 @@ def every_step(world):
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
             for negatives in strategies(world.size):
-                for name, step, rows in STEPS:
+                for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
                     errors = stepped(
                         world, towers, objective, batch, expected=expected, step=step, rows=rows, beside=taught
@@ -116,7 +116,7 @@ def stepped(world, towers, objective, batch, *, expected, step, rows, **options)
 
 
 def of_the_stream(world):
-    """What is wrong where the batch brings two views, three captions and two wrong captions of each picture."""
+    """What is wrong where the batch brings two views, two captions and two wrong captions of each picture."""
     mine = slice(PAIRS * world.rank, PAIRS * (world.rank + 1))
     whole = batch_of(PAIRS * world.size, torch.float64)
     wrong_ones, keep = torch.stack([whole.text.flip(1), whole.text.roll(1, 1)], 1), whole.text[:, :2] > -0.5
@@ -129,10 +129,8 @@ def of_the_stream(world):
         expected = [p.grad for p in towers.parameters()]
         for negatives in ("ring", strategies(world.size)[-1]):
             for name, step, rows in STEPS[::2]:
-                towers, objective = (
-                    Towers(torch.float64, torch.float64, negatives=False),
-                    sharded(loss, world, negatives),
-                )
+                towers = Towers(torch.float64, torch.float64, negatives=False)
+                objective = sharded(loss, world, negatives)
                 errors = stepped(world, towers, objective, whole[mine], expected=expected, step=step, rows=rows, **kind)
                 if not max(errors) < TOLERANCE[torch.float64]:
                     found.append(f"{loss} {negatives} {name}, of the stream: {max(errors):.1e}")

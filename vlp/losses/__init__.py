@@ -41,6 +41,7 @@ class Objective:
     start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
     start_bias: ClassVar[float] = 0.0  # logit bias of new weights
     meets_captions: ClassVar[bool] = True  # whether captions travel as they are: they may be sent ahead of the pictures
+    takes_all: ClassVar[bool] = False  # whether it is given all captions [B, K, D] and views [B, V, D] at once
     needs: ClassVar[tuple[str, ...]] = ()
     """what it cannot do without: ids, numbers, weights, negatives, views, captions (several a picture), guide, bank"""
 

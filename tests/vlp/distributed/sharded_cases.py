@@ -17,18 +17,22 @@ from vlp.losses.albef import ALBEF
 from vlp.losses.cacr import CACR
 from vlp.losses.ccl_k import CCLK
 from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.counting import Counting
 from vlp.losses.cwcl import CWCL
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.distill import Distill
+from vlp.losses.gcl import GCL
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.kernel import Kernel
+from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
 from vlp.losses.mochi import MoCHi
 from vlp.losses.moco import MoCo
 from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.poly_view import PolyView
 from vlp.losses.siglip import SigLIP
 from vlp.losses.spectral import Spectral
 
@@ -51,13 +55,20 @@ COMPOSED = (
     MoCHi(mixed=3, own_mixed=2, hardest=4),
     ALBEF(label_smoothing=0.1),
     ALBEF(queue=0, alpha=0.0),
+    Counting(base=MultiPositive()),
+    GCL(),
+    PolyView(label_smoothing=0.1),
+    M3CoL(),
 )
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 
 
-def whole_batch(b, *, extras, seed=0) -> Embeddings:
-    """b pairs in float64, the same on every rank; `extras`: weights, ids and two negative captions each."""
+def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
+    """b pairs in float64, the same on every rank; `extras`: weights, ids and two negative captions each.
+
+    `several`: two views and three captions each.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape):
@@ -73,6 +84,8 @@ def whole_batch(b, *, extras, seed=0) -> Embeddings:
         return Embeddings(image, text, scale, bias, ids=ids, **beside)
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
     weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
+    if several:
+        image, text = unit(b, 2, WIDTH), unit(b, 3, WIDTH)
     return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep, **beside)
 
 
@@ -113,9 +126,10 @@ def strategies(size):
     return ["one_sided", "ring", f"grouped:{size}", *(f"grid:{r}x{c}" for r, c in grids(size))]
 
 
-def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, ahead=False):
+def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several=False, ahead=False):
     """The largest relative error of value and gradients against the definition on one process."""
-    whole = whole_batch(PAIRS * world.size, extras=extras)
+    pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
+    whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
     if isinstance(loss, Marked):
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
@@ -158,6 +172,9 @@ def every_schedule(world):
         for loss in COMPOSED:
             check(loss, negatives, torch.float64, extras=False, ahead=True)
             check(loss, negatives, torch.float32)
+        for loss in COMPOSED:
+            if loss.takes_all:
+                check(loss, negatives, torch.float64, several=True)
     for negatives in strategies(world.size)[:2]:
         check(LOSSES[0], negatives, torch.bfloat16, extras=False)
     return "\n".join(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,7 +233,7 @@ class OpenSources:
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
 
-    @property
+    @cached_property
     def numbering(self) -> Numbering:
         """Which sample has which number, in every epoch."""
         return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
@@ -244,7 +245,7 @@ class OpenSources:
         """
         numbering = self.numbering
         truth = np.zeros(numbering.total, np.bool_)
-        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards, strict=True):
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards.tolist(), strict=True):
             with contextlib.suppress(Unreadable):
                 keys = self.shards[source][shard].index.keys
                 truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]

@@ -20,6 +20,7 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
 from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan, planned
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
@@ -130,6 +131,14 @@ class Stream:
         order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
         return OpenSources(opened, order, lost, note if share else "")
 
+    def refuse_equal_views(self, *, varied: bool) -> None:
+        """Raise UserError for several views where nothing (no random crop, no augmentation) makes them differ."""
+        if self.views > 1 and not varied:
+            raise UserError(
+                f"data.views is {self.views}, but all views of a picture would be the same: set crop to random crops, "
+                "such as 0.5 1, or choose augment.name"
+            )
+
     def lacks(self, name: str) -> str:
         """Why batches do not have what an objective needs, and what to do; empty where they have it.
 
@@ -150,12 +159,15 @@ class Stream:
         seed: int = 0,
         state: State | None = None,
         sources: OpenSources | Pipeline | None = None,
+        plan: EpochPlan | None = None,
+        teacher: Tokenizer | None = None,
     ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already.
+        `sources` are this stream's, where they are open already; `plan`: whose order the state's epoch has; `teacher`
+        is the tokenizer of Batch.teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
@@ -173,6 +185,7 @@ class Stream:
             transform=transform,
             tokenizer=tokenizer,
             seed=seed,
+            teacher=teacher,
         )
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):
@@ -180,6 +193,8 @@ class Stream:
         else:
             own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
             order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            if plan is not None:
+                order = planned(order, opened.numbering, plan, opened.shards)
             loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
         if state is not None:
             if isinstance(opened, OpenSources):

@@ -79,18 +79,20 @@ def cached(
     send: Send | None = None,
     beside: Beside | None = None,
     takes_all: bool = False,
+    known: Embeddings | None = None,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
     `unsynced()` is the context that keeps backwards from syncing. DDP syncs in the last backward only, and must look
     for unused parameters (find_unused_parameters): those of the text tower have their gradients already. `texts_sync`:
-    the last backward of the text tower syncs that tower, as FSDP2 does it.
+    the last backward of the text tower syncs that tower, as FSDP2 does it. `known`: what the towers give for the batch,
+    where that is known already: it is then encoded once, with a graph.
     """
     chunks = split(batch, rows)
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = parted(apart(module, chunks, seed, send), batch)
+        out = parted(apart(module, chunks, seed, send) if known is None else sent(known, send), batch)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, with_companions(batch, out, beside), takes_all=takes_all)
     last = len(chunks) - 1
@@ -106,6 +108,13 @@ def cached(
         with nullcontext() if i == last else unsynced():
             backward(image_side(model, chunk, seed + i), own(i, "image") | shared)
     return loss
+
+
+def sent(out: Embeddings, send: Send | None) -> Embeddings:
+    """The same embeddings, whose captions are on their way."""
+    if send is not None:
+        send(out.text)
+    return out
 
 
 def split(batch: Batch, rows: int) -> list[Batch]:
@@ -197,16 +206,28 @@ def over_views(objective: Objective, out: Embeddings) -> Tensor:
     """
     if out.image.ndim == 2:
         return over_captions(objective, out)
-    views = [over_captions(objective, replace(out, image=image)) for image in out.image.unbind(1)]
-    return torch.stack(views).mean()
+    guide = out.guide_image
+    views = [
+        replace(out, image=image, guide_image=guide[:, v] if guide is not None and guide.ndim == 3 else guide)
+        for v, image in enumerate(out.image.unbind(1))
+    ]
+    return torch.stack([over_captions(objective, view) for view in views]).mean()
 
 
 def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """The objective [], or its mean over the K captions of each picture where text is [B, K, D] (all take part)."""
     if out.text.ndim == 2:
         return objective(out)
+    guide = out.guide_text
     blocks = [
-        objective(replace(out, text=text, ids=None if out.ids is None else out.ids[:, [0, k + 1]]))
+        objective(
+            replace(
+                out,
+                text=text,
+                ids=None if out.ids is None else out.ids[:, [0, k + 1]],
+                guide_text=guide[:, k] if guide is not None and guide.ndim == 3 else guide,
+            )
+        )
         for k, text in enumerate(out.text.unbind(1))
     ]
     return torch.stack(blocks).mean()

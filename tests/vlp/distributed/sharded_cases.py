@@ -13,6 +13,7 @@ from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.albef import ALBEF
 from vlp.losses.cacr import CACR
 from vlp.losses.ccl_k import CCLK
 from vlp.losses.contrastive_gap import ContrastiveGap
@@ -28,6 +29,8 @@ from vlp.losses.infonce import InfoNCE
 from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
+from vlp.losses.mochi import MoCHi
+from vlp.losses.moco import MoCo
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.poly_view import PolyView
 from vlp.losses.siglip import SigLIP
@@ -47,13 +50,18 @@ COMPOSED = (
     Distill(difficulty=1.0),
     CCLK(),
     Marked(),
+    MoCo(label_smoothing=0.1),
+    MoCo(keys="own"),
+    MoCHi(mixed=3, own_mixed=2, hardest=4),
+    ALBEF(label_smoothing=0.1),
+    ALBEF(queue=0, alpha=0.0),
     Counting(base=MultiPositive()),
     GCL(),
     PolyView(label_smoothing=0.1),
     M3CoL(),
 )
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
-PAIRS, WIDTH = 5, 6
+PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 
 
 def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
@@ -69,7 +77,9 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     ids = torch.randint(0, b, (b,), generator=generator)
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
-    beside = {"guide_image": unit(b, 3), "guide_text": unit(b, 3), "marks": unit(b, 2)}
+    beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
+    sides = ("image", "text", "guide_image", "guide_text")
+    beside |= {f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides}
     if not extras:
         return Embeddings(image, text, scale, bias, ids=ids, **beside)
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
@@ -97,6 +107,17 @@ def share(e: Embeddings, rank, size) -> Embeddings:
     return Embeddings(**{f.name: cut(getattr(e, f.name)) for f in fields(e)})
 
 
+def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
+    """A rank's pairs with its part of the bank: that of its grid row and column, or all of it."""
+    if isinstance(objective.objective, Marked):  # a bank has no marks
+        return replace(own, bank_image=None, bank_text=None)
+    names = {"bank_image": objective.rows, "bank_text": objective.columns}
+    names |= {"bank_guide_image": objective.rows, "bank_guide_text": objective.columns}
+    if not objective.bank_in_parts:
+        return replace(own, **{name: getattr(whole, name).to(own.image.dtype) for name in names})
+    return replace(own, **{name: peers.gather(getattr(own, name).detach())() for name, peers in names.items()})
+
+
 def leaves(e: Embeddings):
     return [t for t in (e.image, e.text, e.negatives, e.scale, e.bias) if t is not None]
 
@@ -110,10 +131,12 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
+    if isinstance(loss, Marked):
+        oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
     value = loss.reference(oracle_leaves)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
-    own = cast(share(whole, world.rank, world.size), dtype)
     objective = sharded(loss, world, negatives)
+    own = banked(cast(share(whole, world.rank, world.size), dtype), objective, whole)
     if ahead:
         objective.send_ahead(own.text)
     found_value = objective(own)
@@ -267,7 +290,7 @@ def counted_beside(world, negatives, features):
     from vlp.distributed.plan.traffic import Traffic
 
     e = cast(share(whole_batch(16 * world.size, extras=True), world.rank, world.size), torch.float32)
-    e = replace(e, negatives=None, negatives_keep=None)
+    e = replace(e, negatives=None, negatives_keep=None, bank_image=None, bank_text=None)
     objective = sharded(MultiPositive(), world, negatives, features=features)
     with Traffic() as traffic:
         objective.send_ahead(e.text)
@@ -281,6 +304,7 @@ def counted_composed(objective, world, negatives, features):
 
     e = cast(share(whole_batch(16 * world.size, extras=False), world.rank, world.size), torch.float32)
     function = sharded(objective, world, negatives, features=features)
+    e = banked(e, function, whole_batch(16 * world.size, extras=False))
     with Traffic() as traffic:
         function.send_ahead(e.text)
         function(e).backward()

@@ -72,7 +72,8 @@ def rounded(e, kind):
 
 def taught(batch, e):
     """What a teacher and a table would say of the pairs."""
-    image, text = normalize(batch.image[:, :3], dim=-1), normalize(batch.text, dim=-1)
+    image = normalize(batch.image[:, :WIDTH], dim=-1)
+    text = normalize(torch.cat([batch.text, batch.text.flip(0)], 1), dim=-1)
     return replace(e, guide_image=image, guide_text=text, marks=batch.image[:, 3:5])
 
 

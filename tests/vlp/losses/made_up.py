@@ -1,6 +1,6 @@
 """Embeddings of some pairs, gradients of functions of them, and how far two lists of tensors are apart."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch.nn.functional import normalize
@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from vlp.batch import Embeddings
 
 
-def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None) -> Embeddings:
+def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None, bank=0) -> Embeddings:
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape):
@@ -27,7 +27,10 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         negatives=unit(b, k, d) if k else None,
         negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
     )
-    return replace(e, guide_image=unit(b, 4).detach(), guide_text=unit(b, 4).detach(), marks=unit(b, 2).detach())
+    beside = {"guide_image": unit(b, d), "guide_text": unit(b, d), "marks": unit(b, 2)}
+    if bank:
+        beside |= {f"bank_{name}": unit(bank, d) for name in ("image", "text", "guide_image", "guide_text")}
+    return replace(e, **{name: tensor.detach() for name, tensor in beside.items()})
 
 
 def leaves(e: Embeddings):
@@ -42,7 +45,8 @@ def gradients(function, e):
 def in_double(e: Embeddings) -> Embeddings:
     """The same numbers, as the float64 oracle sees them."""
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
-    names = ("image", "text", "scale", "bias", "negatives", "guide_image", "guide_text", "marks")
+    names = [field.name for field in fields(e) if isinstance(getattr(e, field.name), torch.Tensor)]
+    names = [name for name in names if getattr(e, name).is_floating_point() and name != "weights"]
     return replace(e, **{name: cast(getattr(e, name)) for name in names})
 
 

@@ -32,6 +32,8 @@ QUICK: Cases = {
         "norm": "batch",
         "optimizer": Muon(),
     },
+    "ddp, cached, momentum teacher": {"parallel": "ddp", "chunk": 3, "teacher": 0.9},
+    "fsdp2, momentum teacher": {"parallel": "fsdp2", "teacher": 0.9},
     "fsdp2, cached, locked pictures, fp16, bf16 features": {
         "parallel": "fsdp2",
         "chunk": 3,
@@ -88,7 +90,12 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
     return lines
 
 
-CHAIN = [(2, {"parallel": "ddp"}), (3, {"parallel": "fsdp2", "chunk": 3}), (4, {"parallel": "ddp"})]
+TAUGHT = {"teacher": 0.9}  # by the mean of its own weights, which goes on too
+CHAIN = [
+    (2, {"parallel": "ddp", **TAUGHT}),
+    (3, {"parallel": "fsdp2", "chunk": 3, **TAUGHT}),
+    (4, {"parallel": "ddp", **TAUGHT}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +116,8 @@ def test_two_ranks_have_the_curve_of_one_process(two: Two) -> None:
 def test_a_run_goes_on_under_another_parallel_and_on_another_number_of_ranks(two: Two) -> None:
     """DDP on two ranks, FSDP2, DDP, and one process: one curve, that of a run which nothing interrupted."""
     folder, _ = two
-    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted")
-    ended = engine_cases.curve(World.alone("cpu"), folder / "parts")
+    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", **TAUGHT)
+    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", **TAUGHT)
     assert ended[:-1] == pytest.approx(whole[:-1], rel=1e-12)
     assert ended[-1] == pytest.approx(whole[-1], rel=1e-6)  # what the average embeds, in float32
 

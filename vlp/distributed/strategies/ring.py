@@ -11,8 +11,9 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.distributed.collectives import send_around
 from vlp.distributed.process_groups import GroupPeers
+from vlp.losses._engine.banked import Banks
 from vlp.losses._engine.peers import ALONE, Pending
-from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.tile import TileForm, Way
 from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, observe
 from vlp.losses._engine.view import LossResult, View, Wanted
 
@@ -23,9 +24,12 @@ class Ring:
 
     everyone: GroupPeers
 
-    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted) -> LossResult:
-        """The loss over all pairs of all ranks (all ranks take part)."""
-        view = View.of(loss, e, rows=ALONE, columns=self.everyone, everyone=self.everyone)
+    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted, *, way: Way | None = None) -> LossResult:
+        """The loss over all pairs of all ranks (all ranks take part).
+
+        Every rank has all earlier captions, which its images meet, and its own part of the earlier images.
+        """
+        view = View.of(loss, e, rows=ALONE, columns=self.everyone, everyone=self.everyone, way=way)
         b = len(e.text)
         if loss.linear and wanted.any:
             row_pull, column_pull, seen = *view.linear_pulls(), None
@@ -33,6 +37,7 @@ class Ring:
             rows, columns = view.empty(b), view.empty(b * self.everyone.size)
             for block, where in self.blocks(view):
                 observe(loss, block, rows, columns.cut(where))
+                Banks.of(e, block, again=block.diagonal is None).observe(loss, rows, columns.cut(where))
             row_pull, column_pull, seen = view.settle(rows, columns)
         if not wanted.any:
             assert seen is not None
@@ -75,6 +80,8 @@ class Ring:
             if wanted.text:
                 sums.text = torch.zeros_like(block.text, dtype=block.precision)
             differentiate(view.loss, block, row_pull, column_pull.cut(where), sums)
+            banks = Banks.of(view.e, block, again=block.diagonal is None)
+            banks.differentiate(view.loss, row_pull, column_pull.cut(where), sums)
             if own is None:
                 own = sums.text
             elif sums.text is not None:

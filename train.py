@@ -26,7 +26,7 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.planned import EpochPlan
 from data_pipelines.stream import OpenSources, Stream
-from eval.embeddings.by_sample import BySample
+from eval.embeddings.by_sample import vectors
 from eval.embeddings.together import Ranks, SharedRelease
 from eval.finished import finish, record_losses
 from eval.plans.epochs import EpochPlans, Planning
@@ -54,7 +54,7 @@ from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
-from vlp.teachers import Given, Guide, Teacher
+from vlp.teachers import Given, Guide, Teacher, refuse_idle
 from vlp.teachers.none import Nobody
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.checkpoints.folder import Checkpoints, Keep
@@ -189,20 +189,6 @@ def refuse_lacking(run: RunConfig) -> None:
     refuse_idle(asks, component_name(run.teacher, Teacher), needed)
 
 
-def refuse_idle(asks: str, teacher: str, needed: Sequence[str]) -> None:
-    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
-    if "guide" in needed and teacher == "none":
-        raise UserError(
-            f"{asks} needs a teacher: set teacher.name to frozen (with teacher.model), stored (with "
-            "teacher.folder), momentum or own"
-        )
-    if teacher != "none" and "guide" not in needed:
-        raise UserError(
-            f'teacher.name is "{teacher}", but {asks} asks no teacher: take an objective that does, such '
-            "as distill, or leave the teacher out"
-        )
-
-
 def going_on(run: RunConfig) -> bool:
     """Whether there is a part of this run to go on from, which then has the weights."""
     checkpoints = Checkpoints(place_of(run.training.checkpoints, run.out), Keep())
@@ -258,18 +244,6 @@ def trainer(
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
         guide=guide,
     )
-
-
-def vectors(folder: Path, sources: OpenSources | Pipeline, group: BackgroundGroup) -> BySample:
-    """A folder of vectors of this run's samples (all ranks participate). Raises UserError if it lacks some."""
-    if isinstance(sources, Pipeline):
-        raise UserError(
-            f"teacher.name is stored, which finds samples by shard and key, but {sources.name} is a pipeline of your "
-            "own; give data.shards, or take the teacher frozen"
-        )
-    opened = BySample(folder)
-    group.from_rank_0(lambda: opened.refuse_lacking(sources))
-    return opened
 
 
 def open_stream(

@@ -173,20 +173,7 @@ class Stream:
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
         opened = sources or self.sources()
-        recipe = Recipe(
-            captions=self.captions,
-            decoding=self.decoding,
-            ids=self.ids,
-            weights=self.weights,
-            negatives=self.negatives,
-            views=self.views,
-            drop_budget=self.drop_budget,
-            cache_bytes=self.workers.cache_bytes,
-            transform=transform,
-            tokenizer=tokenizer,
-            seed=seed,
-            teacher=teacher,
-        )
+        recipe = self._recipe(transform, tokenizer, seed=seed, teacher=teacher)
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):
             loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
@@ -201,6 +188,23 @@ class Stream:
                 opened.refuse_replaced()
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
+
+    def _recipe(self, transform: Transform, tokenizer: Tokenizer, *, seed: int, teacher: Tokenizer | None) -> Recipe:
+        """How samples become pairs."""
+        return Recipe(
+            captions=self.captions,
+            decoding=self.decoding,
+            ids=self.ids,
+            weights=self.weights,
+            negatives=self.negatives,
+            views=self.views,
+            drop_budget=self.drop_budget,
+            cache_bytes=self.workers.cache_bytes,
+            transform=transform,
+            tokenizer=tokenizer,
+            seed=seed,
+            teacher=teacher,
+        )
 
     def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order, lost: Ledger) -> Loader:
         """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""

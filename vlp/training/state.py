@@ -141,7 +141,7 @@ class TrainState:
             return batch
         whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
         generator = torch.Generator(self.world.device).manual_seed(whole)
-        first, total = self.world.rank * len(batch), self.world.size * len(batch)
+        first, total = self.world.rank * len(batch), len(batch) * self.world.size
         return replace(batch, image=self.augment.of_rows(batch.image, generator, first=first, total=total))
 
     def choose(self, batch: Batch) -> Batch:

@@ -44,7 +44,7 @@ class Jest(Chooser):
     sharpness: Annotated[Positive, COMMON] = 1.0
     """what scores are multiplied by before a draw: more follows them more closely, less draws more at random"""
     reference_scale: AtLeastZero = 0.0
-    """logit scale of the teacher's loss; 0: the model's at this step"""
+    """logit scale of the teacher's loss; 0: its own, or where it has none the model's at this step"""
 
     @property
     def parts(self) -> int:
@@ -54,6 +54,10 @@ class Jest(Chooser):
     def candidates(self, batch: int) -> int:
         """batch / (1 - discard), rounded up to whole pairs in each block."""
         return self.blocks * math.ceil(batch / self.blocks / (1 - self.discard) - 1e-9)
+
+    def taught(self, scale: float) -> Jest:
+        """With the teacher's own scale, unless another is asked for."""
+        return replace(self, reference_scale=self.reference_scale or scale)
 
     def refuse(self, batch: int, ranks: int) -> None:
         """Raise UserError for blocks that do not divide the batch, or that ranks cannot share."""

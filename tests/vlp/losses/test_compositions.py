@@ -1,24 +1,32 @@
 """Compositions against their papers' formulas, written out over the whole batch in float64."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from made_up import embeddings, errors, gradients, made
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+from marked import Marked
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, normalize
 
+from vlp.errors import UserError
 from vlp.losses._potential import Potential
 from vlp.losses.alip import ALIP
 from vlp.losses.barlip import BarLIP
+from vlp.losses.cacr import CACR
+from vlp.losses.ccl_k import CCLK
 from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
 from vlp.losses.counting import Counting
+from vlp.losses.cwcl import CWCL
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
+from vlp.losses.distill import Distill
 from vlp.losses.features import Features
 from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
@@ -164,6 +172,52 @@ def history(e):
     return clip(e)
 
 
+def both_ways(formula, matrix, *others):
+    return (formula(matrix, *others) + formula(matrix.T, *(m.T for m in others))) / 2
+
+
+def kernel(e):
+    apart = torch.cdist(e.image, e.text, compute_mode="donot_use_mm_for_euclid_dist")
+    similar = (-apart.square() / 0.14).exp() + (-apart / 0.14).exp()
+    return both_ways(lambda k: -(k.diagonal() / k.sum(1)).log().mean(), similar)
+
+
+def cacr(e):
+    apart, same = (e.image[:, None] - e.text[None]).square().sum(-1), e.ids[:, None] == e.ids[None]
+
+    def one_way(d, same):
+        attract = [(d[i][same[i]] * d[i][same[i]].softmax(0)).sum() for i in range(len(d))]
+        repel = [(d[i][~same[i]] * (-2 * d[i][~same[i]]).softmax(0)).sum() for i in range(len(d))]
+        return torch.stack(attract).mean() - torch.stack(repel).mean()
+
+    return both_ways(one_way, apart, same)
+
+
+def cwcl(e):
+    logits = e.scale * e.image @ e.text.T
+    weight = e.guide_image @ e.guide_image.T / 2 + 0.5
+    captions = -(weight * logits.T.log_softmax(1)).sum(1) / weight.sum(1)  # pictures are locked, captions are trained
+    return (captions.mean() + cross_entropy(logits, torch.arange(len(logits)))) / 2
+
+
+def distill(e):
+    logits, teacher = e.scale * e.image @ e.text.T, 100 * e.guide_image @ e.guide_text.T
+    divergence = partial(kl_div, reduction="batchmean", log_target=True)
+    apart = both_ways(lambda s, t: divergence(s.log_softmax(1), t.log_softmax(1)), logits, teacher)
+    return (clip(e) + apart) / 2
+
+
+def ccl_k(e):
+    k = e.guide_image @ e.guide_image.T
+    weight = (k @ torch.linalg.inv(k + 0.1 * torch.eye(len(k), dtype=k.dtype))).clamp_min(0)
+
+    def one_way(similar):
+        positive = (weight * similar).sum(1)
+        return -(positive / (positive + similar.sum(1) - similar.diagonal())).log().mean()
+
+    return both_ways(one_way, (e.scale * e.image @ e.text.T).exp())
+
+
 FORMULAS = (
     (CyCLIP(), cyclip),
     (ContrastiveGap(), contrastive_gap),
@@ -180,6 +234,11 @@ FORMULAS = (
     (made(Classes, kind="bce"), bce),
     (ALIP(), alip),
     (History(), history),
+    (Kernel(), kernel),
+    (CACR(), cacr),
+    (CWCL(), cwcl),
+    (Distill(), distill),
+    (CCLK(), ccl_k),
 )
 
 
@@ -249,3 +308,28 @@ def test_weights_of_pairs_count_in_the_alignment_too():
     torch.testing.assert_close(ContrastiveGap(uniform=0, cross=0)(e), expected)
     whole = replace(e, weights=None)
     torch.testing.assert_close(ContrastiveGap(uniform=0, cross=0)(whole), InfoNCE()(whole) + apart.mean())
+
+
+def test_a_teacher_that_says_what_the_student_says_leaves_nothing_to_learn():
+    e = embeddings(9)
+    e = replace(e, guide_image=e.image.detach(), guide_text=e.text.detach())
+    for difficulty in (0.0, 2.0):
+        value, *found = gradients(Distill(share=1.0, teacher_scale=20.0, difficulty=difficulty), e)
+        assert abs(float(value)) < 1e-12
+        assert all(float(gradient.abs().max()) < 1e-11 for gradient in found)
+
+
+def test_without_a_share_of_the_teacher_and_with_pairs_that_are_not_alike_it_is_infonce():
+    e = embeddings(9, k=2)
+    torch.testing.assert_close(Distill(share=0.0)(e), InfoNCE()(e))
+    apart = replace(e, guide_image=torch.eye(9, dtype=torch.float64))
+    torch.testing.assert_close(CCLK(ridge=1e-12)(apart), InfoNCE()(apart))  # w is the identity
+
+
+def test_without_a_teacher_it_is_one_sentence():
+    e = replace(embeddings(4), guide_image=None, guide_text=None)
+    for objective in (CWCL(), Distill(), CCLK()):
+        with pytest.raises(UserError, match="needs a teacher's embeddings"):
+            objective(e)
+    with pytest.raises(UserError, match="needs numbers of each pair"):
+        Marked()(replace(e, marks=None))

@@ -120,6 +120,8 @@ def test_what_an_objective_needs_and_nothing_gives_is_refused_before_the_first_s
             train.main([*SMALL, *out, "--loss.name", name])
     with pytest.raises(UserError, match='"multi_positive" needs an id for each pair'):
         train.main([*SMALL, *out, "--data.ids="])
+    with pytest.raises(UserError, match=r'choose\.name "jest" needs a teacher'):
+        train.main([*SMALL, *out, "--choose.name", "jest"])
     with pytest.raises(UserError, match="all views of a picture would be the same"):
         train.main([*SMALL, *out, "--augment.name", "none", "--data.views", "2"])
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

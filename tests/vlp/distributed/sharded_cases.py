@@ -29,6 +29,7 @@ from vlp.losses.features import Features
 from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
@@ -54,6 +55,7 @@ COMPOSED = (
     Classes(classes=4),
     ALIP(base=MultiPositive()),
     History(base=MultiPositive(label_smoothing=0.1)),
+    ISogCLR(label_smoothing=0.1),
 )
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH = 5, 6

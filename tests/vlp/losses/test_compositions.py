@@ -17,6 +17,7 @@ from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.features import Features
 from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import ISogCLR
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.spectral import Spectral
@@ -119,6 +120,13 @@ def history(e):
     return clip(e)
 
 
+def isogclr(e):
+    """At a first visit: t (log g + 6.5), whose gradient is that of t g / u where u is g."""
+    c, others = e.image @ e.text.T, ~torch.eye(len(e.image), dtype=torch.bool)
+    g = [((m - m.diagonal()[:, None]) / 0.07)[others].view(len(m), -1).exp().mean(1) for m in (c, c.T)]
+    return sum((0.07 * (each.log() + 6.5)).mean() for each in g) / 2
+
+
 FORMULAS = (
     (CyCLIP(), cyclip),
     (ContrastiveGap(), contrastive_gap),
@@ -131,6 +139,7 @@ FORMULAS = (
     (made(Classes, kind="bce"), bce),
     (ALIP(), alip),
     (History(), history),
+    (ISogCLR(), isogclr),
 )
 
 

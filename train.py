@@ -32,7 +32,7 @@ from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
+from vlp.config import COMMON, PRESETS, component_name, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.collectives import gather_objects
@@ -103,6 +103,11 @@ class RunConfig:
             raise UserError(
                 f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
             )
+        if self.data.views > 1 and self.crop == (1.0, 1.0) and self.augment == Unchanged():
+            raise UserError(
+                f"data.views is {self.data.views}, but all views of a picture would be the same: set crop to random "
+                "crops, such as 0.5 1, or choose augment.name"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,6 +135,7 @@ def train(run: RunConfig, world: World) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
+    refuse_lacking(run)
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
@@ -165,6 +171,13 @@ def train(run: RunConfig, world: World) -> None:
         raise
     if world.rank == 0:
         finish(run, fitted, tokenizer, sources)
+
+
+def refuse_lacking(run: RunConfig) -> None:
+    """Raise UserError if the objective needs something that nothing in the run gives."""
+    for name in run.loss.needed:
+        if lacking := run.data.lacks(name):
+            raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
 
 
 def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
@@ -207,6 +220,7 @@ def trainer(
         augment=run.augment,
         unlocking=Unlocking(encoder, run.towers),
         identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
+        earlier={"data": identity(Stream())},
         saving=lambda streams: record_losses(run, streams),
         context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data_pipelines.captions import is_swapped
 from data_pipelines.decode import Transform
 from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
+from data_pipelines.negatives import Negatives
+from data_pipelines.negatives.none import NoNegatives
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
 from data_pipelines.remote.patience import Replaced
 from data_pipelines.remote.shard_cache import ShardCache
@@ -31,6 +37,16 @@ from vlp.config import COMMON, MAY_CHANGE
 from vlp.config.bounds import AtLeastZero, Count, Share, Whole
 from vlp.errors import UserError
 
+LACKING = {
+    "ids": "an id for each pair, but data.ids is empty: name the field of the .json that holds it",
+    "numbers": "the number of each sample, but samples of a pipeline of your own (data.source) have no place that "
+    "would stay theirs in every epoch: read them from data.shards",
+    "weights": "a weight for each pair, but data.weights is empty: name the field of the .json that holds it",
+    "negatives": "wrong captions of each picture, but there are none: choose data.negatives.name, such as swap",
+    "captions": "several captions of each picture, but data.captions.texts is 1: set it to 2 or more",
+    "views": "several views of each picture, but data.views is 1: set it to 2 or more",
+}
+"""What a batch has, by its name in Objective.needs: how to say that it does not"""
 State = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -52,6 +68,12 @@ class Stream:
     """which captions are said of a picture"""
     ids: Annotated[str, COMMON] = "concept"
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
+    weights: str = ""
+    """field of the .json that says how much a pair counts in the loss, a number of 0 or more; empty: all alike"""
+    negatives: Negatives = field(default_factory=NoNegatives)
+    """how captions are made that are nearly right, for objectives that compare a picture with them"""
+    views: Count = 1
+    """views of each picture in a batch, each cropped and changed by itself; a step encodes them all"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
     window: Annotated[Count, COMMON] = 512
@@ -88,7 +110,14 @@ class Stream:
                     f"data.workers.count is {self.workers.count}, but the pipeline of data.source is read by the "
                     "trainer's own process: set it to 0, and let the pipeline have workers of its own"
                 )
+            if self.captions.swapped:
+                raise UserError(
+                    f"data.captions.swapped is {self.captions.swapped:g}, but a pipeline of your own (data.source) "
+                    "gives no other sample whose captions could be said: read from data.shards"
+                )
             return Pipeline(self.source)
+        share = self.captions.swapped
+        note = f"ON PURPOSE, {share:.0%} of the pictures are given another one's captions (data.captions.swapped)"
         access, lost = self._access(), Ledger()
         opened = tuple(OpenShards(ShardSet.open(spec), access) for spec in self.mixture or (self.shards,))
         counts = [np.array(_counted(shards, lost), np.int64) for shards in opened]
@@ -97,7 +126,17 @@ class Stream:
             draws = draws_by_weight(sizes, weights, self.epoch_samples or sum(sizes))
         else:
             draws = draws_by_factor(sizes, weights)
-        return OpenSources(opened, tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True)), lost)
+        order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
+        return OpenSources(opened, order, lost, note if share else "")
+
+    def lacks(self, name: str) -> str:
+        """Why batches do not have what an objective needs, and what to do; empty where they have it.
+
+        `name` is one of Objective.needs; of what is no affair of the stream it says nothing.
+        """
+        here = {"ids": bool(self.ids), "numbers": not self.source, "weights": bool(self.weights)}
+        here |= {"negatives": bool(self.negatives.count), "captions": self.captions.texts > 1, "views": self.views > 1}
+        return "" if here.get(name, True) else LACKING[name]
 
     def open(
         self,
@@ -125,6 +164,9 @@ class Stream:
             captions=self.captions,
             decoding=self.decoding,
             ids=self.ids,
+            weights=self.weights,
+            negatives=self.negatives,
+            views=self.views,
             drop_budget=self.drop_budget,
             cache_bytes=self.workers.cache_bytes,
             transform=transform,
@@ -171,7 +213,8 @@ class OpenSources:
     order: tuple[OrderSource, ...]
     lost: Ledger
     """what the indexes of shards without a manifest say cannot be delivered"""
-    note = ""  # of what a user should know
+    note: str = ""
+    """what a user should know of them"""
 
     def samples(self, *, skip: Ledger) -> Iterator[Sample]:
         """Every sample once, source by source, in the order of the tars; what cannot be read is counted in `skip`."""
@@ -188,6 +231,24 @@ class OpenSources:
                 shards.look_at_sizes()
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
+
+    @property
+    def numbering(self) -> Numbering:
+        """Which sample has which number, in every epoch."""
+        return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
+
+    def swapped(self, share: float, seed: int) -> NDArray[np.bool_]:
+        """[total] for each number whether data.captions.swapped of `share` gives that sample another one's captions.
+
+        Samples of a shard that cannot be read count as left alone, for nobody trains on them.
+        """
+        numbering = self.numbering
+        truth = np.zeros(numbering.total, np.bool_)
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards, strict=True):
+            with contextlib.suppress(Unreadable):
+                keys = self.shards[source][shard].index.keys
+                truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]
+        return truth
 
     @property
     def sha256(self) -> tuple[str, ...]:

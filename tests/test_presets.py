@@ -18,7 +18,7 @@ from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.kinds.two_towers import TwoTowers
 
 ALL = sorted(path.stem for path in PRESETS.glob("*.toml"))
-SMALL = ("demo", "lit", "plain")  # trained on the bundled data as they are
+SMALL = ("demo", "lit", "negclip", "noisy", "plain")  # trained on the bundled data as they are
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 32,

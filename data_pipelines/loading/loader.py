@@ -26,6 +26,8 @@ class Loader:
         self._pool: Pool | None = None
         self._shifts: dict[int, int] = {}  # of the last batch handed out
         self.epoch, self.batch = 0, 0  # of the next batch
+        self.numbers = reader.numbering.total
+        """samples that are numbered: `Batch.numbers` are below it"""
         self.samples_per_epoch = reader.order.samples
         self.batches_per_epoch = reader.order.batches
         self.ledger = Ledger()

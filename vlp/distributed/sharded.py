@@ -84,6 +84,11 @@ class Sharded:
         """How many ranks there are."""
         return self.world.size
 
+    @property
+    def rank(self) -> int:
+        """Which one this is."""
+        return self.world.rank
+
     def __call__(self, e: Embeddings) -> Tensor:
         """The objective [], differentiable once (all ranks take part)."""
         if self.size > 1:

@@ -31,7 +31,9 @@ class Objective:
     start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
     start_bias: ClassVar[float] = 0.0  # logit bias of new weights
     meets_captions: ClassVar[bool] = True  # whether captions travel as they are: they may be sent ahead of the pictures
-    needs: ClassVar[tuple[str, ...]] = ()  # of ids, numbers, negatives, views, guide, bank, captions
+    takes_all: ClassVar[bool] = False  # whether it is given all captions [B, K, D] and views [B, V, D] at once
+    needs: ClassVar[tuple[str, ...]] = ()
+    """what it cannot do without: ids, numbers, weights, negatives, views, captions (several a picture), guide, bank"""
 
     def __post_init__(self) -> None:
         check(self, "loss")
@@ -45,6 +47,13 @@ class Objective:
     def parts(self) -> tuple[Objective, ...]:
         """The objectives that it adds to: what is kept of them and what they learn is its own too."""
         return tuple(part for field in fields(self) if isinstance(part := getattr(self, field.name), Objective))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """What it cannot do without, and what it is added to cannot either: names as in `needs`."""
+        inside = [name for part in self.parts for name in part.needed]
+        ids = ["ids"] * any(loss.uses_ids for loss in self.contrasts)
+        return tuple(dict.fromkeys([*self.needs, *["numbers"] * bool(self.per_sample), *inside, *ids]))
 
     @property
     def per_sample(self) -> Mapping[str, float]:

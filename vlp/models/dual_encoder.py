@@ -90,8 +90,9 @@ class DualEncoder(nn.Module):
         return (pixels - self.mean) / self.std
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float."""
-        return F.normalize(single(self.image_tower(self.normalise(image))), dim=-1)
+        """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float; [B, V, D] of V views of each."""
+        features = single(self.image_tower(self.normalise(image.flatten(0, -4))))
+        return F.normalize(features, dim=-1).view(*image.shape[:-3], features.shape[-1])
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Unit vectors [B, D] of token ids [B, L]; [B, K, D] of [B, K, L], K captions a picture."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
 
@@ -49,18 +50,19 @@ def whole_batch(
     rows: int = 0,
     send: Send | None = None,
     beside: Beside | None = None,
+    takes_all: bool = False,
 ) -> Tensor:
     """The loss []; gradients are added to the parameters' `.grad`. All ranks participate, and sync in the backward.
 
     `send` is given the captions' embeddings while the images are still to be encoded. With `rows`, each tower sees
-    chunks of that many pairs, all in one graph: the reference of `cached`.
+    chunks of that many pairs, all in one graph: the reference of `cached`. `takes_all`: as Objective has it.
     """
     if rows:
-        out = apart(model, split(batch, rows), seed, send)
+        out = parted(apart(model, split(batch, rows), seed, send), batch)
     else:
         torch.manual_seed(seed)
-        out = model(batch.image, batch.text, send)
-    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
+        out = parted(model(batch.image, spoken(batch), send), batch)
+    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside), takes_all=takes_all)
     backward(out, gradients)
     return loss
 
@@ -76,6 +78,7 @@ def cached(
     texts_sync: bool = False,
     send: Send | None = None,
     beside: Beside | None = None,
+    takes_all: bool = False,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
@@ -87,9 +90,9 @@ def cached(
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = apart(module, chunks, seed, send)
+        out = parted(apart(module, chunks, seed, send), batch)
     buffers.restore()  # the replay below updates running statistics, once
-    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside))
+    loss, gradients = at_embeddings(objective, with_companions(batch, out, beside), takes_all=takes_all)
     last = len(chunks) - 1
 
     def own(i: int, *names: str) -> dict[str, Tensor]:
@@ -97,7 +100,7 @@ def cached(
 
     for i, chunk in enumerate(chunks):
         with nullcontext() if texts_sync and i == last else unsynced():
-            backward(text_side(model, chunk, seed + i), own(i, "text", "negatives"))
+            backward(parted(text_side(model, chunk, seed + i), chunk), own(i, "text", "negatives"))
     for i, chunk in enumerate(chunks):
         shared = own_shared(gradients) if i == last else {}  # one scale, one bias and so on serve all chunks
         with nullcontext() if i == last else unsynced():
@@ -114,7 +117,7 @@ def split(batch: Batch, rows: int) -> list[Batch]:
 def text_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
     """The output of the text tower for `batch`, with random numbers that depend on `seed` alone."""
     torch.manual_seed(seed)
-    out: Embeddings = model(None, batch.text)
+    out: Embeddings = model(None, spoken(batch))
     return out
 
 
@@ -125,8 +128,27 @@ def image_side(model: nn.Module, batch: Batch, seed: int) -> Embeddings:
     return out
 
 
+def spoken(batch: Batch) -> Tensor:
+    """All that the text tower encodes at a time: captions [B, L], or [B, C + K, L] with C of them and K wrong ones."""
+    if batch.negatives is None:
+        return batch.text
+    captions = batch.text if batch.text.ndim == 3 else batch.text[:, None]
+    longest = max(captions.shape[-1], batch.negatives.shape[-1])
+    return torch.cat([F.pad(t, (0, longest - t.shape[-1])) for t in (captions, batch.negatives)], 1)
+
+
+def parted(out: Embeddings, batch: Batch) -> Embeddings:
+    """The embeddings of `spoken` as those of captions and those of wrong ones."""
+    if batch.negatives is None:
+        return out
+    count = batch.negatives.shape[1]
+    text, negatives = out.text[:, :-count], out.text[:, -count:]
+    one = batch.text.ndim == 2
+    return replace(out, text=text[:, 0] if one else text, negatives=negatives, negatives_keep=batch.negatives_keep)
+
+
 def apart(model: nn.Module, chunks: Sequence[Batch], seed: int, send: Send | None) -> Embeddings:
-    """The embeddings of all chunks as one, one tower after the other: captions travel while images are encoded."""
+    """The output for all chunks as one, one tower after the other: captions travel while images are encoded."""
     texts = [text_side(model, c, seed + i) for i, c in enumerate(chunks)]
 
     def rows(name: str) -> Tensor | None:
@@ -151,7 +173,9 @@ def with_companions(batch: Batch, out: Embeddings, beside: Beside | None) -> Emb
         return beside(batch, out)
 
 
-def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+def at_embeddings(
+    objective: Objective, out: Embeddings, *, takes_all: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss [], and its gradient at each tensor the model gave; zeros where the objective does not use one.
 
     Cutting the graph here gives every parameter a gradient on every rank, which DDP waits for, whatever the objective
@@ -161,7 +185,8 @@ def at_embeddings(objective: Objective, out: Embeddings) -> tuple[Tensor, dict[s
     learnt = {name: leaves[f"learnt.{name}"] for name in out.learnt or {}}
     tensors = {name: leaf for name, leaf in leaves.items() if not name.startswith("learnt.")}
     with torch.enable_grad():
-        loss = over_captions(objective, replace(out, **tensors, learnt=learnt or None))
+        given_leaves = replace(out, **tensors, learnt=learnt or None)
+        loss = objective(given_leaves) if takes_all else over_views(objective, given_leaves)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
@@ -178,11 +203,19 @@ def own_shared(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: g for name, g in gradients.items() if name not in PER_PAIR}
 
 
-def over_captions(objective: Objective, out: Embeddings) -> Tensor:
-    """The objective [], or its mean over the K captions of each picture where text is [B, K, D].
+def over_views(objective: Objective, out: Embeddings) -> Tensor:
+    """The objective [], or its mean over the V views of each sample where image is [B, V, D], and over its captions.
 
-    Every picture then meets each of its captions in a batch of its own kind, and is encoded once. All ranks take part.
+    Every view then meets each of the captions in a batch of its own kind, and is encoded once. All ranks take part.
     """
+    if out.image.ndim == 2:
+        return over_captions(objective, out)
+    views = [over_captions(objective, replace(out, image=image)) for image in out.image.unbind(1)]
+    return torch.stack(views).mean()
+
+
+def over_captions(objective: Objective, out: Embeddings) -> Tensor:
+    """The objective [], or its mean over the K captions of each picture where text is [B, K, D] (all take part)."""
     if out.text.ndim == 2:
         return objective(out)
     blocks = [

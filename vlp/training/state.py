@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vlp.augment import Augment, Draws
+from vlp.augment import Augment
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
@@ -106,10 +106,12 @@ class TrainState:
         if self.augment is not None:
             whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
             generator = torch.Generator(self.world.device).manual_seed(whole)
-            draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
-            batch = replace(batch, image=self.augment(batch.image, draws))
+            first = self.world.rank * len(batch)
+            image = self.augment.of_rows(batch.image, generator, first=first, total=self.settings.batch)
+            batch = replace(batch, image=image)
         objective = self.scaler.over(self.objective)
         common: dict[str, Any] = {"seed": seed, "send": self.objective.send_ahead, "beside": self.beside}
+        common["takes_all"] = self.objective.objective.takes_all
         if 0 < self.settings.chunk < len(batch):
             sync: dict[str, Any] = {
                 "unsynced": partial(self.parallel.unsynced, self.model),

@@ -109,6 +109,8 @@ class Trainer:
     """given the pairs seen so far, a context in which the gradient of layers that are locked till later is left out"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    """what a version did that did not have some of these settings yet"""
     saving: Callable[[Positions], None] | None = None
     """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
     context: int = 0
@@ -178,7 +180,7 @@ class Trainer:
         utilisation = self.utilisation(ranks)
         keep = Keep(training.keep, training.keep_every, training.keep_best)
         group = BackgroundGroup.open(world)
-        defaults = flat({"training": identity(Training())})
+        defaults = flat({**self.earlier, "training": identity(Training())})
         checkpoints = Checkpoints(place_of(training.checkpoints, self.folder), keep, group, defaults)
         if not training.resume:
             if world.rank == 0:

@@ -20,19 +20,23 @@ from vlp.losses.cacr import CACR
 from vlp.losses.ccl_k import CCLK
 from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.counting import Counting
 from vlp.losses.cwcl import CWCL
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.distill import Distill
 from vlp.losses.features import Features
+from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
+from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.poly_view import PolyView
 from vlp.losses.siglip import SigLIP
 from vlp.losses.spectral import Spectral
 
@@ -50,6 +54,10 @@ COMPOSED = (
     Distill(difficulty=1.0),
     CCLK(),
     Marked(),
+    Counting(base=MultiPositive()),
+    GCL(),
+    PolyView(label_smoothing=0.1),
+    M3CoL(),
     BarLIP(dims=4),
     Features(teacher_width=3),
     Classes(classes=4),
@@ -61,8 +69,11 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH = 5, 6
 
 
-def whole_batch(b, *, extras, seed=0) -> Embeddings:
-    """b pairs in float64, the same on every rank; `extras`: weights, ids and two negative captions each."""
+def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
+    """b pairs in float64, the same on every rank; `extras`: weights, ids and two negative captions each.
+
+    `several`: two views and three captions each.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape):
@@ -77,6 +88,8 @@ def whole_batch(b, *, extras, seed=0) -> Embeddings:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
     weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
+    if several:
+        e = replace(e, image=unit(b, 2, WIDTH), text=unit(b, 3, WIDTH))
     return replace(e, ids=ids, weights=weights, negatives=unit(b, 2, WIDTH), negatives_keep=keep)
 
 
@@ -131,11 +144,12 @@ def strategies(size):
     return ["one_sided", "ring", f"grouped:{size}", *(f"grid:{r}x{c}" for r, c in grids(size))]
 
 
-def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, ahead=False):
+def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several=False, ahead=False):
     """The largest relative error of value and gradients against the definition on one process."""
-    whole = whole_batch(PAIRS * world.size, extras=extras)
+    pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
+    whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
-    kept, rank = past(loss, PAIRS * world.size), world.rank
+    kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)
     value = loss(oracle_leaves, alone)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
@@ -149,10 +163,10 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, ahead=F
     errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
     for name in kept:
         errors.append(float((objective.kept[name].double() - cut(alone.kept[name], rank, world.size)).abs().max()))
-    pairs = len(leaves(own)) - len(own.learnt)
+    of_pairs = len(leaves(own)) - len(own.learnt)
     for i, (expected, got) in enumerate(zip(oracle, actual, strict=True)):
         got = got.double() / world.size
-        if expected.dim() == 0 or i >= pairs:
+        if expected.dim() == 0 or i >= of_pairs:
             dist.all_reduce(got) if world.size > 1 else None
         else:
             expected = expected.unflatten(0, (world.size, -1))[world.rank]
@@ -180,6 +194,9 @@ def every_schedule(world):
         for loss in COMPOSED:
             check(loss, negatives, torch.float64, extras=False, ahead=True)
             check(loss, negatives, torch.float32)
+        for loss in COMPOSED:
+            if loss.takes_all:
+                check(loss, negatives, torch.float64, several=True)
     for negatives in strategies(world.size)[:2]:
         check(LOSSES[0], negatives, torch.bfloat16, extras=False)
     return "\n".join(wrong)

@@ -12,20 +12,25 @@ from vlp.losses.alip import ALIP
 from vlp.losses.barlip import BarLIP
 from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
+from vlp.losses.counting import Counting
 from vlp.losses.cyclip import CyCLIP
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.features import Features
+from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.isogclr import ISogCLR
+from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.poly_view import PolyView
 from vlp.losses.spectral import Spectral
 
 
-def clip(e, scale=None):
+def clip(e, scale=None, weights=None):
     logits, labels = (e.scale if scale is None else scale) * e.image @ e.text.T, torch.arange(len(e.image))
-    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+    each = sum(cross_entropy(matrix, labels, reduction="none") for matrix in (logits, logits.T)) / 2
+    return each.mean() if weights is None else (weights.double() * each).sum() / weights.double().sum()
 
 
 def cyclip(e):
@@ -65,6 +70,46 @@ def decoupled_uniformity(e):
     m = (e.image + e.text) / 2
     others = ~torch.eye(len(m), dtype=torch.bool)
     return (-(m[:, None] - m[None]).square().sum(-1)[others]).exp().mean().log()
+
+
+def counting(e):
+    if e.negatives is None:
+        return clip(e)
+    logits = torch.stack(
+        [(e.image[:, None] * e.negatives).sum(-1), (e.image * e.text).sum(-1, keepdim=True).expand(-1, 3)]
+    )
+    log_right = logits.log_softmax(0)[1]  # a choice between two
+    weights = e.negatives_keep * (1 if e.weights is None else e.weights.double()[:, None])
+    return clip(e, weights=e.weights) - (weights * log_right).sum() / weights.sum()
+
+
+def gcl(e):
+    text = normalize(e.text.mean(1), dim=-1) if e.text.ndim == 3 else e.text
+    return clip(replace(e, text=text), weights=e.weights)
+
+
+def poly_view(e):
+    views = torch.cat([side if side.ndim == 3 else side[:, None] for side in (e.image, e.text)], 1)
+    total = 0
+    for one in range(views.shape[1]):
+        others = normalize(views[:, [k for k in range(views.shape[1]) if k != one]].mean(1), dim=-1)
+        total = total + clip(replace(e, image=views[:, one], text=others), weights=e.weights)
+    return total / views.shape[1]
+
+
+def m3col(e):
+    b = len(e.image)
+    partner = torch.tensor([min(i ^ 1, b - 1) for i in range(b)])
+    own = torch.tensor([0.5 + 0.5 * ((i // 2) * (5**0.5 - 1) / 2 % 1) for i in range(b)], dtype=torch.float64)
+    weights = torch.ones(b) if e.weights is None else e.weights.double()
+    targets = torch.diag(own).index_add(0, torch.arange(b), torch.eye(b, dtype=own.dtype)[partner] * (1 - own)[:, None])
+    total = clip(e, weights=e.weights)
+    for x, y in ((e.image, e.text), (e.text, e.image)):
+        mixture = normalize(own[:, None] * x + (1 - own)[:, None] * x[partner], dim=-1)
+        logits = e.scale * mixture @ y.T
+        for matrix in (logits, logits.T):
+            total = total - (weights * (targets * matrix.log_softmax(1)).sum(1)).sum() / weights.sum() / 4
+    return total
 
 
 def barlip(e):
@@ -133,6 +178,10 @@ FORMULAS = (
     (MACL(), macl),
     (Spectral(), spectral),
     (DecoupledUniformity(), decoupled_uniformity),
+    (Counting(), counting),
+    (GCL(), gcl),
+    (PolyView(), poly_view),
+    (M3CoL(), m3col),
     (made(BarLIP), barlip),
     (made(Features), features),
     (made(Classes), classes),
@@ -152,8 +201,39 @@ def test_value_and_gradients_are_those_of_the_formula(objective, formula):
 def on_sphere(e, found):
     """The value and its gradients, of unit vectors along the sphere: what is left behind their normalisation."""
     value, image, text, *rest = found
-    along = [g - (g * v).sum(1, keepdim=True) * v.detach() for g, v in ((image, e.image), (text, e.text))]
+    along = [g - (g * v).sum(-1, keepdim=True) * v.detach() for g, v in ((image, e.image), (text, e.text))]
     return [value, *(g.detach() for g in along), *rest]
+
+
+def several(b, views, captions):
+    """Pairs of `views` pictures and `captions` texts each, with weights and wrong captions."""
+    pictures, texts = embeddings(b * views, seed=1).image, embeddings(b * captions, seed=2).text
+    sides = (side.detach().view(b, -1, side.shape[-1]).requires_grad_() for side in (pictures, texts))
+    image, text = (side if side.shape[1] > 1 else side.detach()[:, 0].requires_grad_() for side in sides)
+    return replace(embeddings(b, k=3), image=image, text=text)
+
+
+@pytest.mark.parametrize("objective, formula, views, captions", [
+    (Counting(), counting, 1, 1),
+    (GCL(), gcl, 1, 4),
+    (PolyView(), poly_view, 3, 1),
+    (PolyView(), poly_view, 2, 2),
+    (M3CoL(), m3col, 1, 1),
+])  # fmt: skip
+def test_weights_views_and_captions_count_as_in_the_formula(objective, formula, views, captions):
+    for b in (8, 11):
+        e = several(b, views, captions)
+        if not isinstance(objective, Counting):
+            e = replace(e, negatives=None, negatives_keep=None)
+        assert max(errors(on_sphere(e, gradients(objective, e)), on_sphere(e, gradients(formula, e)))) < 1e-11
+
+
+def test_with_one_view_and_one_caption_they_are_what_they_are_made_of():
+    e = embeddings(9)
+    for objective in (PolyView(), GCL(), Counting(), M3CoL(share=0), Counting(share=0)):
+        torch.testing.assert_close(objective(e), InfoNCE()(e))
+    alone = replace(embeddings(9, k=2), negatives_keep=torch.zeros(9, 2, dtype=torch.bool))
+    torch.testing.assert_close(Counting()(alone), InfoNCE()(e))  # nothing to compare with
 
 
 def test_with_weights_of_zero_what_is_added_is_nothing():

@@ -33,6 +33,11 @@ class Among(Protocol):
         """How many they are."""
         ...
 
+    @property
+    def rank(self) -> int:
+        """Which of them this one is; its first pair is number rank * b of everybody's."""
+        ...
+
     def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
         """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once."""
         ...
@@ -64,6 +69,11 @@ class Alone:
     def size(self) -> int:
         """One."""
         return 1
+
+    @property
+    def rank(self) -> int:
+        """The first."""
+        return 0
 
     def number(self, name: str) -> Tensor | None:
         """What was kept before."""

@@ -27,6 +27,7 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
 from data_pipelines.loading.position import check_losses, merge_states
 from data_pipelines.stream import OpenSources, Stream
+from eval.embeddings.by_sample import BySample
 from eval.embeddings.together import Ranks, SharedRelease
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
@@ -51,6 +52,8 @@ from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
+from vlp.teachers import Given, Guide, Teacher
+from vlp.teachers.none import Nobody
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.store import place_of
@@ -87,6 +90,8 @@ class RunConfig:
     """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Objective = field(default_factory=InfoNCE)
     """the objective"""
+    teacher: Teacher = field(default_factory=Nobody)
+    """what says of pairs how near they are, for objectives that are guided"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
@@ -157,6 +162,7 @@ def train(run: RunConfig, world: World) -> None:
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
     learn(run.loss, encoder, tokenizer)
+    guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
@@ -165,7 +171,7 @@ def train(run: RunConfig, world: World) -> None:
         write_whole(run.out / "init.txt", f"{started}\n")
         print(started)
     try:
-        fitted = trainer(run, world, encoder, tokenizer, sources).fit()
+        fitted = trainer(run, world, encoder, tokenizer, sources, guide=guide).fit()
     except DropBudgetExceeded as error:
         write_whole(run.out / "drop_budget.txt", f"{error}\n", shared=True)
         raise
@@ -178,6 +184,21 @@ def refuse_lacking(run: RunConfig) -> None:
     for name in run.loss.needed:
         if lacking := run.data.lacks(name):
             raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
+    refuse_idle(component_name(run.loss, Objective), component_name(run.teacher, Teacher), run.loss.needed)
+
+
+def refuse_idle(loss: str, teacher: str, needed: Sequence[str]) -> None:
+    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
+    if "guide" in needed and teacher == "none":
+        raise UserError(
+            f'loss.name "{loss}" needs a teacher: set teacher.name to frozen (with teacher.model), stored (with '
+            "teacher.folder), momentum or own"
+        )
+    if teacher != "none" and "guide" not in needed:
+        raise UserError(
+            f'teacher.name is "{teacher}", but loss.name "{loss}" asks no teacher: take an objective that does, such '
+            "as distill, or leave the teacher out"
+        )
 
 
 def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
@@ -205,15 +226,25 @@ def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: releas
 
 
 def trainer(
-    run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+    run: RunConfig,
+    world: World,
+    encoder: DualEncoder,
+    tokenizer: Tokenizer,
+    sources: OpenSources | Pipeline,
+    *,
+    guide: Guide | None = None,
 ) -> Trainer:
     """The parts of the run, put together."""
     shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
+    reads = guide.tokenizer if guide else None
+    if guide:
+        name = component_name(run.teacher, Teacher)
+        shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state),
+        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state, teacher=reads),
         folder=run.out,
         world=world,
         evals=evaluations(run, tokenizer, world),
@@ -224,7 +255,20 @@ def trainer(
         saving=lambda streams: record_losses(run, streams),
         context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
+        guide=guide,
     )
+
+
+def vectors(folder: Path, sources: OpenSources | Pipeline, group: BackgroundGroup) -> BySample:
+    """A folder of vectors of this run's samples (all ranks participate). Raises UserError if it lacks some."""
+    if isinstance(sources, Pipeline):
+        raise UserError(
+            f"teacher.name is stored, which finds samples by shard and key, but {sources.name} is a pipeline of your "
+            "own; give data.shards, or take the teacher frozen"
+        )
+    opened = BySample(folder)
+    group.from_rank_0(lambda: opened.refuse_lacking(sources))
+    return opened
 
 
 def open_stream(
@@ -235,6 +279,7 @@ def open_stream(
     *,
     state: Any = None,
     batch: int = 0,
+    teacher: Tokenizer | None = None,
 ) -> Loader | PipelineLoader:
     """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     own = run.model.transform()
@@ -251,6 +296,7 @@ def open_stream(
         seed=run.training.seed,
         state=state,
         sources=sources,
+        teacher=teacher,
     )
 
 

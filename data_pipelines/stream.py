@@ -149,12 +149,13 @@ class Stream:
         seed: int = 0,
         state: State | None = None,
         sources: OpenSources | Pipeline | None = None,
+        teacher: Tokenizer | None = None,
     ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already.
+        `sources` are this stream's, where they are open already; `teacher` is the tokenizer of Batch.teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
@@ -172,6 +173,7 @@ class Stream:
             transform=transform,
             tokenizer=tokenizer,
             seed=seed,
+            teacher=teacher,
         )
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):

@@ -27,6 +27,7 @@ class Batch:
     numbers: Tensor | None = None  # [B] int64, the number of each sample in the stream, the same in every epoch
     negatives: Tensor | None = None  # [B, K, L] token ids of captions that are wrong for their own picture
     negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions
+    teacher_text: Tensor | None = None  # [B, L] or [B, K, L] the captions of `text` as a teacher's tokenizer has them
 
     def __len__(self) -> int:
         return self.text.shape[0]
@@ -65,7 +66,7 @@ class Embeddings:
     negatives: Tensor | None = None  # [B, K, D], unit norm: captions that are negatives of their own image only
     negatives_keep: Tensor | None = None  # [B, K] bool, False where a pair has fewer than K such captions
     guide_image: Tensor | None = None  # [B, G] what a teacher says of the images, without gradient
-    guide_text: Tensor | None = None  # [B, G] and of the captions
+    guide_text: Tensor | None = None  # [B, G] and of the captions; or [B, K, G], as text
     marks: Tensor | None = None  # [B, M] numbers of each pair that a loss reads, without gradient
     bank_image: Tensor | None = None  # [Q, D] earlier images, the same on every rank: further columns for captions
     bank_text: Tensor | None = None  # [Q, D] earlier captions: further columns for images

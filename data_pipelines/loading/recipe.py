@@ -62,6 +62,8 @@ class Recipe:
     transform: decode.Transform
     tokenizer: Tokenizer
     seed: int
+    teacher: Tokenizer | None = None
+    """of a teacher that reads other tokens"""
 
     @property
     def limits(self) -> Limits:
@@ -89,14 +91,16 @@ class Recipe:
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
-        tokens, count = self.tokenizer([text for pair in pairs for text in pair.texts]), self.captions.texts
-        text = tokens if count == 1 else tokens.view(len(pairs), count, -1)
+        said = [text for pair in pairs for text in pair.texts]
+        text = self.tokens(self.tokenizer, said)
+        teacher_text = None if self.teacher is None else self.tokens(self.teacher, said)
         ids = torch.tensor([pair.concept for pair in pairs], dtype=torch.int64) if self.ids else None
         weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32) if self.weights else None
         known = [pair.number for pair in pairs if pair.number is not None]
         numbers = torch.tensor(known, dtype=torch.int64) if len(known) == len(pairs) else None
         keys, shards = tuple(pair.key for pair in pairs), tuple(pair.shard for pair in pairs)
-        return Batch(image, text, keys, ids, weights, shards, numbers, *self._wrong(pairs))
+        negatives, keep = self._wrong(pairs)
+        return Batch(image, text, keys, ids, weights, shards, numbers, negatives, keep, teacher_text=teacher_text)
 
     def _wrong(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Tokens [B, K, L] of wrong captions, and which are there [B, K]: a true caption has the others' places."""
@@ -106,6 +110,11 @@ class Recipe:
         filled = [text for pair in pairs for text in (*pair.wrong, *pair.texts[:1] * (count - len(pair.wrong)))]
         keep = [[k < len(pair.wrong) for k in range(count)] for pair in pairs]
         return self.tokenizer(filled).view(len(pairs), count, -1), torch.tensor(keep)
+
+    def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
+        """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
+        tokens, count = tokenizer(said), self.captions.texts
+        return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
     def memory(self, pairs: int) -> Tensor:
         """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them; [pairs, V, 3, H, W]."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.distributed.agreement import ASPECTS, agree, described
-from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, predicted, small
+from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, everyone, predicted, pushed, small
 from vlp.distributed.process_groups import GroupPeers
 from vlp.distributed.strategies.grid import crossing
 from vlp.distributed.strategies.grouped import drawn
@@ -24,9 +24,9 @@ from vlp.distributed.world import World
 from vlp.losses import Objective
 from vlp.losses._engine.among import Defined
 from vlp.losses._engine.contrast import Contrast, differentiable, evaluate
-from vlp.losses._engine.peers import Peers, Pending
-from vlp.losses._engine.tile import TileForm
-from vlp.losses._engine.view import LossResult, Wanted
+from vlp.losses._engine.peers import ALONE, Peers, Pending
+from vlp.losses._engine.tile import TileForm, Way
+from vlp.losses._engine.view import LossResult, Wanted, itself
 
 
 def sharded(
@@ -85,9 +85,22 @@ class Sharded:
         return self.world.size
 
     @property
-    def rank(self) -> int:
-        """Which one this is."""
-        return self.world.rank
+    def bank_in_parts(self) -> bool:
+        """Whether a rank's part of the bank is that of its grid row and column, and not the whole bank."""
+        bank = self.objective.bank
+        return self.size > 1 and self.strategy.kind == "grid" and not (bank is not None and bank.whole)
+
+    def brought(self, image: Tensor) -> None:
+        """Count the bytes of a push to the bank, of both sides of pairs like `image` [b, D]."""
+        if self.size > 1:
+            self.received += pushed(
+                self.setup(image, image.element_size()), self.strategy, parts=self.bank_in_parts
+            ).received
+
+    def setup(self, image: Tensor, element: int) -> Setup:
+        """The run as the plan sees it, for `image` [b, D] of this rank, `element` bytes a number as they travel."""
+        b, width = image.shape
+        return Setup(ranks=self.world.size, pairs=b, width=width, per_node=per_node(self.world), element=element)
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The objective [], differentiable once (all ranks take part)."""
@@ -102,15 +115,24 @@ class Sharded:
         self.step += value.requires_grad
         return value
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
-        """The mean of a loss over the pairs of all ranks, differentiable once (all ranks take part)."""
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        return self.world.rank
+
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
+        """The mean of a loss over the pairs of all ranks, differentiable once (all ranks take part).
+
+        `way`: of one direction alone, that of images (rows) or of captions (columns).
+        """
         texts = None
-        if self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
+        travel = loss.meets_batch or way != "rows"
+        if travel and self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
             texts, self.ahead = self.ahead[1], None
         if self.size > 1:
-            self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met)
+            self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met, way=way)
             self.met = False
-        return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts), e)
+        return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts, way=way), e)
 
     def begin(self, numbers: Mapping[str, Tensor]) -> None:
         """Before a step: what the objective kept until now; nothing is kept of this one yet."""
@@ -156,24 +178,53 @@ class Sharded:
         """The dtype in which embeddings travel."""
         return self.features or embeddings.dtype
 
-    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted, texts: Pending | None) -> LossResult:
+    def evaluate(
+        self, loss: TileForm, e: Embeddings, wanted: Wanted, texts: Pending | None, *, way: Way | None = None
+    ) -> LossResult:
         """Value and gradients by this run's strategy (all ranks take part)."""
         if self.features is not None:
             wanted, e = replace(wanted, dtype=e.image.dtype), rounded(e, self.features)
         if self.world.size == 1:
-            return evaluate(loss, e, wanted)
+            return evaluate(loss, e, wanted, way=way)
         everyone = self.everyone
+        if self.stays(loss):
+            return evaluate(loss, e, wanted, everyone=everyone, way=way)
         if self.strategy.kind == "ring":
-            return Ring(everyone).evaluate(loss, e, wanted)
+            return Ring(everyone).evaluate(loss, self.parted(e, ALONE, everyone), wanted, way=way)
         columns = self.columns if self.strategy.kind != "grouped" else self.drawn()
-        return evaluate(loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)
+        peers: dict[str, Peers] = {"rows": self.rows, "columns": columns, "everyone": everyone}
+        return evaluate(loss, self.parted(e, self.rows, columns), wanted, **peers, texts=texts, way=way)
+
+    def stays(self, loss: TileForm) -> bool:
+        """Whether nothing has to travel for a loss: pairs meet the bank alone, and every rank has all of it."""
+        return not loss.meets_batch and not self.bank_in_parts
+
+    def parted(self, e: Embeddings, rows: Peers, columns: Peers) -> Embeddings:
+        """The embeddings with this rank's parts of a bank of which it has all."""
+        if self.bank_in_parts:
+            return e
+
+        def part(bank: Tensor | None, peers: Peers) -> Tensor | None:
+            return None if bank is None else bank.tensor_split(peers.size)[peers.rank]
+
+        text, taught_text = part(e.bank_text, rows), part(e.bank_guide_text, rows)
+        image, taught_image = part(e.bank_image, columns), part(e.bank_guide_image, columns)
+        e = replace(e, bank_image=image, bank_text=text)
+        return replace(e, bank_guide_image=taught_image, bank_guide_text=taught_text)
 
     def drawn(self) -> Peers:
         """This step's group."""
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
 
-    def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool) -> float:
+    def known(self, e: Embeddings) -> tuple[str, ...]:
+        """The sides of which a teacher says what they are themselves."""
+        if self.travelling(e.image) != e.image.dtype:
+            return ()
+        sides = (("rows", e.guide_image, e.image), ("columns", e.guide_text, e.text))
+        return tuple(side for side, guide, own in sides if itself(guide, own))
+
+    def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool, way: Way | None = None) -> float:
         """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it.
 
         ahead: whether captions were sent ahead; met: whether the ranks met for this one.
@@ -183,20 +234,22 @@ class Sharded:
         weights = 0 if e.weights is None else number
         marks = 0 if e.marks is None or not loss.uses_marks else e.marks.shape[1]
         guide = e.image[:, :0] if e.guide_image is None or not loss.uses_guide else e.guide_image
-        setup = Setup(
-            ranks=self.world.size,
-            pairs=len(e.image),
-            width=e.image.shape[-1],
-            per_node=per_node(self.world),
-            element=self.travelling(e.image).itemsize,
+        setup = replace(
+            self.setup(e.image, self.travelling(e.image).itemsize),
             statistics=loss.exponent_count,
             means=loss.mean_count,
             terms=0 if loss.linear else loss.term_count,
             beside=8 * ids + weights + number * marks,
             guide=guide.shape[1],
             guide_element=guide.element_size(),
+            known=self.known(e),
+            way=way or "both",
+            batch=loss.meets_batch,
         )
-        not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + (0 if met else AGREE)
+        not_met = 0 if met else AGREE
+        if self.stays(loss):
+            return (everyone(setup) + small(setup, weights - not_met)).received
+        not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + not_met
         return (
             predicted(setup, self.strategy).received + small(setup, weights - not_asked).received
         )  # weights are summed
@@ -219,8 +272,10 @@ class Total(torch.autograd.Function):
 
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
-    negatives = None if e.negatives is None else e.negatives.to(features)
-    return replace(e, image=e.image.to(features), text=e.text.to(features), negatives=negatives)
+    names = ("image", "text", "negatives", "bank_image", "bank_text")
+    given = {name: getattr(e, name) for name in names}
+    rounded: dict[str, Any] = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **rounded)
 
 
 def per_node(world: World) -> int:

@@ -218,8 +218,16 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """The objective [], or its mean over the K captions of each picture where text is [B, K, D] (all take part)."""
     if out.text.ndim == 2:
         return objective(out)
+    guide = out.guide_text
     blocks = [
-        objective(replace(out, text=text, ids=None if out.ids is None else out.ids[:, [0, k + 1]]))
+        objective(
+            replace(
+                out,
+                text=text,
+                ids=None if out.ids is None else out.ids[:, [0, k + 1]],
+                guide_text=guide[:, k] if guide is not None and guide.ndim == 3 else guide,
+            )
+        )
         for k, text in enumerate(out.text.unbind(1))
     ]
     return torch.stack(blocks).mean()

@@ -26,6 +26,7 @@ from vlp.training.parallel import Parallel
 from vlp.training.parallel.precision import resolve
 from vlp.training.scaler import Scaler
 from vlp.training.settings import Training
+from vlp.training.teaching import Teaching
 
 
 @dataclass
@@ -66,7 +67,8 @@ class TrainState:
         precision = resolve(settings.precision, self.world.device)
         self.module = module.to(self.world.device, torch.float64 if precision == "fp64" else None).train()
         self.average = averaged(module, settings.ema) if settings.ema else None
-        parallel.place(module, self.average and self.average.module)
+        copies = [copy for one in companions if isinstance(one, Teaching) for copy in one.guide.copies]
+        parallel.place(module, *([self.average.module] if self.average else []), *copies)
         self.optimizers = settings.optimizer.build(module)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.watch: Watch = settings.guard.watch()

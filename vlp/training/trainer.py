@@ -25,6 +25,7 @@ from vlp.errors import UserError
 from vlp.losses import Objective
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
+from vlp.training.bank import PairBank
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
@@ -46,6 +47,7 @@ from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
 from vlp.training.table import Kept
+from vlp.training.teaching import Guide, Setting, Teaching, width_of
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
 
@@ -117,6 +119,8 @@ class Trainer:
     """most tokens of a text, where they come trimmed to the longest of a batch; 0: all come with one length"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
+    guide: Guide | None = None
+    """the teacher of the run"""
 
     def fit(self) -> Fitted:
         """The trained model. All ranks participate; a checkpoint in the folder is continued, to the same result.
@@ -189,7 +193,8 @@ class Trainer:
             group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
-        state = TrainState(training, self.model, objective, ranks, self.augment, companions=self.companions(objective))
+        companions = self.companions(objective, ranks)
+        state = TrainState(training, self.model, objective, ranks, self.augment, companions=companions)
         saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
         begun = saving.begin(training.resume_from)
         if world.rank == 0:
@@ -199,10 +204,26 @@ class Trainer:
         watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
         return state, watching, self.sinks(state, begun.row), saving
 
-    def companions(self, objective: Sharded) -> tuple[Companion, ...]:
-        """What goes along with the run for its objective."""
-        precise = torch.float64 if resolve(self.training.precision, self.world.device) == "fp64" else torch.float32
-        return (*Kept.of(objective, precise),)
+    def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
+        """What goes along with the run for its objective; the teacher first, as others keep what it says."""
+        asked = self.loss.bank
+        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch),)
+        return (*self.teaching(ranks), *bank, *Kept.of(objective, self.precise))
+
+    @property
+    def precise(self) -> torch.dtype:
+        """What companions compute and keep in."""
+        fp64 = resolve(self.training.precision, self.world.device) == "fp64"
+        return torch.float64 if fp64 else torch.float32
+
+    def teaching(self, ranks: Parallel) -> list[Teaching]:
+        """The teacher, if there is one, at work on this rank."""
+        if self.guide is None:
+            return []
+        training, device = self.training, self.world.device
+        width = 0 if self.example is None else width_of(self.model, self.example.to(device))
+        setting = Setting(device, self.precise, ranks.half, training.chunk, width)
+        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""
@@ -236,6 +257,7 @@ class Trainer:
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
             shards=ranks.shards,
+            beside=self.guide.memory(self.model, ranks.shards) if self.guide else 0,
         )
         forwards.put_back()
         free = memory.available(world.device, world.local_size)

@@ -14,6 +14,7 @@ from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
 from vlp.losses._engine import tile_engine as tiles
 from vlp.losses._engine.among import ByDefinition
+from vlp.losses.albef import ALBEF
 from vlp.losses.alip import ALIP
 from vlp.losses.barlip import BarLIP
 from vlp.losses.cacr import CACR
@@ -35,6 +36,8 @@ from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
+from vlp.losses.mochi import MoCHi
+from vlp.losses.moco import MoCo
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.poly_view import PolyView
 from vlp.losses.siglip import SigLIP
@@ -42,6 +45,7 @@ from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
+PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 COMPOSED = (
     MACL(),
     CyCLIP(base=MultiPositive()),
@@ -59,14 +63,17 @@ COMPOSED = (
     PolyView(label_smoothing=0.1),
     M3CoL(),
     BarLIP(dims=4),
-    Features(teacher_width=3),
+    Features(),
     Classes(classes=4),
     ALIP(base=MultiPositive()),
     History(base=MultiPositive(label_smoothing=0.1)),
     ISogCLR(label_smoothing=0.1),
+    MoCo(label_smoothing=0.1),
+    MoCHi(mixed=3, own_mixed=2, hardest=4),
+    ALBEF(label_smoothing=0.1),
 )
+VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
-PAIRS, WIDTH = 5, 6
 
 
 def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
@@ -83,7 +90,10 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
-    e = replace(e, guide_image=unit(b, 3), guide_text=unit(b, 3), marks=unit(b, 2))
+    beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
+    sides = ("image", "text", "guide_image", "guide_text")
+    beside |= {f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides}
+    e = replace(e, **beside)
     if not extras:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
@@ -135,6 +145,17 @@ def cut(value, rank, size):
     return value[len(value) // size * rank : len(value) // size * (rank + 1)]
 
 
+def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
+    """A rank's pairs with its part of the bank: that of its grid row and column, or all of it."""
+    if isinstance(objective.objective, Marked | ISogCLR):  # a bank has no marks
+        return replace(own, bank_image=None, bank_text=None)
+    names = {"bank_image": objective.rows, "bank_text": objective.columns}
+    names |= {"bank_guide_image": objective.rows, "bank_guide_text": objective.columns}
+    if not objective.bank_in_parts:
+        return replace(own, **{name: getattr(whole, name).to(own.image.dtype) for name in names})
+    return replace(own, **{name: peers.gather(getattr(own, name).detach())() for name, peers in names.items()})
+
+
 def leaves(e: Embeddings):
     """What has a gradient, of pairs first."""
     return [t for t in (e.image, e.text, e.negatives, e.scale, e.bias, *e.learnt.values()) if t is not None]
@@ -149,13 +170,15 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
+    if isinstance(loss, Marked | ISogCLR):  # a bank has no marks
+        oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
     kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)
     value = loss(oracle_leaves, alone)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
-    own = cast(share(whole, world.rank, world.size), dtype)
     objective = sharded(loss, world, negatives)
     objective.begin({name: cut(t, rank, world.size) for name, t in kept.items()})
+    own = banked(cast(share(whole, world.rank, world.size), dtype), objective, whole)
     if ahead:
         objective.send_ahead(own.text)
     found_value = objective(own)
@@ -185,7 +208,7 @@ def every_schedule(world):
             wrong.append(f"{loss} {negatives} {dtype} {options}: relative error {error:.1e}")
 
     for negatives in strategies(world.size):
-        for loss in (*SMOOTHED, *COMPOSED):
+        for loss in (*SMOOTHED, *COMPOSED, *VARIANTS):
             check(loss, negatives, torch.float64)
         for loss in LOSSES[:2]:
             check(loss, negatives, torch.float64, extras=False, ahead=True)
@@ -312,7 +335,7 @@ def counted_beside(world, negatives, features):
     from vlp.distributed.plan.traffic import Traffic
 
     e = cast(share(whole_batch(16 * world.size, extras=True), world.rank, world.size), torch.float32)
-    e = replace(e, negatives=None, negatives_keep=None)
+    e = replace(e, negatives=None, negatives_keep=None, bank_image=None, bank_text=None)
     objective = sharded(MultiPositive(), world, negatives, features=features)
     with Traffic() as traffic:
         objective.send_ahead(e.text)
@@ -326,6 +349,7 @@ def counted_composed(objective, world, negatives, features):
 
     e = cast(share(whole_batch(16 * world.size, extras=False), world.rank, world.size), torch.float32)
     function = sharded(objective, world, negatives, features=features)
+    e = banked(e, function, whole_batch(16 * world.size, extras=False))
     with Traffic() as traffic:
         function.send_ahead(e.text)
         function(e).backward()

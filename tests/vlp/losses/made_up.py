@@ -1,7 +1,7 @@
 """Embeddings of some pairs, gradients of functions of them, and how far two lists of tensors are apart."""
 
 import importlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import torch
@@ -11,8 +11,7 @@ from vlp.batch import Embeddings
 from vlp.config.components import component_names
 from vlp.losses import Objective
 
-GUIDE = 4  # width of the teacher's vectors
-SMALL = {"BarLIP": {"dims": 5}, "Features": {"teacher_width": GUIDE}, "Classes": {"classes": 7}}
+SMALL = {"BarLIP": {"dims": 5}, "Classes": {"classes": 7}}
 
 
 @cache
@@ -44,7 +43,7 @@ def learnt(width, dtype):
     return {name: value.to(dtype).clone().requires_grad_() for name, value in first_values(width).items()}
 
 
-def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None) -> Embeddings:
+def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, seed=0, m=None, bank=0) -> Embeddings:
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape):
@@ -64,9 +63,10 @@ def embeddings(b, d=8, *, k=0, dtype=torch.float64, scale=20.0, weights=True, se
         negatives_keep=torch.rand(b, k, generator=generator) > 0.3 if k else None,
         learnt=learnt(d, number),
     )
-    return replace(
-        e, guide_image=unit(b, GUIDE).detach(), guide_text=unit(b, GUIDE).detach(), marks=unit(b, 2).detach()
-    )
+    beside = {"guide_image": unit(b, d), "guide_text": unit(b, d), "marks": unit(b, 2)}
+    if bank:
+        beside |= {f"bank_{name}": unit(bank, d) for name in ("image", "text", "guide_image", "guide_text")}
+    return replace(e, **{name: tensor.detach() for name, tensor in beside.items()})
 
 
 def leaves(e: Embeddings):
@@ -81,9 +81,10 @@ def gradients(function, e):
 def in_double(e: Embeddings) -> Embeddings:
     """The same numbers, as the float64 oracle sees them."""
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
-    tensors = {name: cast(getattr(e, name)) for name in ("image", "text", "scale", "bias", "negatives")}
-    beside = {name: getattr(e, name).double() for name in ("guide_image", "guide_text", "marks")}
-    return replace(e, **tensors, **beside, learnt={name: cast(weight) for name, weight in e.learnt.items()})
+    names = [field.name for field in fields(e) if isinstance(getattr(e, field.name), torch.Tensor)]
+    names = [name for name in names if getattr(e, name).is_floating_point() and name != "weights"]
+    own = {name: cast(weight) for name, weight in e.learnt.items()}
+    return replace(e, **{name: cast(getattr(e, name)) for name in names}, learnt=own)
 
 
 def errors(actual, oracle):

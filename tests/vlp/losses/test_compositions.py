@@ -124,8 +124,8 @@ def barlip(e):
 def features(e):
     value = clip(e)
     for name, own, guide in (("image", e.image, e.guide_image), ("text", e.text, e.guide_text)):
-        pair = replace(e, image=normalize(own @ e.learnt[f"features_{name}"]), text=guide)
-        value = value + clip(pair, scale=1 / 0.07) / 2
+        cosines = normalize(own @ e.learnt[f"features_{name}"]) @ guide.T
+        value = value + cross_entropy(cosines / 0.07, torch.arange(len(own))) / 2
     return value
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from follows import Follows
 from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
@@ -24,6 +25,7 @@ from vlp.models.image_transform import CLIP_MEAN, CLIP_STD
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.text.huggingface import HuggingFace
 from vlp.models.text.transformer import Transformer
+from vlp.teachers.momentum import Following
 from vlp.training.parallel import parallel
 from vlp.training.settings import Training
 from vlp.training.state import TrainState
@@ -76,11 +78,13 @@ MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_mode
 def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
     """Loss and then gradient norm of each step of a run, None where it was skipped, and what its average embeds.
 
-    `stop`: of its first steps alone.
+    `stop`: of its first steps alone; `teacher`: the decay of its momentum teacher, if it has one.
     """
-    keeping = changes.pop("keeping", False)
+    keeping, decay = changes.pop("keeping", False), changes.pop("teacher", None)
+    objective, guide = (KEEPING if keeping else InfoNCE()), None
+    if decay is not None:
+        objective, guide = Follows(base=objective), Following(decay)
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
-    objective = KEEPING if keeping else InfoNCE()
     encoder.learnt.add(objective.learnt(14))
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
@@ -88,7 +92,7 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(training, encoder, objective, open_stream=stream, folder=Path(folder), world=world)
+    run = Trainer(training, encoder, objective, open_stream=stream, folder=Path(folder), world=world, guide=guide)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     average = []

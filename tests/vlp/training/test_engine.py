@@ -32,6 +32,8 @@ QUICK: Cases = {
         "norm": "batch",
         "optimizer": Muon(),
     },
+    "ddp, cached, momentum teacher": {"parallel": "ddp", "chunk": 3, "teacher": 0.9},
+    "fsdp2, momentum teacher": {"parallel": "fsdp2", "teacher": 0.9},
     "fsdp2, cached, locked pictures, fp16, bf16 features": {
         "parallel": "fsdp2",
         "chunk": 3,
@@ -41,7 +43,6 @@ QUICK: Cases = {
     },
     "fsdp2, cached, bf16, own weights": {"parallel": "fsdp2", "chunk": 3, "precision": "bf16", "keeping": True},
 }
-PARTS = ((2, "ddp", 0), (3, "fsdp2", 3), (4, "ddp", 0))
 
 
 def every(kinds: tuple[str, ...]) -> Cases:
@@ -92,7 +93,12 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
     return lines
 
 
-CHAIN = [(last, {"keeping": True, "parallel": kind, "chunk": chunk}) for last, kind, chunk in PARTS]
+EVERYTHING = {"teacher": 0.9, "keeping": True}  # taught by the mean of its own weights, which goes on too
+CHAIN = [
+    (2, {"parallel": "ddp", **EVERYTHING}),
+    (3, {"parallel": "fsdp2", "chunk": 3, **EVERYTHING}),
+    (4, {"parallel": "ddp", **EVERYTHING}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +122,8 @@ def test_a_run_goes_on_under_another_parallel_and_on_another_number_of_ranks(two
     Its objective has weights of its own, and keeps numbers of samples and of the run.
     """
     folder, _ = two
-    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", keeping=True)
-    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", keeping=True)
+    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", **EVERYTHING)
+    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", **EVERYTHING)
     assert ended[:-1] == pytest.approx(whole[:-1], rel=1e-12)
     assert ended[-1] == pytest.approx(whole[-1], rel=1e-6)  # what the average embeds, in float32
 

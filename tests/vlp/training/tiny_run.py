@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from follows import Follows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.world import World, connect
 from vlp.losses.infonce import InfoNCE
+from vlp.teachers.momentum import Following
 from vlp.training.guard import Guard
 from vlp.training.trainer import Trainer, Training
 
@@ -113,6 +115,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--poison", type=int, nargs=2, help="first poisoned batch, and the first after")
     parser.add_argument("--plain", action="store_true", help="what ranks share exactly: no dropout, no norm of chunks")
+    parser.add_argument("--teacher", type=float, help="decay of a momentum teacher")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
@@ -129,6 +132,8 @@ def main(argv: list[str]) -> int:
             model = Tiny(dropout=0.0, norm=chunk == 0) if options.plain else Tiny()
             folder = options.folder / str(chunk)
             run = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model)
+            if options.teacher is not None:
+                run = replace(run, loss=Follows(), guide=Following(options.teacher))
             if options.poison:
                 bad, place = range(*options.poison), {"rank": world.rank, "size": world.size}
                 guard = Guard(patience=3, settle=5)

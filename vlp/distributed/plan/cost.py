@@ -8,6 +8,7 @@ node, as NCCL's do: a block enters each node once, and the ranks of the node sha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vlp.distributed.strategies.strategy import Strategy, grids
 from vlp.losses._engine.tile_engine import EDGE
@@ -53,11 +54,21 @@ class Setup:
     """G, width of a teacher's embeddings, which travel as features do and have no gradient; 0 without a teacher."""
     guide_element: int = 4
     """Bytes per element of a teacher's embeddings."""
+    known: tuple[str, ...] = ()
+    """Sides (rows, columns) of which a teacher says what they are themselves, which does not travel twice."""
+    way: Literal["both", "rows", "columns"] = "both"
+    """Who learns: images and captions, or images (rows) or captions (columns) alone from keys without gradient."""
+    batch: bool = True
+    """Whether pairs of the batch meet, and not only the bank, for which those that learn travel alone."""
 
     @property
     def two_passes(self) -> bool:
         """Whether logits are seen once for statistics and once for gradients; SigLIP needs the second pass alone."""
         return self.statistics > 0 or self.terms > 0
+
+    def learns(self, side: str) -> bool:
+        """Whether a side has a gradient."""
+        return self.way in ("both", side)
 
     @property
     def block(self) -> int:
@@ -78,6 +89,10 @@ class Setup:
     def taught(self) -> int:
         """Bytes of what a teacher says of one rank's images, or captions."""
         return self.pairs * self.guide * self.guide_element
+
+    def told(self, side: str) -> int:
+        """Those of them that travel for a side."""
+        return 0 if side in self.known else self.taught
 
 
 @dataclass(frozen=True)
@@ -142,17 +157,19 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
     """The R x C grid, one-sided and all else that gathers images along rows and captions along columns."""
     s, feature, gradient = setup, setup.block * setup.element, setup.block * setup.gradient
 
-    def along_row(block: float) -> Load:
-        return collective(s, columns, 1, block)
+    def along(side: str, *blocks: float) -> Load:
+        if not s.batch and not s.learns(side):
+            return Load()
+        size, stride = (columns, 1) if side == "rows" else (rows, columns)
+        return sum((collective(s, size, stride, block) for block in blocks), Load())
 
-    def along_column(block: float) -> Load:
-        return collective(s, rows, columns, block)
-
-    load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
-    load = load + along_row(s.taught) + along_column(s.taught)
-    if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
-        load = load + along_row(s.vectors) + along_column(s.vectors)
-    load = load + along_row(s.beside * s.pairs) + along_column(s.beside * s.pairs) + everyone(s) + small(s, AHEAD)
+    load = everyone(s) + small(s, AHEAD)
+    for side in ("rows", "columns"):
+        load = load + along(side, feature, s.told(side), s.beside * s.pairs)
+        if s.learns(side):
+            load = load + along(side, gradient)
+        if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
+            load = load + along(side, s.vectors)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
     # tiles and features are freed before the gradients are sent
@@ -168,7 +185,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 def ring(setup: Setup) -> Cost:
     """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
     s, passes = setup, int(setup.two_passes)
-    block = (passes + 1) * (s.block * s.element + s.taught) + s.block * s.gradient
+    block = (passes + 1) * (s.block * s.element + s.told("columns")) + s.learns("columns") * s.block * s.gradient
     load = Load(0.0, (s.ranks - 1) * block, (passes + 1) * (s.ranks - 1))
     if s.two_passes:
         load = load + collective(s, s.ranks, 1, s.vectors)
@@ -183,14 +200,25 @@ def ring(setup: Setup) -> Cost:
 def grouped(setup: Setup, group: int) -> Cost:
     """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
     s = setup
-    load = collective(
-        s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + s.gradient) + s.taught
-    )
+    block = s.block * (s.element + s.learns("columns") * s.gradient) + s.told("columns")
+    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, block)
     if s.two_passes:
         load = load + collective(s, group, 1, s.vectors)
     load = load + collective(s, group, 1, s.beside * s.pairs) + everyone(s)
     memory = group * (s.block * s.element + s.taught) + (2 * group + 1) * s.block * s.gradient
     return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)
+
+
+def pushed(setup: Setup, strategy: Strategy, *, parts: bool) -> Load:
+    """What a step's pairs cost on their way into the bank: both sides of them, to whoever keeps them.
+
+    `parts`: a rank of the grid keeps the captions of its column and the images of its row; else all keep everything.
+    """
+    feature = setup.block * setup.element
+    if not parts:
+        return collective(setup, setup.ranks, 1, 2 * feature)
+    columns = strategy.columns
+    return collective(setup, columns, 1, feature) + collective(setup, strategy.rows, columns, feature)
 
 
 def open_clip(setup: Setup) -> list[Cost]:

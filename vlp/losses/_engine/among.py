@@ -11,14 +11,14 @@ from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.losses._engine.contrast import Contrast, contrast
-from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.tile import TileForm, Way
 
 
 class Defined(TileForm, Protocol):
     """A tile form that can also say what it means."""
 
-    def by_definition(self, e: Embeddings) -> Tensor:
-        """The loss [] from the whole matrix."""
+    def by_definition(self, e: Embeddings, *, way: Way | None = None) -> Tensor:
+        """The loss [] from the whole matrix, or that of one direction."""
         ...
 
 
@@ -35,11 +35,19 @@ class Among(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which of them this one is; its first pair is number rank * b of everybody's."""
+        """Which of them this is: its pairs come after those of lower ones."""
         ...
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
-        """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once."""
+    @property
+    def step(self) -> int:
+        """The number of this evaluation, from which random draws follow; the same in a run that was resumed."""
+        ...
+
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
+        """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once.
+
+        `way`: of one direction alone, that of images (rows) or of captions (columns).
+        """
         ...
 
     def total(self, own: Tensor) -> Tensor:
@@ -64,6 +72,7 @@ class Alone:
 
     numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what was kept before
     kept: dict[str, Tensor] = field(default_factory=dict)  # what is kept now
+    step: int = 0
 
     @property
     def size(self) -> int:
@@ -83,9 +92,9 @@ class Alone:
         """Keep another value."""
         self.kept[name] = value.detach()
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
         """Tile by tile: memory is flat in the number of pairs."""
-        return contrast(loss, e)
+        return contrast(loss, e, way=way)
 
     def total(self, own: Tensor) -> Tensor:
         """Its own."""
@@ -95,11 +104,11 @@ class Alone:
 class ByDefinition(Alone):
     """The same by what losses mean, through autograd: the oracle."""
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
         """The value from the whole matrix of logits; what pairs know of it is the engine's."""
         with torch.no_grad():
-            seen = contrast(loss, e)
-        return Contrast(loss.by_definition(e), seen.rows, seen.columns)
+            seen = contrast(loss, e, way=way)
+        return Contrast(loss.by_definition(e, way=way), seen.rows, seen.columns)
 
 
 ALONE = Alone()

@@ -12,8 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from vlp.batch import Embeddings
 from vlp.losses._engine.peers import ALONE, Peers, Pending
-from vlp.losses._engine.tile import Side, TileForm
-from vlp.losses._engine.tile_engine import differentiate
+from vlp.losses._engine.tile import Side, TileForm, Way
 from vlp.losses._engine.view import LossResult, View, Wanted
 
 
@@ -29,9 +28,9 @@ class Contrast:
 Evaluate = Callable[[Embeddings, Wanted], LossResult]
 
 
-def contrast(loss: TileForm, e: Embeddings) -> Contrast:
+def contrast(loss: TileForm, e: Embeddings, *, way: Way | None = None) -> Contrast:
     """The loss [] of one process's pairs, differentiable once in image, text, negatives, scale and bias."""
-    return differentiable(lambda own, wanted: evaluate(loss, own, wanted), e)
+    return differentiable(lambda own, wanted: evaluate(loss, own, wanted, way=way), e)
 
 
 def evaluate(
@@ -43,16 +42,20 @@ def evaluate(
     columns: Peers = ALONE,
     everyone: Peers = ALONE,
     texts: Pending | None = None,
+    way: Way | None = None,
 ) -> LossResult:
     """The loss over all pairs of `everyone`; this process has the images of `rows` meet the captions of `columns`.
 
     `rows` and `columns` must cross in this process alone (a grid), so that every logit is computed once. All peers take
     part, first `columns`, then `rows`, then `everyone`. `texts` is the columns' gather where it is under way already.
+    The parts of the bank that the peers of `rows` have are all earlier captions, those of `columns` all earlier images.
+    `way`: the only direction that counts, whose mean is then the loss.
     """
-    view = View.of(loss, e, rows=rows, columns=columns, everyone=everyone)
+    view = View.of(loss, e, rows=rows, columns=columns, everyone=everyone, way=way)
+    rows, columns = view.rows, view.columns
     texts = texts or columns.gather(e.text)
     images = rows.gather(e.image)
-    guides = view.guides()
+    guides = view.guides(images, texts)
     block = view.block(images(), texts(), guides)
     if loss.linear and wanted.any:
         row_pull, column_pull, seen = *view.linear_pulls(), None
@@ -62,7 +65,7 @@ def evaluate(
         assert seen is not None
         return replace(seen, value=everyone.sum(seen.value))
     sums = view.empty_sums(block, wanted)
-    differentiate(loss, block, row_pull, column_pull, sums)
+    view.differentiate(block, row_pull, column_pull, sums)
     del block, images, texts, guides  # before gradients are sent, which needs memory of its own
     text = None if sums.text is None else columns.scatter_sum(sums.text)
     image = None if sums.image is None else rows.scatter_sum(sums.image)

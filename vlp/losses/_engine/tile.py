@@ -24,6 +24,7 @@ class Tile:
     row_ids: Tensor | None = None  # [r] int64
     column_ids: Tensor | None = None  # [c] int64
     local: bool = False  # True: columns are negative captions of their own row only, [r, K]
+    bank: bool = False  # True: columns are earlier items of the other side, negatives of every row; `local` too
     guide: Tensor | None = None  # [r, c] guide_image @ guide_text.T, may be written in place; None of local tiles
     row_marks: Tensor | None = None  # [r, M]
     column_marks: Tensor | None = None  # [c, M], None of local tiles
@@ -93,6 +94,7 @@ class TileForm(Protocol):
     uses_ids: ClassVar[bool]
     uses_guide: ClassVar[bool]
     uses_marks: ClassVar[bool]
+    meets_batch: ClassVar[bool]
     linear: ClassVar[bool]
     least_pairs: ClassVar[int]
 
@@ -129,11 +131,18 @@ class Matrix:
     """The whole matrix of logits seen from one side; what a reference is written on."""
 
     logits: Tensor  # [B, B], rows are the side's own items
-    local: Tensor  # [B, K] logits of each row's own negative captions, -inf where there is none; K = 0 if not used
+    local: Tensor  # [B, K + Q] logits of each row's own negative captions, -inf where there is none, then of the bank
     same: Tensor  # [B, B] bool, True where ids are equal (the identity where there are no ids)
     guide: Tensor | None = None  # [B, B] what a teacher says of the same pairs
     marks: Tensor | None = None  # [B, M] of the rows, which are those of the columns too
     way: Way = "rows"  # rows: the side's own items are images; columns: captions
+    earlier: int = 0  # Q: the last so many of `local` are the bank's
+    bank_guide: Tensor | None = None  # [B, Q] what a teacher says of them
+
+    @property
+    def bank(self) -> Tensor:
+        """[B, Q] the logits of the bank."""
+        return self.local[:, self.local.shape[1] - self.earlier :]
 
     def positive(self) -> Tensor:
         """[B] the logit of each pair itself."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.losses._engine.exponents import absorb, absorb_rows, finite, left_out, readable, softmaxes
 from vlp.losses._engine.statistics import Running
-from vlp.losses._engine.tile import Exponent, Side, Tile, TileForm
+from vlp.losses._engine.tile import Exponent, Side, Tile, TileForm, Way
 
 EDGE = {"cpu": 512, "cuda": 2048}
 """Side of a tile by kind of device; two tiles are the whole of the logits memory."""
@@ -66,6 +66,27 @@ class Block:
                 if self.bias is not None:
                     logits.add_(self.bias)
                 yield rows, columns, self.tile(rows, columns, logits, guides)
+
+    def cut(self, rows: slice, columns: slice) -> Block:
+        """Some of its rows and columns, which are all of them or the run of pairs' own logits."""
+        if (rows, columns) == (slice(None), slice(None)):
+            return self
+
+        def part(values: Tensor | None, where: slice) -> Tensor | None:
+            return None if values is None else values[where]
+
+        return replace(
+            self,
+            image=self.image[rows],
+            text=self.text[columns],
+            diagonal=(0, 0, len(self.image[rows])),
+            row_ids=part(self.row_ids, rows),
+            column_ids=part(self.column_ids, columns),
+            row_marks=part(self.row_marks, rows),
+            column_marks=part(self.column_marks, columns),
+            row_guide=part(self.row_guide, rows),
+            column_guide=part(self.column_guide, columns),
+        )
 
     def tile(self, rows: slice, columns: slice, logits: Tensor, guides: Tensor | None) -> Tile:
         """A tile whose logits are there, with what travels beside them; `guides` is memory for the teacher's."""
@@ -142,13 +163,17 @@ def observe(loss: TileForm, block: Block, rows: Running, columns: Running) -> No
             absorb(exponent, p, rows.cut(r), columns.cut(c))
 
 
-def observe_local(loss: TileForm, tile: Tile, keep: Tensor | None, rows: Running) -> None:
-    """Adds the logits of each row's own negative captions, a local tile [b, K], to the statistics of b rows."""
+def observe_local(loss: TileForm, tile: Tile, keep: Tensor | None, rows: Running, *, way: Way = "rows") -> None:
+    """Adds the logits of negatives of rows alone, a local tile [b, K], to the statistics of b rows.
+
+    `way` is the direction whose statistics these are.
+    """
     tile = replace(tile, logits=tile.logits.clone())
     for t, (value, _) in enumerate(loss.terms(tile)):
         rows.total[t] += (value if keep is None else value * keep).sum(1)
     for p, exponent in enumerate(loss.exponents(tile)):
-        absorb_rows(left_out(exponent, keep), p, rows)
+        if exponent.way in ("both", way):
+            absorb_rows(left_out(exponent, keep)._replace(way="rows"), p, rows)
 
 
 # Between the passes: the derivative with respect to the statistics ---------------------------------------------------
@@ -203,7 +228,14 @@ class Sums:
     image: Tensor | None  # [n, D] G @ text, None where nobody wants it
     text: Tensor | None  # [m, D] G.T @ image
     bias: Tensor  # [] float64, sum of G
+    scale: Tensor  # [] float64, what neither `image` nor `text` brings to the gradient of the scale
     value: Tensor  # [] float64, the loss, for linear objectives
+
+    def cut(self, rows: slice, columns: slice) -> Sums:
+        """Those of some rows and columns: what is added to them is added here."""
+        image = None if self.image is None else self.image[rows]
+        text = None if self.text is None else self.text[columns]
+        return Sums(image, text, self.bias, self.scale, self.value)
 
 
 def differentiate(loss: TileForm, block: Block, rows: Pull, columns: Pull, sums: Sums) -> None:
@@ -277,8 +309,10 @@ def pulled(exponent: Exponent, p: int, side: Pull, *, across: bool) -> Tensor:
     return probability.mul_(on_value.mul_(slope).add_(on_mean * mean_slope))
 
 
-def local_slope(loss: TileForm, tile: Tile, keep: Tensor | None, rows: Pull, sums: Sums) -> Tensor:
-    """dL/dlogits [b, K] of each row's own negative captions, a local tile."""
+def local_slope(
+    loss: TileForm, tile: Tile, keep: Tensor | None, rows: Pull, sums: Sums, *, way: Way = "rows"
+) -> Tensor:
+    """dL/dlogits [b, K] of negatives of rows alone, a local tile, in the direction `way`."""
     tile = replace(tile, logits=tile.logits.clone())
     slope = torch.zeros_like(tile.logits)
     for t, (value, derivative) in enumerate(loss.terms(tile)):
@@ -288,7 +322,7 @@ def local_slope(loss: TileForm, tile: Tile, keep: Tensor | None, rows: Pull, sum
         if derivative is not None:
             slope += weight * derivative
     for p, exponent in enumerate(loss.exponents(tile)):
-        if exponent.way != "columns":
+        if exponent.way in ("both", way):
             slope += pulled(left_out(exponent, keep), p, rows, across=False)
     return slope
 

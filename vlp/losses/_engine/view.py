@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.errors import UserError
-from vlp.losses._engine.peers import Peers
+from vlp.losses._engine.banked import Banks
+from vlp.losses._engine.peers import ALONE, Peers, Pending
 from vlp.losses._engine.statistics import Running
 from vlp.losses._engine.tile import Side, Tile, TileForm, Way
 from vlp.losses._engine.tile_engine import (
     Block,
     Pull,
     Sums,
+    differentiate,
     inner,
     local_cosines,
     local_logits,
@@ -65,17 +67,22 @@ class View:
     rows: Peers
     columns: Peers
     everyone: Peers
-    norm: Tensor  # [] 1 / (2 * the sum of all weights)
+    norm: Tensor  # [] 1 / (2 * the sum of all weights); of one way alone, twice that
     row_weights: Tensor  # [n]
     column_weights: Tensor  # [m]
     row_ids: Tensor | None  # [n]
     column_ids: Tensor | None  # [m]
     row_marks: Tensor | None  # [n, M]
     column_marks: Tensor | None  # [m, M]
+    way: Way | None = None  # the only direction that counts; None: both
 
     @staticmethod
-    def of(loss: TileForm, e: Embeddings, *, rows: Peers, columns: Peers, everyone: Peers) -> View:
+    def of(
+        loss: TileForm, e: Embeddings, *, rows: Peers, columns: Peers, everyone: Peers, way: Way | None = None
+    ) -> View:
         """Gathers what travels beside the features: weights, ids and marks, where they are used."""
+        if not loss.meets_batch:  # only those who ask have to travel
+            rows, columns = (ALONE if way == "columns" else rows), (ALONE if way == "rows" else columns)
         b = len(e.image)
         for name in given(loss):
             refuse_without(name, loss, e)
@@ -97,15 +104,20 @@ class View:
         ids = gathered(e.ids) if loss.uses_ids and e.ids is not None else (None, None)
         marked = loss.uses_marks and e.marks is not None
         marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else (None, None)
-        return View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks)
+        norm = norm if way is None else 2 * norm
+        return replace(View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks), way=way)
 
-    def guides(self) -> tuple[Tensor, Tensor] | None:
-        """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used."""
+    def guides(self, images: Pending, texts: Pending) -> tuple[Tensor, Tensor] | None:
+        """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used.
+
+        What is on its way already, as the images or captions themselves, does not travel again.
+        """
         image, text = self.own_guides()
         if image is None or text is None:
             return None
-        texts = self.columns.gather(text)
-        return self.rows.gather(image)(), texts()
+        texts = texts if itself(text, self.e.text) else self.columns.gather(text)
+        images = images if itself(image, self.e.image) else self.rows.gather(image)
+        return images(), texts()
 
     def own_guides(self) -> tuple[Tensor | None, Tensor | None]:
         """What a teacher says of my own images and captions [b, G], as it was given, if it is used."""
@@ -133,6 +145,16 @@ class View:
     def bias(self) -> Tensor | None:
         """The bias, for objectives that see it."""
         return self.e.bias.detach() if self.loss.uses_bias else None
+
+    @property
+    def met(self) -> tuple[slice, slice]:
+        """The rows and columns that meet in my block of the matrix: all of them, or my own pairs."""
+        return (slice(None), slice(None)) if self.loss.meets_batch else (self.own_rows, self.own_columns)
+
+    def weights(self, way: Way) -> Tensor:
+        """[n] (or [m]) what the loss of each pair in a direction counts."""
+        weights = self.norm * (self.row_weights if way == "rows" else self.column_weights)
+        return weights if self.way in (None, way) else torch.zeros_like(weights)
 
     def block(self, image: Tensor, text: Tensor, guides: tuple[Tensor, Tensor] | None) -> Block:
         """My block of the matrix: my grid row's images against my grid column's captions."""
@@ -162,8 +184,17 @@ class View:
     def statistics(self, block: Block) -> tuple[Pull, Pull, LossResult]:
         """The first pass: how the loss depends on each row and column; my own pairs' share of the loss, their sides."""
         row_stats, column_stats = self.empty(len(block.image)), self.empty(len(block.text))
-        observe(self.loss, block, row_stats, column_stats)
+        rows, columns = self.met
+        observe(self.loss, block.cut(rows, columns), row_stats.cut(rows), column_stats.cut(columns))
+        Banks.of(self.e, block).observe(self.loss, row_stats, column_stats)
         return self.settle(row_stats, column_stats)
+
+    def differentiate(self, block: Block, row_pull: Pull, column_pull: Pull, sums: Sums) -> None:
+        """The second pass: adds the gradient of the block and of the bank."""
+        rows, columns = self.met
+        inside = block.cut(rows, columns), row_pull.cut(rows), column_pull.cut(columns), sums.cut(rows, columns)
+        differentiate(self.loss, *inside)
+        Banks.of(self.e, block).differentiate(self.loss, row_pull, column_pull, sums)
 
     def settle(self, row_stats: Running, column_stats: Running) -> tuple[Pull, Pull, LossResult]:
         """The same from what this process has seen: rows merge their rows, columns their columns."""
@@ -172,32 +203,29 @@ class View:
             observe_local(self.loss, local, self.e.negatives_keep, row_stats.cut(self.own_rows))
         rows = row_stats.merged(self.rows).side(self.size, way="rows", marks=self.row_marks)
         columns = column_stats.merged(self.columns).side(self.size, way="columns", marks=self.column_marks)
-        row_each, row_pull = pull(self.loss, rows, self.norm * self.row_weights)
-        column_each, column_pull = pull(self.loss, columns, self.norm * self.column_weights)
-        both = row_each[self.own_rows] + column_each[self.own_columns]
-        value = (self.norm * self.row_weights[self.own_rows] * both).sum()
+        row_each, row_pull = pull(self.loss, rows, self.weights("rows"))
+        column_each, column_pull = pull(self.loss, columns, self.weights("columns"))
+        own = {"rows": row_each[self.own_rows], "columns": column_each[self.own_columns]}
+        each = own["rows"] + own["columns"] if self.way is None else own[self.way]
+        value = (self.norm * self.row_weights[self.own_rows] * each).sum()
         seen = LossResult(value, rows=rows.cut(self.own_rows), columns=columns.cut(self.own_columns))
         return row_pull, column_pull, seen
 
     def linear_pulls(self) -> tuple[Pull, Pull]:
         """The same for a loss that is a plain sum of terms: its derivative is known before any logit is."""
 
-        def known(weights: Tensor, way: Way, marks: Tensor | None) -> Pull:
-            return pull(self.loss, self.empty(len(weights)).side(self.size, way=way, marks=marks), self.norm * weights)[
-                1
-            ]
+        def known(way: Way, marks: Tensor | None) -> Pull:
+            weights = self.weights(way)
+            return pull(self.loss, self.empty(len(weights)).side(self.size, way=way, marks=marks), weights)[1]
 
-        return (
-            known(self.row_weights, "rows", self.row_marks),
-            known(self.column_weights, "columns", self.column_marks),
-        )
+        return known("rows", self.row_marks), known("columns", self.column_marks)
 
     def empty_sums(self, block: Block, wanted: Wanted) -> Sums:
         """Zeros to add gradients to. The images' serve the scale's too where nobody wants the captions'."""
         nothing = torch.zeros((), dtype=torch.float64, device=block.image.device)
         image = torch.zeros_like(block.image, dtype=block.precision) if wanted.image or not wanted.text else None
         text = torch.zeros_like(block.text, dtype=block.precision) if wanted.text else None
-        return Sums(image, text, nothing, nothing.clone())
+        return Sums(image, text, nothing, nothing.clone(), nothing.clone())
 
     def finish(self, sums: Sums, row_pull: Pull, wanted: Wanted, seen: LossResult | None) -> LossResult:
         """The result, from the gradients of my own pairs: `sums.image` and `sums.text` are [b, D].
@@ -223,6 +251,7 @@ class View:
         else:
             assert sums.text is not None
             scale = inner(sums.text, e.text) + on_negatives
+        scale = scale + sums.scale
         value = sums.value.to(precision) if seen is None else seen.value
         size = self.everyone.size
         factor = e.scale.detach().to(precision) * size
@@ -240,6 +269,11 @@ class View:
             rows=None if seen is None else seen.rows,
             columns=None if seen is None else seen.columns,
         )
+
+
+def itself(a: Tensor | None, b: Tensor) -> bool:
+    """Whether two tensors are the same memory."""
+    return a is not None and (a.data_ptr(), a.shape, a.dtype) == (b.data_ptr(), b.shape, b.dtype)
 
 
 def given(loss: TileForm) -> tuple[str, ...]:

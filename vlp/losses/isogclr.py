@@ -87,7 +87,8 @@ class ISogCLR(Softmax):
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The loss []."""
         marks = torch.stack([self.before(among, name, e) for name in KEPT], 1)
-        found = among.contrast(self, replace(e, scale=torch.ones_like(e.scale.detach()), marks=marks))
+        bare = replace(e, scale=torch.ones_like(e.scale.detach()), marks=marks, bank_image=None, bank_text=None)
+        found = among.contrast(self, bare)
         for side, names in ((found.rows, KEPT[:2]), (found.columns, KEPT[2:])):
             assert side is not None
             for name, value in zip(names, self.moved(side), strict=True):

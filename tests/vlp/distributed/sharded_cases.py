@@ -147,7 +147,7 @@ def cut(value, rank, size):
 
 def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
     """A rank's pairs with its part of the bank: that of its grid row and column, or all of it."""
-    if isinstance(objective.objective, Marked | ISogCLR):  # a bank has no marks
+    if isinstance(objective.objective, Marked):  # a bank has no marks
         return replace(own, bank_image=None, bank_text=None)
     names = {"bank_image": objective.rows, "bank_text": objective.columns}
     names |= {"bank_guide_image": objective.rows, "bank_guide_text": objective.columns}
@@ -170,7 +170,7 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
-    if isinstance(loss, Marked | ISogCLR):  # a bank has no marks
+    if isinstance(loss, Marked):  # a bank has no marks
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
     kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)

@@ -273,9 +273,9 @@ class Total(torch.autograd.Function):
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
     names = ("image", "text", "negatives", "bank_image", "bank_text")
-    given = {name: getattr(e, name) for name in names}
-    rounded: dict[str, Any] = {name: None if t is None else t.to(features) for name, t in given.items()}
-    return replace(e, **rounded)
+    given: dict[str, Any] = {name: getattr(e, name) for name in names}
+    given = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **given)
 
 
 def per_node(world: World) -> int:

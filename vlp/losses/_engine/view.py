@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,11 +101,12 @@ class View:
             own = e.weights.detach().to(ones.dtype)
             norm = 1 / (2 * everyone.sum(own.sum()))
             weights = gathered(own)
-        ids = gathered(e.ids) if loss.uses_ids and e.ids is not None else (None, None)
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        ids = gathered(e.ids) if loss.uses_ids and e.ids is not None else nothing
         marked = loss.uses_marks and e.marks is not None
-        marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else (None, None)
+        marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else nothing
         norm = norm if way is None else 2 * norm
-        return replace(View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks), way=way)
+        return View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks, way)
 
     def guides(self, images: Pending, texts: Pending) -> tuple[Tensor, Tensor] | None:
         """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
 from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan, planned
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
@@ -129,6 +131,14 @@ class Stream:
         order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
         return OpenSources(opened, order, lost, note if share else "")
 
+    def refuse_equal_views(self, *, varied: bool) -> None:
+        """Raise UserError for several views where nothing (no random crop, no augmentation) makes them differ."""
+        if self.views > 1 and not varied:
+            raise UserError(
+                f"data.views is {self.views}, but all views of a picture would be the same: set crop to random crops, "
+                "such as 0.5 1, or choose augment.name"
+            )
+
     def lacks(self, name: str) -> str:
         """Why batches do not have what an objective needs, and what to do; empty where they have it.
 
@@ -149,19 +159,39 @@ class Stream:
         seed: int = 0,
         state: State | None = None,
         sources: OpenSources | Pipeline | None = None,
+        plan: EpochPlan | None = None,
         teacher: Tokenizer | None = None,
     ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already; `teacher` is the tokenizer of Batch.teacher_text.
+        `sources` are this stream's, where they are open already; `plan`: whose order the state's epoch has; `teacher`
+        is the tokenizer of Batch.teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
         opened = sources or self.sources()
-        recipe = Recipe(
+        recipe = self._recipe(transform, tokenizer, seed=seed, teacher=teacher)
+        loader: Loader | PipelineLoader
+        if isinstance(opened, Pipeline):
+            loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
+        else:
+            own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
+            order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            if plan is not None:
+                order = planned(order, opened.numbering, plan, opened.shards)
+            loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
+        if state is not None:
+            if isinstance(opened, OpenSources):
+                opened.refuse_replaced()
+            loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
+        return loader
+
+    def _recipe(self, transform: Transform, tokenizer: Tokenizer, *, seed: int, teacher: Tokenizer | None) -> Recipe:
+        """How samples become pairs."""
+        return Recipe(
             captions=self.captions,
             decoding=self.decoding,
             ids=self.ids,
@@ -175,18 +205,6 @@ class Stream:
             seed=seed,
             teacher=teacher,
         )
-        loader: Loader | PipelineLoader
-        if isinstance(opened, Pipeline):
-            loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
-        else:
-            own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
-            order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
-            loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
-        if state is not None:
-            if isinstance(opened, OpenSources):
-                opened.refuse_replaced()
-            loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
-        return loader
 
     def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order, lost: Ledger) -> Loader:
         """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""
@@ -234,7 +252,7 @@ class OpenSources:
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
 
-    @property
+    @cached_property
     def numbering(self) -> Numbering:
         """Which sample has which number, in every epoch."""
         return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
@@ -246,7 +264,7 @@ class OpenSources:
         """
         numbering = self.numbering
         truth = np.zeros(numbering.total, np.bool_)
-        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards, strict=True):
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards.tolist(), strict=True):
             with contextlib.suppress(Unreadable):
                 keys = self.shards[source][shard].index.keys
                 truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]

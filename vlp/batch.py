@@ -44,6 +44,17 @@ class Batch:
         """The pairs of `rows`, as a batch of their own (views, no copies)."""
         return self._changed(lambda column: None if column is None else column[rows])
 
+    def take(self, rows: Tensor) -> Batch:
+        """The pairs with the numbers `rows` [n], in that order, as a batch of their own (copies)."""
+        numbers = rows.tolist()
+        return self._changed(
+            lambda column: (
+                column[rows]
+                if isinstance(column, Tensor)
+                else (None if column is None else tuple(column[n] for n in numbers))
+            )
+        )
+
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return self._changed(lambda column: change(column) if isinstance(column, Tensor) else column)
 

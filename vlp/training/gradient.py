@@ -78,19 +78,21 @@ def cached(
     texts_sync: bool = False,
     send: Send | None = None,
     beside: Beside | None = None,
+    known: Embeddings | None = None,
     takes_all: bool = False,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
     `unsynced()` is the context that keeps backwards from syncing. DDP syncs in the last backward only, and must look
     for unused parameters (find_unused_parameters): those of the text tower have their gradients already. `texts_sync`:
-    the last backward of the text tower syncs that tower, as FSDP2 does it.
+    the last backward of the text tower syncs that tower, as FSDP2 does it. `known`: what the towers give for the batch,
+    where that is known already: it is then encoded once, with a graph.
     """
     chunks = split(batch, rows)
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = parted(apart(module, chunks, seed, send), batch)
+        out = parted(apart(module, chunks, seed, send), batch) if known is None else sent(known, send)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, with_companions(batch, out, beside), takes_all=takes_all)
     last = len(chunks) - 1
@@ -106,6 +108,13 @@ def cached(
         with nullcontext() if i == last else unsynced():
             backward(image_side(model, chunk, seed + i), own(i, "image") | shared)
     return loss
+
+
+def sent(out: Embeddings, send: Send | None) -> Embeddings:
+    """The same embeddings, whose captions are on their way."""
+    if send is not None:
+        send(out.text)
+    return out
 
 
 def split(batch: Batch, rows: int) -> list[Batch]:
@@ -210,7 +219,10 @@ def over_views(objective: Objective, out: Embeddings) -> Tensor:
     """
     if out.image.ndim == 2:
         return over_captions(objective, out)
-    views = [over_captions(objective, replace(out, image=image)) for image in out.image.unbind(1)]
+    views = [
+        over_captions(objective, replace(out, image=image, guide_image=said_of(out.guide_image, v)))
+        for v, image in enumerate(out.image.unbind(1))
+    ]
     return torch.stack(views).mean()
 
 
@@ -218,19 +230,23 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """The objective [], or its mean over the K captions of each picture where text is [B, K, D] (all take part)."""
     if out.text.ndim == 2:
         return objective(out)
-    guide = out.guide_text
     blocks = [
         objective(
             replace(
                 out,
                 text=text,
                 ids=None if out.ids is None else out.ids[:, [0, k + 1]],
-                guide_text=guide[:, k] if guide is not None and guide.ndim == 3 else guide,
+                guide_text=said_of(out.guide_text, k),
             )
         )
         for k, text in enumerate(out.text.unbind(1))
     ]
     return torch.stack(blocks).mean()
+
+
+def said_of(guide: Tensor | None, k: int) -> Tensor | None:
+    """[B, G] what a teacher says of view or caption `k`, where it tells them apart ([B, K, G])."""
+    return guide[:, k] if guide is not None and guide.ndim == 3 else guide
 
 
 def shared_ids(batch: Batch) -> Tensor | None:

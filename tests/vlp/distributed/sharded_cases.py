@@ -58,6 +58,9 @@ COMPOSED = (
     Distill(difficulty=1.0),
     CCLK(),
     Marked(),
+    MoCo(label_smoothing=0.1),
+    MoCHi(mixed=3, own_mixed=2, hardest=4),
+    ALBEF(label_smoothing=0.1),
     Counting(base=MultiPositive()),
     GCL(),
     PolyView(label_smoothing=0.1),
@@ -68,9 +71,6 @@ COMPOSED = (
     ALIP(base=MultiPositive()),
     History(base=MultiPositive(label_smoothing=0.1)),
     ISogCLR(label_smoothing=0.1),
-    MoCo(label_smoothing=0.1),
-    MoCHi(mixed=3, own_mixed=2, hardest=4),
-    ALBEF(label_smoothing=0.1),
 )
 VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}

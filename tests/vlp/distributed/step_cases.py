@@ -12,6 +12,12 @@ from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.losses._engine import tile_engine as tiles
 from vlp.losses._engine.among import ByDefinition
+from vlp.losses.counting import Counting
+from vlp.losses.gcl import GCL
+from vlp.losses.infonce import InfoNCE
+from vlp.losses.m3col import M3CoL
+from vlp.losses.multi_positive import MultiPositive
+from vlp.losses.poly_view import PolyView
 from vlp.models.dual_encoder import Learnt
 from vlp.training.gradient import cached, whole_batch
 
@@ -115,20 +121,49 @@ def every_step(world):
             for negatives in strategies(world.size):
                 for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
-                    model, options = towers, {}
                     before = past(loss, PAIRS * world.size)
                     objective.begin({key: cut(t, world.rank, world.size) for key, t in before.items()})
-                    if world.size > 1:
-                        chunked = step is cached
-                        model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
-                        options |= {"unsynced": model.no_sync} if chunked else {}
-                    options |= {"send": objective.send_ahead, "beside": beside(loss, world, objective)}
-                    step(model, objective, batch, seed=0, rows=rows, **options)
-                    errors = [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
+                    given = beside(loss, world, objective)
+                    errors = stepped(
+                        world, towers, objective, batch, expected=expected, step=step, rows=rows, beside=given
+                    )
                     errors += [apart(objective.kept[n], cut(t, world.rank, world.size)) for n, t in kept.items()]
                     if not max(errors) < TOLERANCE[features]:
                         wrong.append(f"{loss} {negatives} {name} {features}: {max(errors):.1e}")
-    return "\n".join(wrong)
+    return "\n".join([*wrong, *of_the_stream(world)])
+
+
+def stepped(world, towers, objective, batch, *, expected, step, rows, **options):
+    """How far the gradient of each parameter is from the expected one after a step under DDP."""
+    model = towers
+    if world.size > 1:
+        chunked = step is cached
+        model = nn.parallel.DistributedDataParallel(towers, find_unused_parameters=chunked)
+        options |= {"unsynced": model.no_sync} if chunked else {}
+    step(model, objective, batch, seed=0, rows=rows, send=objective.send_ahead, **options)
+    return [apart(p.grad, e) for p, e in zip(towers.parameters(), expected, strict=True)]
+
+
+def of_the_stream(world):
+    """What is wrong where the batch brings two views, two captions and two wrong captions of each picture."""
+    mine = slice(PAIRS * world.rank, PAIRS * (world.rank + 1))
+    whole = batch_of(PAIRS * world.size, torch.float64)
+    wrong_ones, keep = torch.stack([whole.text.flip(1), whole.text.roll(1, 1)], 1), whole.text[:, :2] > -0.5
+    views, texts = torch.stack([whole.image, whole.image.flip(1)], 1), torch.stack([whole.text, -whole.text], 1)
+    whole = replace(whole, image=views, text=texts, negatives=wrong_ones, negatives_keep=keep)
+    found = []
+    for loss in (InfoNCE(), Counting(base=MultiPositive()), PolyView(), GCL(), M3CoL()):
+        towers, kind = Towers(torch.float64, torch.float64, negatives=False), {"takes_all": loss.takes_all}
+        whole_batch(towers, loss.reference, whole, seed=0, **kind)
+        expected = [p.grad for p in towers.parameters()]
+        for negatives in ("ring", strategies(world.size)[-1]):
+            for name, step, rows in STEPS[::2]:
+                towers = Towers(torch.float64, torch.float64, negatives=False)
+                objective = sharded(loss, world, negatives)
+                errors = stepped(world, towers, objective, whole[mine], expected=expected, step=step, rows=rows, **kind)
+                if not max(errors) < TOLERANCE[torch.float64]:
+                    found.append(f"{loss} {negatives} {name}, of the stream: {max(errors):.1e}")
+    return found
 
 
 def apart(actual, expected):

@@ -67,7 +67,9 @@ def test_each_teacher_is_named_by_flags_and_listened_to(folder: Path, vectors: P
     "flags, sentence",
     [
         (("--loss.name", "distill"), 'loss.name "distill" needs a teacher: set teacher.name to frozen'),
+        (("--loss.name", "moco"), 'loss.name "moco" needs a teacher'),
         (("--teacher.name", "momentum"), 'loss.name "multi_positive" asks no teacher'),
+        (("--loss.name", "moco", "--loss.keys", "own", "--teacher.name", "momentum"), '"moco" asks no teacher'),
         (("--loss.name", "cwcl", "--teacher.name", "own"), "no tower of this model is locked as a whole"),
         (("--loss.name", "distill", "--teacher.name", "frozen"), "teacher.model is empty"),
         (("--loss.name", "distill", "--teacher.name", "stored"), "teacher.folder is empty"),
@@ -88,7 +90,12 @@ def test_a_teacher_that_cannot_teach_is_refused_in_a_sentence(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_vectors_of_other_samples_are_refused_before_the_first_step(vectors: Path, tmp_path: Path) -> None:
+def test_vectors_of_other_samples_and_of_another_width_are_refused_before_the_first_step(
+    folder: Path, vectors: Path, tmp_path: Path
+) -> None:
+    flags = ["--loss.name", "moco", "--loss.queue", "64", "--teacher.name", "frozen", "--teacher.model", str(folder)]
+    with pytest.raises(UserError, match="the teacher's vectors have width 12, but this objective wants 16"):
+        train.main([*RUN, *flags, "--out", str(tmp_path / "run")])
     flags = ["--loss.name", "distill", "--teacher.name", "stored", "--teacher.folder", str(vectors)]
     with pytest.raises(UserError, match=r"vectors lacks [\d,]+ of the [\d,]+ samples of this run, such as "):
         train.main([*RUN, "--data.shards", "bundled:emoji/val", *flags, "--out", str(tmp_path / "run")])

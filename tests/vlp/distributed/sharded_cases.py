@@ -45,7 +45,7 @@ from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
-PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
+PAIRS, WIDTH = 5, 6  # of a rank, and of the embeddings
 COMPOSED = (
     MACL(),
     CyCLIP(base=MultiPositive()),
@@ -92,7 +92,7 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
     beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
     sides = ("image", "text", "guide_image", "guide_text")
-    beside |= {f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides}
+    beside |= {f"bank_{side}": unit(2 * b, WIDTH) for side in sides}
     e = replace(e, **beside)
     if not extras:
         return e

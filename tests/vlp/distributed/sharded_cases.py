@@ -32,6 +32,7 @@ from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
@@ -44,6 +45,7 @@ from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
+PAIRS, WIDTH = 5, 6  # of a rank, and of the embeddings
 COMPOSED = (
     MACL(),
     CyCLIP(base=MultiPositive()),
@@ -61,17 +63,17 @@ COMPOSED = (
     PolyView(label_smoothing=0.1),
     M3CoL(),
     BarLIP(dims=4),
-    Features(teacher_width=6),
+    Features(),
     Classes(classes=4),
     ALIP(base=MultiPositive()),
     History(base=MultiPositive(label_smoothing=0.1)),
     MoCo(label_smoothing=0.1),
     MoCHi(mixed=3, own_mixed=2, hardest=4),
     ALBEF(label_smoothing=0.1),
+    ISogCLR(label_smoothing=0.1),
 )
 VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
-PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 
 
 def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
@@ -88,9 +90,10 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
-    e = replace(e, guide_image=unit(b, WIDTH), guide_text=unit(b, WIDTH), marks=unit(b, 2))
+    beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
     sides = ("image", "text", "guide_image", "guide_text")
-    e = replace(e, **{f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides})
+    beside |= {f"bank_{side}": unit(2 * b, WIDTH) for side in sides}
+    e = replace(e, **beside)
     if not extras:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
@@ -167,9 +170,9 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
-    if isinstance(loss, Marked):
+    if isinstance(loss, Marked):  # a bank has no marks
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
-    kept, rank = past(loss, PAIRS * world.size), world.rank
+    kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)
     value = loss(oracle_leaves, alone)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
@@ -183,10 +186,10 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
     for name in kept:
         errors.append(float((objective.kept[name].double() - cut(alone.kept[name], rank, world.size)).abs().max()))
-    pairs = len(leaves(own)) - len(own.learnt)
+    of_pairs = len(leaves(own)) - len(own.learnt)
     for i, (expected, got) in enumerate(zip(oracle, actual, strict=True)):
         got = got.double() / world.size
-        if expected.dim() == 0 or i >= pairs:
+        if expected.dim() == 0 or i >= of_pairs:
             dist.all_reduce(got) if world.size > 1 else None
         else:
             expected = expected.unflatten(0, (world.size, -1))[world.rank]

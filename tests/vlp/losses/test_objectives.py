@@ -98,7 +98,7 @@ def test_bfloat16_features_are_no_worse_than_the_plain_bfloat16_matrix(loss):
     fast, plain = errors(gradients(loss, e), oracle), errors(gradients(loss.reference, e), oracle)
     assert fast[0] < 1e-5  # the value is computed in float32 from the rounded features
     assert max(fast) < 4e-3  # the gradient is rounded once, to bfloat16
-    assert sum(fast) <= sum(plain)
+    assert sum(fast) <= sum(plain) + 1e-6
 
 
 @each_loss

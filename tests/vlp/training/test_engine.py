@@ -43,7 +43,6 @@ QUICK: Cases = {
     },
     "fsdp2, cached, bf16, own weights": {"parallel": "fsdp2", "chunk": 3, "precision": "bf16", "keeping": True},
 }
-PARTS = ((2, "ddp", 0), (3, "fsdp2", 3), (4, "ddp", 0))
 
 
 def every(kinds: tuple[str, ...]) -> Cases:

@@ -116,6 +116,12 @@ def number_at(record: Mapping[str, Any], path: str) -> float | None:
     return float(value) if 0 <= value <= LARGEST else None
 
 
+def is_swapped(key: str, share: float, seed: int) -> bool:
+    """Whether the sample called `key` is among the `share` that are given another's captions: the same for ever."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
 def first(record: Mapping[str, Any]) -> str:
     """The caption that stands for the sample: its .txt, else the first in its record, else ""."""
     captions = record.get("captions")

@@ -18,7 +18,7 @@ class Batch:
     every field that is declared here.
     """
 
-    image: Tensor  # [B, 3, H, W], uint8 (the model normalises on its device) or normalised float
+    image: Tensor  # [B, 3, H, W], uint8 (the model normalises on its device) or float; [B, V, 3, H, W] with V views
     text: Tensor  # [B, L] token ids, 0-padded, trimmed to the longest; or [B, K, L] with K captions a picture
     keys: tuple[str, ...]  # (B,) names of the samples, for logs and ledgers
     ids: Tensor | None = None  # [B] int64; pairs with equal ids are positives of each other
@@ -44,6 +44,17 @@ class Batch:
         """The pairs of `rows`, as a batch of their own (views, no copies)."""
         return self._changed(lambda column: None if column is None else column[rows])
 
+    def take(self, rows: Tensor) -> Batch:
+        """The pairs with the numbers `rows` [n], in that order, as a batch of their own (copies)."""
+        numbers = rows.tolist()
+        return self._changed(
+            lambda column: (
+                column[rows]
+                if isinstance(column, Tensor)
+                else (None if column is None else tuple(column[n] for n in numbers))
+            )
+        )
+
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return self._changed(lambda column: change(column) if isinstance(column, Tensor) else column)
 
@@ -57,7 +68,7 @@ class Batch:
 class Embeddings:
     """The output of the towers for a batch, and all that a loss may see."""
 
-    image: Tensor  # [B, D], unit norm
+    image: Tensor  # [B, D], unit norm; [B, V, D] with V views a picture (the step gives losses one at a time)
     text: Tensor  # [B, D], unit norm; [B, K, D] with K captions a picture (the step gives losses one block at a time)
     scale: Tensor  # [] the logit scale, 1 / temperature (already exponentiated)
     bias: Tensor  # [] the logit bias, 0 where the objective has none

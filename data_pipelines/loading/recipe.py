@@ -14,6 +14,7 @@ from torch import Tensor
 from data_pipelines import decode
 from data_pipelines.captions import choose_several, concept_id, number_at
 from data_pipelines.ledger import FILTERED
+from data_pipelines.negatives import Negatives
 from data_pipelines.settings import Captions, Decoding
 from vlp.batch import Batch
 from vlp.pictures import Limits
@@ -25,6 +26,15 @@ class Drop(Exception):
     """This sample is not delivered; the text is one of the ledger's reasons."""
 
 
+class Origin(NamedTuple):
+    """Where a sample comes from."""
+
+    key: str
+    shard: str
+    chance: int  # of what follows from (seed, epoch, sample) alone
+    number: int | None = None  # None where samples have none
+
+
 class Pair(NamedTuple):
     """What a sample gives to a batch besides its picture."""
 
@@ -32,8 +42,9 @@ class Pair(NamedTuple):
     key: str
     concept: int
     shard: str
-    weight: float = 1.0
-    number: int | None = None  # None: where the sample comes from, samples have none
+    number: int | None
+    weight: float
+    wrong: tuple[str, ...]  # captions that are nearly those of the picture
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Recipe:
     decoding: Decoding
     ids: str
     weights: str
+    negatives: Negatives
+    views: int
     drop_budget: float
     cache_bytes: int
     transform: decode.Transform
@@ -57,17 +70,8 @@ class Recipe:
         """Which pictures are decoded."""
         return Limits(self.decoding.most_pixels, self.decoding.min_side)
 
-    def pair(
-        self,
-        record: Mapping[str, Any],
-        key: str,
-        rng: random.Random,
-        *,
-        garbled: bool,
-        shard: str = "",
-        number: int | None = None,
-    ) -> Pair:
-        """The captions that are drawn from a sample's record, its concept and its weight.
+    def pair(self, record: Mapping[str, Any], origin: Origin, rng: random.Random, *, garbled: bool) -> Pair:
+        """The captions that are drawn from a sample's record, those that are wrong, its concept and its weight.
 
         `garbled`: a part of the record could not be read. Raises Drop.
         """
@@ -81,7 +85,9 @@ class Recipe:
         weight = number_at(record, self.weights) if self.weights else 1.0
         if weight is None:
             raise Drop("missing weight")
-        return Pair(texts, key, concept_id(record, self.ids) if self.ids else 0, shard, weight, number)
+        concept = concept_id(record, self.ids) if self.ids else 0
+        wrong = self.negatives.of(texts[0], random.Random(origin.chance)) if self.negatives.count else ()
+        return Pair(texts, origin.key, concept, origin.shard, origin.number, weight, wrong)
 
     def batch(self, image: Tensor, pairs: Sequence[Pair]) -> Batch:
         """The batch of `pairs` whose pictures are in `image` [B, 3, H, W]; text is [B, L], or [B, K, L] for K > 1."""
@@ -93,16 +99,43 @@ class Recipe:
         known = [pair.number for pair in pairs if pair.number is not None]
         numbers = torch.tensor(known, dtype=torch.int64) if len(known) == len(pairs) else None
         keys, shards = tuple(pair.key for pair in pairs), tuple(pair.shard for pair in pairs)
-        return Batch(image, text, keys, ids, weights, shards, numbers, teacher_text=teacher_text)
+        wrong, there = self._wrong(pairs)
+        return Batch(image, text, keys, ids, weights, shards, numbers, wrong, there, teacher_text)
 
     def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
         """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
         tokens, count = tokenizer(said), self.captions.texts
         return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
+    def _wrong(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Tokens [B, K, L] of wrong captions, and which are there [B, K]: a true caption has the others' places."""
+        count = self.negatives.count
+        if not count:
+            return None, None
+        filled = [text for pair in pairs for text in (*pair.wrong, *pair.texts[:1] * (count - len(pair.wrong)))]
+        keep = [[k < len(pair.wrong) for k in range(count)] for pair in pairs]
+        return self.tokenizer(filled).view(len(pairs), count, -1), torch.tensor(keep)
+
     def memory(self, pairs: int) -> Tensor:
-        """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them."""
-        return decode.batch_memory(pairs, tuple(self.probe.shape), self.probe.dtype)
+        """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them; [pairs, V, 3, H, W]."""
+        return decode.batch_memory(pairs, self.shape, self.probe.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a sample shows: (3, H, W), or (V, 3, H, W) with V views."""
+        return (*((self.views,) if self.views > 1 else ()), *self.probe.shape)
+
+    def show(self, out: Tensor, picture: bytes, rng: random.Random) -> None:
+        """Write the views of an encoded picture into `out`. Raises Refused."""
+        if self.views > 1:
+            self.show_decoded(out, decode.pixels(picture, self.limits), rng)
+        else:
+            decode.fill(out, picture, self.transform, rng, self.limits)
+
+    def show_decoded(self, out: Tensor, pixels: decode.Pixels, rng: random.Random) -> None:
+        """Write the views of a decoded picture into `out`, each drawn by itself."""
+        for view in out if self.views > 1 else (out,):
+            decode.fill_from(view, pixels, self.transform, rng)
 
     @cached_property
     def probe(self) -> Tensor:

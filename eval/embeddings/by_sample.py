@@ -16,12 +16,14 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.loading.pipeline import Pipeline
 from data_pipelines.remote.patience import Unreadable
 from data_pipelines.stream import OpenSources
 from eval.embeddings.blocks import plain_utf8
 from eval.embeddings.encode import located
 from eval.embeddings.store import KINDS, EmbeddingStore, file_of
 from eval.search.parts import unit
+from vlp.distributed.background import BackgroundGroup
 from vlp.errors import UserError
 from vlp.legible import plain
 
@@ -167,6 +169,18 @@ class BySample:
             f"{self.store.folder} has no vector of {plain(key)} of {plain(shard, 500)}; embed the shards that are "
             "trained on: vlp embed MODEL SHARDS FOLDER"
         )
+
+
+def vectors(folder: Path, sources: OpenSources | Pipeline, group: BackgroundGroup) -> BySample:
+    """A folder of vectors of this run's samples (all ranks participate). Raises UserError if it lacks some."""
+    if isinstance(sources, Pipeline):
+        raise UserError(
+            f"teacher.name is stored, which finds samples by shard and key, but {sources.name} is a pipeline of your "
+            "own; give data.shards, or take the teacher frozen"
+        )
+    opened = BySample(folder)
+    group.from_rank_0(lambda: opened.refuse_lacking(sources))
+    return opened
 
 
 def base(shard: str) -> str:

@@ -70,6 +70,7 @@ class Sharded:
     met: bool = False  # the ranks have met for the next loss
     numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what the objective kept: of the run, of samples
     kept: dict[str, Tensor] = field(default_factory=dict)  # what it keeps of this step
+    times: dict[str, int] = field(default_factory=dict)  # how often it did
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
     waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
@@ -133,13 +134,19 @@ class Sharded:
             self.met = False
         return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts, way=way), e)
 
-    def number(self, name: str) -> Tensor:
+    def begin(self, numbers: Mapping[str, Tensor]) -> None:
+        """Before a step: what the objective kept until now; nothing is kept of this one yet."""
+        self.numbers, self.kept, self.times = numbers, {}, {}
+
+    def number(self, name: str) -> Tensor | None:
         """What the objective kept under a name before this step."""
-        return self.numbers[name]
+        return self.numbers.get(name)
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep another value, if the step is taken."""
-        self.kept[name] = value.detach()
+        """Keep another value, if the step is taken: with several captions a picture the mean over them."""
+        times = self.times[name] = self.times.get(name, 0) + 1
+        before = self.kept.get(name, 0.0)
+        self.kept[name] = before + (value.detach() - before) / times
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over ranks, differentiable (all ranks take part)."""

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 
+from vlp.errors import UserError
 from vlp.models.tokenizer import Tokenizer
 from vlp.training.teaching import Guide
 
-__all__ = ["Given", "Guide", "Teacher", "Vectors"]
+__all__ = ["Given", "Guide", "Teacher", "Vectors", "refuse_idle"]
 
 
 class Vectors(Protocol):
@@ -52,3 +53,17 @@ class Teacher:
         Raises UserError for one that is not there, or that cannot teach this run.
         """
         raise NotImplementedError
+
+
+def refuse_idle(asks: str, teacher: str, needed: Sequence[str]) -> None:
+    """Raise UserError for an objective that needs a teacher and has none, and for a teacher that nobody asks."""
+    if "guide" in needed and teacher == "none":
+        raise UserError(
+            f"{asks} needs a teacher: set teacher.name to frozen (with teacher.model), stored (with "
+            "teacher.folder), momentum or own"
+        )
+    if teacher != "none" and "guide" not in needed:
+        raise UserError(
+            f'teacher.name is "{teacher}", but {asks} asks no teacher: take an objective that does, such '
+            "as distill, or leave the teacher out"
+        )

@@ -85,6 +85,8 @@ class PairBank:
                     "has no teacher; name one, teacher.name momentum for example"
                 )
             image, text = e.guide_image, e.guide_text
+        if image.ndim == 3:
+            image = image[:, self.steps % image.shape[1]]
         if text.ndim == 3:
             text = text[:, self.steps % text.shape[1]]
         features = self.objective.travelling(image)

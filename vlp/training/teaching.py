@@ -43,6 +43,10 @@ class Guide:
     """G of what it says, known after `begin`; 0: not known"""
     id: str = ""
     """which weights or vectors it speaks from, as a run that goes on must share them"""
+    scale: float = 0.0
+    """the logit scale that it was trained with; 0: that of the model in training"""
+    compares = True
+    """whether what it says of pictures can be compared with what it says of captions, of any pairs at any time"""
 
     @property
     def copies(self) -> tuple[nn.Module, ...]:
@@ -58,7 +62,7 @@ class Guide:
         raise NotImplementedError
 
     def __call__(self, batch: Batch, e: Embeddings) -> tuple[Tensor, Tensor]:
-        """(pictures [b, G], captions [b, G], or [b, K, G] of K captions a picture), without a graph."""
+        """(pictures [b, G], captions [b, G]), or [b, V, G] of V views and [b, K, G] of K captions; without a graph."""
         raise NotImplementedError
 
     def taken(self) -> None:
@@ -115,7 +119,7 @@ def size_of(model: nn.Module) -> int:
 
 @torch.no_grad()
 def encoded(model: nn.Module, image: Tensor, text: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """What `model`, in evaluation mode, makes of pictures [b, 3, H, W] and token ids [b, L] or [b, K, L].
+    """What `model`, in evaluation mode, makes of pictures [b, 3, H, W], or V views, and token ids [b, L], or [b, K, L].
 
     Chunk by chunk, in the run's precision; of sharded weights all ranks make the same calls.
     """

@@ -72,7 +72,7 @@ def pairs(start: int, stop: int) -> Batch:
     text = torch.stack([rows % 37 + 1, rows * 7 % 37 + 1, rows * 3 % 5 + 1], 1)
     generator = torch.Generator().manual_seed(start)
     image = text.float().mul(6)[:, :, None, None] + torch.rand(len(rows), 3, 8, 8, generator=generator) * 20
-    return Batch(image.to(torch.uint8), text, tuple(map(str, rows.tolist())))
+    return Batch(image.to(torch.uint8), text, tuple(map(str, rows.tolist())), numbers=rows % 23)
 
 
 class TinyStream:

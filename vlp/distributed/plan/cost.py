@@ -14,7 +14,7 @@ from vlp.distributed.strategies.strategy import Strategy, grids
 from vlp.losses._engine.tile_engine import EDGE
 
 GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32, or float64 for float64 features
-AGREE = 176  # bytes of the all-reduce that asks whether the batches agree
+AGREE = 224  # bytes of the all-reduce that asks whether the batches agree
 CHECK = AGREE + 4  # bytes of the two all-reduces in which everyone takes part: that one, and the value
 AHEAD = 48  # bytes of one more, for a grid, which sends captions ahead: do they agree
 
@@ -243,11 +243,11 @@ def open_clip(setup: Setup) -> list[Cost]:
 def tiles(s: Setup, n: int, m: int) -> int:
     """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both.
 
-    A teacher has a tile of its own.
+    A teacher has a tile of its own, and so has what is averaged.
     """
     n, m = min(n, s.edge), min(m, s.edge)
     copies = s.width * (s.element < GRADIENT)
-    taught = n * m if s.guide else 0
+    taught = n * m * (bool(s.guide) + bool(s.means))
     return (max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) + taught) * GRADIENT
 
 

@@ -1,5 +1,6 @@
 """The cost model against counted collectives and simulated memory, and the plan it makes."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -88,6 +89,16 @@ def test_the_square_grid_moves_the_bytes_of_the_formula():
     setup = cost.Setup(ranks=64, pairs=256, width=512, statistics=0)
     assert cost.grid(setup, 8, 8).received == pytest.approx(2 * 14 * setup.block * 4, rel=1e-4)
     assert cost.open_clip(setup)[0].received == 4 * 63 * setup.block * 4
+
+
+def test_what_a_teacher_says_and_marks_add_the_bytes_of_the_formula():
+    plain = cost.Setup(ranks=64, pairs=256, width=512, statistics=2)
+    rich = dataclasses.replace(plain, means=1, guide=768, guide_element=2, beside=4 * 3)
+    per_pair = 768 * 2 + 4 * 3  # FG and FM: one gather along each axis
+    added = cost.grid(rich, 8, 8).received - cost.grid(plain, 8, 8).received
+    assert added == pytest.approx(2 * 7 * 256 * (per_pair + 2 * 4))  # a mean is in an all-reduce, which passes twice
+    ring = cost.ring(rich).received - cost.ring(plain).received
+    assert ring == pytest.approx(63 * 256 * (2 * 768 * 2 + 4 * 3 + 2 * 4))
 
 
 def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):

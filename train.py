@@ -161,6 +161,7 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    learn(run.loss, encoder, tokenizer)
     guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
@@ -187,6 +188,15 @@ def refuse_lacking(run: RunConfig) -> None:
     asks = component_name(run.choose, Chooser) if run.choose.needs else component_name(run.loss, Objective)
     asks = f'{"choose" if run.choose.needs else "loss"}.name "{asks}"'
     refuse_idle(asks, component_name(run.teacher, Teacher), needed)
+
+
+def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
+    """Give the model the weights that its objective learns, if it learns any."""
+    if loss.learnt(1):
+        with torch.no_grad():
+            width = encoder.eval().encode_text(tokenizer(["a"])).shape[-1]
+        encoder.train()
+        encoder.learnt.add(loss.learnt(width))
 
 
 def going_on(run: RunConfig) -> bool:
@@ -223,13 +233,16 @@ def trainer(
     if guide:
         name = component_name(run.teacher, Teacher)
         shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
+
+    def streams(state: Any) -> Loader | PipelineLoader:
+        plan = planner.followed(state) if planner else None
+        return open_stream(run, tokenizer, sources, world, state=state, plan=plan, teacher=reads)
+
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(
-            run, tokenizer, sources, world, state=state, plan=planner and planner.followed(state), teacher=reads
-        ),
+        open_stream=streams,
         folder=run.out,
         world=world,
         choose=run.choose,

@@ -8,10 +8,10 @@ in turn, in one process, by the same FAISS with the same threads, for the 10 bes
 
 `*.qps` is queries a second, `*.recall` recall@10 against exact search for these queries, `*.qps_at_recall` the same
 rate beside the least effort at which autofaiss's index reaches 0.95 or, where it never does, its best less 0.01.
-`*.build_time` is the whole command, ours with reading the store and writing rows. `*.memory` is the index in memory
-when it is searched. `*.build_memory` is the most anonymous memory of the building process (pages of mapped files, which
-the system takes back when it needs them, are not in it), less what the same program takes for 2,000 vectors, in
-multiples of the finished index and one block of vectors.
+`*.build_time` is the whole command, ours with reading the store and writing rows, `*.build_cpu` its CPU time.
+`*.memory` is the index in memory when it is searched. `*.build_memory` is the most anonymous memory of the building
+process (pages of mapped files, which the system takes back when it needs them, are not in it), less what the same
+program takes for 2,000 vectors, in multiples of the finished index and one block of vectors.
 `open.time` is a fresh process from before `import vlp` to the answer to a first text, `open.index` without imports and
 model. Other cases come from `benchmarks/search_*.py`, each with its `rows`.
 """
@@ -86,7 +86,7 @@ class Pair:
 
 
 def build_rows(pair: Pair) -> Iterator[Row]:
-    """`NAME.build_time`, `NAME.memory` and `NAME.build_memory`."""
+    """`NAME.build_time`, `NAME.build_cpu`, `NAME.memory` and `NAME.build_memory`."""
     pair.build()
     files = [file_of(pair), *([] if pair.alone else [pair.other / "knn.index"])]
     sizes = [file.stat().st_size for file in files]
@@ -96,6 +96,7 @@ def build_rows(pair: Pair) -> Iterator[Row]:
         return record.row(f"{pair.name}.{case}", unit, values[:1], values[1:], peer)
 
     yield both("build_time", "s", [one.seconds for one in pair.built])
+    yield both("build_cpu", "CPU s", [one.cpu_seconds for one in pair.built])
     yield both("memory", "MB", [size / 1e6 for size in sizes])
     most = [one.anonymous - own for one, own in zip(pair.built, pair.programs(), strict=True)]
     shares = [some / (size + BLOCK_BYTES) for some, size in zip(most, sizes, strict=True)]
@@ -195,7 +196,8 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]
     return {**pair(million), "open.": lambda: open_rows(million, rounds), **pair(small), **others}
 
 
-PREFIXES = {"build": ("build_time", "memory", "build_memory"), "search": ("qps", "recall", "qps_at_recall")}
+BUILDING, SEARCHING = ("build_time", "build_cpu", "memory", "build_memory"), ("qps", "recall", "qps_at_recall")
+PREFIXES = {"build": BUILDING, "search": SEARCHING}
 
 
 def asked(group: str, only: Sequence[str]) -> bool:

@@ -44,6 +44,7 @@ class Built:
     """What building took."""
 
     seconds: float
+    cpu_seconds: float  # of all its threads and processes: what it costs beside other programs too
     anonymous: float  # most bytes of memory that are no pages of files
 
 
@@ -104,13 +105,14 @@ def _watched(command: list[str], threads: int) -> Built:
     begin, most = time.perf_counter(), 0.0
     with (ROOT / ".bench" / "search-build.log").open("w+") as log:
         run = subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        while run.poll() is None:
+        while not (ended := os.wait4(run.pid, os.WNOHANG))[0]:
             most = max(most, anonymous(run.pid))
             time.sleep(LOOKED_EVERY_S)
+        run.returncode = os.waitstatus_to_exitcode(ended[1])
         log.seek(0)
         if run.returncode:
             raise RuntimeError(f"{' '.join(command[:6])} ended with {run.returncode}: {log.read()[-2000:]}")
-    return Built(time.perf_counter() - begin, most)
+    return Built(time.perf_counter() - begin, ended[2].ru_utime + ended[2].ru_stime, most)
 
 
 def anonymous(pid: int) -> float:

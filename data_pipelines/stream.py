@@ -166,8 +166,7 @@ class Stream:
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already; `plan`: whose order the state's epoch has; `teacher`
-        is the tokenizer of Batch.teacher_text.
+        `sources`: this stream's, if they are open; `plan`: of the state's epoch; `teacher`: tokenizer of teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
@@ -179,15 +178,18 @@ class Stream:
             loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
         else:
             own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
-            order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
-            if plan is not None:
-                order = planned(order, opened.numbering, plan, opened.shards)
+            order = self._order(opened, global_batch, seed, plan)
             loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
         if state is not None:
             if isinstance(opened, OpenSources):
                 opened.refuse_replaced()
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
+
+    def _order(self, opened: OpenSources, batch: int, seed: int, plan: EpochPlan | None) -> Order:
+        """The order of batches; of a plan, if there is one. Raises UserError for a plan of other shards."""
+        order = Order(opened.order, batch, seed, self.lanes, self.window, self.last)
+        return order if plan is None else planned(order, opened.numbering, plan, opened.shards)
 
     def _recipe(self, transform: Transform, tokenizer: Tokenizer, *, seed: int, teacher: Tokenizer | None) -> Recipe:
         """How samples become pairs."""

@@ -22,15 +22,7 @@ from vlp.models.tokenizer import Bpe
 from vlp.teachers.frozen import Frozen
 
 ALL = sorted(path.stem for path in PRESETS.glob("*.toml"))
-SMALL = (
-    "albef",
-    "demo",
-    "distill",
-    "lit",
-    "negclip",
-    "noisy",
-    "plain",
-)  # trained on the bundled data as they are
+SMALL = ("albef", "demo", "distill", "jest", "lit", "negclip", "noisy", "plain")  # on the bundled data as they are
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 32,

@@ -37,6 +37,7 @@ class Sizes:
     finalists: int = 2
     """recipes that the report takes from the race"""
     seeds: int = 3
+    shards: str = "bundled:emoji/train"
     extra: tuple[str, ...] = ()
     """flags of every run"""
 
@@ -47,9 +48,10 @@ QUICK = Sizes(
     report=384,
     best=2,
     seeds=2,
+    shards="bundled:emoji/val",
     extra=(
-        *("--data.shards", "bundled:emoji/val", "--training.batch", "128", "--model.width", "16"),
-        *("--model.image.widths", "8", "8", "8", "8", "--model.text.hidden", "16", "--model.bpe.vocab", "600"),
+        *("--training.batch", "128", "--model.image.norm", "layer"),
+        *("--model.image.widths", "16", "16", "32", "32", "--model.text.hidden", "32", "--model.bpe.vocab", "600"),
     ),
 )
 
@@ -76,7 +78,8 @@ class Bench:
     def with_words(self, run: Run, words: Sequence[str]) -> Run:
         """The run with its presets and flags, those of its condition and of the sizes among them."""
         own = filled(words, self.teacher, self.stored)
-        return replace(run, work=self.work, words=(*own, *self.sizes.extra, *CONDITIONS[run.condition]))
+        shards = ("--data.shards", self.sizes.shards)
+        return replace(run, work=self.work, words=(*own, *shards, *self.sizes.extra, *CONDITIONS[run.condition]))
 
     def seeds(self, first: int) -> range:
         """As many seeds as are trained, from the first one."""
@@ -249,7 +252,7 @@ def with_teacher(bench: Bench) -> Bench:
         raise UserError(f"the teacher was not trained: {result.reason}; see {run.folder / LOG}")
     stored = run.folder / "stored"
     if not (run.folder / "stored.done").is_file():
-        words = ("embed", str(run.folder / "model"), "bundled:emoji/train", str(stored))
+        words = ("embed", str(run.folder / "model"), bench.sizes.shards, str(stored))
         status, _ = call([sys.executable, "-m", "vlp.cli", *words], run.folder / "embed.txt")
         if status:
             raise UserError(f"the teacher's embeddings were not written; see {run.folder / 'embed.txt'}")

@@ -63,7 +63,11 @@ def test_two_recipes_are_one_run_where_one_adds_to_the_other() -> None:
     twice = together(RECIPES["cyclip"], RECIPES["contrastive_gap"])
     assert twice is not None
     config("demo", *twice)
-    assert together(RECIPES["macl"], RECIPES["siglip"]) is None
+    for one, other in (("macl", "siglip"), ("albef", "distill"), ("neighbours", "clusters"), ("moco", "jest")):
+        assert together(RECIPES[one], RECIPES[other]) is None
+    taught = together(RECIPES["jest"], RECIPES["distill"])
+    assert taught is not None
+    assert taught.count("--teacher.model") == 1
 
 
 def test_a_page_is_filled_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:

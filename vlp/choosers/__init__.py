@@ -32,6 +32,10 @@ class Chooser:
         """How many pairs all ranks look at, to train on `batch` of them."""
         raise NotImplementedError
 
+    def taught(self, scale: float) -> Chooser:
+        """The same, with a teacher of this logit scale; 0: it has none of its own."""
+        return self
+
     def refuse(self, batch: int, ranks: int) -> None:
         """Raise UserError for a batch that it cannot choose, or that ranks cannot share."""
 

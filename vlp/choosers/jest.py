@@ -44,7 +44,7 @@ class Jest(Chooser):
     sharpness: Annotated[Positive, COMMON] = 1.0
     """what scores are multiplied by before a draw: more follows them more closely, less draws more at random"""
     reference_scale: AtLeastZero = 0.0
-    """logit scale of the teacher's loss; 0: the model's at this step"""
+    """logit scale of the teacher's loss; 0: its own, or where it has none the model's at this step"""
 
     @property
     def parts(self) -> int:
@@ -54,6 +54,10 @@ class Jest(Chooser):
     def candidates(self, batch: int) -> int:
         """batch / (1 - discard), rounded up to whole pairs in each block."""
         return self.blocks * math.ceil(batch / self.blocks / (1 - self.discard) - 1e-9)
+
+    def taught(self, scale: float) -> Jest:
+        """With the teacher's own scale, unless another is asked for."""
+        return replace(self, reference_scale=self.reference_scale or scale)
 
     def refuse(self, batch: int, ranks: int) -> None:
         """Raise UserError for blocks that do not divide the batch, or that ranks cannot share."""
@@ -121,7 +125,7 @@ def everyones(e: Embeddings, chosen: Tensor, everyone: Peers) -> Embeddings:
     assert e.guide_text is not None
     parts = [e.image, e.text, e.guide_image, e.guide_text]
     packed = everyone.gather(torch.cat([part[chosen] for part in parts], 1))()
-    image, text, guide_image, guide_text = packed.split([part.shape[1] for part in parts], 1)
+    image, text, guide_image, guide_text = torch.split(packed, [part.shape[1] for part in parts], 1)
     ids = None if e.ids is None else everyone.gather(e.ids[chosen])()
     return replace(e, image=image, text=text, guide_image=guide_image, guide_text=guide_text, ids=ids)
 
@@ -174,15 +178,13 @@ class Block:
         """Nothing is chosen yet: pairs are scored among those of their own block."""
         assert e.guide_image is not None
         assert e.guide_text is not None
-        models = [
-            Losses.of(e.image, e.text, e.scale),
-            Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale),
-        ]
+        own = Losses.of(e.image, e.text, e.scale)
+        other = Losses.of(e.guide_image, e.guide_text, how.reference_scale or e.scale)
         out = alike(e, e) | torch.eye(len(e.image), dtype=torch.bool, device=e.image.device)
-        learner, reference = (one.values(one.among(one.image, one.text, out)) for one in models)
+        learner, reference = (one.values(one.among(one.image, one.text, out)) for one in (own, other))
         gumbel = rng.gumbel(size=(how.rounds, len(e.image)))
         taken = torch.zeros(len(e.image), dtype=torch.bool, device=e.image.device)
-        return Block(e, *models, how.sharpness, gumbel, learner - reference, taken)
+        return Block(e, own, other, how.sharpness, gumbel, learner - reference, taken)
 
     def draw(self, turn: int, wanted: int) -> Tensor:
         """[wanted] pairs, without repetition, in proportion to exp(sharpness * score)."""

@@ -26,7 +26,7 @@ from vlp.losses._engine.among import Defined
 from vlp.losses._engine.contrast import Contrast, differentiable, evaluate
 from vlp.losses._engine.peers import ALONE, Peers, Pending
 from vlp.losses._engine.tile import TileForm, Way
-from vlp.losses._engine.view import LossResult, Wanted
+from vlp.losses._engine.view import LossResult, Wanted, itself
 
 
 def sharded(
@@ -70,6 +70,7 @@ class Sharded:
     met: bool = False  # the ranks have met for the next loss
     numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what the objective kept: of the run, of samples
     kept: dict[str, Tensor] = field(default_factory=dict)  # what it keeps of this step
+    times: dict[str, int] = field(default_factory=dict)  # how often it did
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
     waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
@@ -133,13 +134,19 @@ class Sharded:
             self.met = False
         return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts, way=way), e)
 
-    def number(self, name: str) -> Tensor:
+    def begin(self, numbers: Mapping[str, Tensor]) -> None:
+        """Before a step: what the objective kept until now; nothing is kept of this one yet."""
+        self.numbers, self.kept, self.times = numbers, {}, {}
+
+    def number(self, name: str) -> Tensor | None:
         """What the objective kept under a name before this step."""
-        return self.numbers[name]
+        return self.numbers.get(name)
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep another value, if the step is taken."""
-        self.kept[name] = value.detach()
+        """Keep another value, if the step is taken: with several captions a picture the mean over them."""
+        times = self.times[name] = self.times.get(name, 0) + 1
+        before = self.kept.get(name, 0.0)
+        self.kept[name] = before + (value.detach() - before) / times
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over ranks, differentiable (all ranks take part)."""
@@ -210,6 +217,13 @@ class Sharded:
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
 
+    def known(self, e: Embeddings) -> tuple[str, ...]:
+        """The sides of which a teacher says what they are themselves."""
+        if self.travelling(e.image) != e.image.dtype:
+            return ()
+        sides = (("rows", e.guide_image, e.image), ("columns", e.guide_text, e.text))
+        return tuple(side for side, guide, own in sides if itself(guide, own))
+
     def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool, way: Way | None = None) -> float:
         """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it.
 
@@ -228,6 +242,7 @@ class Sharded:
             beside=8 * ids + weights + number * marks,
             guide=guide.shape[1],
             guide_element=guide.element_size(),
+            known=self.known(e),
             way=way or "both",
             batch=loss.meets_batch,
         )
@@ -259,7 +274,8 @@ def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
     names = ("image", "text", "negatives", "bank_image", "bank_text")
     given: dict[str, Any] = {name: getattr(e, name) for name in names}
-    return replace(e, **{name: None if t is None else t.to(features) for name, t in given.items()})
+    given = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **given)
 
 
 def per_node(world: World) -> int:

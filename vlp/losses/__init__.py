@@ -63,7 +63,7 @@ class Objective:
 
     @property
     def bases(self) -> tuple[Objective, ...]:
-        """The objectives that it adds to."""
+        """The objectives that it adds to: what is kept of them and what they learn is its own too."""
         values = (getattr(self, field.name) for field in fields(self))
         return tuple(value for value in values if isinstance(value, Objective))
 
@@ -74,17 +74,32 @@ class Objective:
 
     @property
     def per_sample(self) -> Mapping[str, float]:
-        """Numbers that are kept of each sample, by name, with what they begin with; `among.number` gives them [b]."""
-        return {}
+        """Numbers that are kept of each sample, by name, with what they begin with; `before` gives them [b]."""
+        return {name: first for part in self.bases for name, first in part.per_sample.items()}
 
     @property
     def per_run(self) -> Mapping[str, float]:
-        """Numbers that are kept of the run, by name, with what they begin with; `among.number` gives them []."""
-        return {}
+        """Numbers that are kept of the run, by name, with what they begin with; `before` gives them []."""
+        return {name: first for part in self.bases for name, first in part.per_run.items()}
 
     def learnt(self, width: int) -> Mapping[str, Tensor]:
-        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them."""
-        return {}
+        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them.
+
+        Names are those of the file and of the weight (`barlip_image`); values may be drawn from torch's own generator.
+        """
+        return {name: first for part in self.bases for name, first in part.learnt(width).items()}
+
+    def before(self, among: Among, name: str, e: Embeddings) -> Tensor:
+        """What was kept under a name until this step: [] of the run, [b] of these samples; in the loss's precision.
+
+        What it begins with where nothing has been kept.
+        """
+        precision = torch.promote_types(e.image.dtype, torch.float32)
+        if (kept := among.number(name)) is not None:
+            return kept.to(precision)
+        if name in self.per_run:
+            return e.image.new_tensor(self.per_run[name], dtype=precision)
+        return e.image.new_full((len(e.image),), self.per_sample[name], dtype=precision)
 
     def guide_width(self, width: int) -> int:
         """The width that a teacher's vectors must have beside embeddings of `width`; 0: any."""

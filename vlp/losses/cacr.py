@@ -1,5 +1,8 @@
-"""CACR: far positives attract more, near negatives repel more (Zheng et al., 2105.03746, contrastive attraction and
-contrastive repulsion; the text was not at hand when this was written)."""
+"""CACR: far positives attract more, near negatives repel more (Zheng et al., 2105.03746).
+
+Contrastive attraction and contrastive repulsion, as in its published implementation, whose defaults these are; the
+text itself was not at hand. Pairs of the batch with the same id are the several positives.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """CCL-K: pairs whose conditions are alike are positives, by a kernel's ridge regression (Tsai et al., 2202.05458).
 
 The weakly supervised form: K_Z (K_Z + lambda I)^-1 weighs the positives, K_Z the teacher's Gram matrix. Negative
-weights count as 0. The text was not at hand when this was written.
+weights count as 0, as in its published implementation, whose loss between two views leaves a pair's own weight out;
+between two modalities it is the positive. The text itself was not at hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernel-InfoNCE: InfoNCE under the sum of two kernels (Tan et al., 2303.15103, the simple sum kernel).
 
-The text was not at hand when this was written; the formula is that of its published method.
+The text was not at hand: its published implementation mixes the losses of the two kernels, this the kernels.
 """
 
 from __future__ import annotations

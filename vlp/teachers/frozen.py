@@ -44,6 +44,7 @@ class Model(Guide):
     def __init__(self, teacher: release.Release, *, same: bool) -> None:
         """`same`: whether it reads what the run's tokenizer writes."""
         self.encoder, self.transform, self.id = teacher.encoder.requires_grad_(False), teacher.transform, teacher.id
+        self.scale = float(teacher.encoder.logit_scale.exp())
         self.tokenizer = None if same else teacher.tokenizer
         self.sample = teacher.tokenizer(["a", "b"])
 

@@ -34,6 +34,8 @@ class Own(Teacher):
 class Locked(Guide):
     """The features of what is locked."""
 
+    compares = False
+
     def begin(self, model: nn.Module, setting: Setting) -> None:
         """Find what is locked. Raises UserError if nothing is."""
         self.setting, self.model = setting, model

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Embeddings
 from vlp.choosers import Chooser
+from vlp.errors import UserError
 from vlp.losses._engine.peers import Peers
 from vlp.training.gradient import Buffers, apart, split
 from vlp.training.teaching import Guide
@@ -51,11 +53,24 @@ class Choosing:
         first = said_first(batch)
         e = self.encoded(model, first)
         if self.guide is not None:
-            with torch.no_grad():
-                image, text = self.guide(first, e)
-            e = replace(e, guide_image=image, guide_text=text)
+            e = self.guided(first, e)
         rows = self.chooser.choose(e, self.everyone, batch=self.batch, chance=chance)
         return Chosen(batch.take(rows), taken(e, rows))
+
+    def guided(self, batch: Batch, e: Embeddings) -> Embeddings:
+        """With what the teacher says. Raises UserError for one that says the same of both sides of a pair."""
+        assert self.guide is not None
+        image = text = None
+        if self.guide.compares:
+            with torch.no_grad():
+                image, text = self.guide(batch, e)
+        if image is None or text is None or torch.equal(image, text):
+            raise UserError(
+                "the teacher of this run says the same of a picture and of its caption (teacher.name own, or stored "
+                "vectors of one kind), so that it cannot tell which pairs are good ones to choose; take frozen, "
+                "momentum, or stored vectors of both kinds"
+            )
+        return replace(e, guide_image=image, guide_text=text)
 
     def encoded(self, model: nn.Module, batch: Batch) -> Embeddings:
         """The candidates' embeddings in evaluation mode.
@@ -75,14 +90,15 @@ class Choosing:
     def reusable(self, model: nn.Module, chosen: Chosen, any_rank: Callable[[bool], bool]) -> Embeddings | None:
         """The chosen pairs' embeddings for a step that would encode them without a graph again; None if it has to.
 
-        It has to where training mode is another: with dropout, batch norms, several captions or views, or negatives.
+        It has to where training mode is another: with dropout, with batch norms; and with several captions or views,
+        or negatives.
         All ranks participate, and come to the same answer.
         """
         batch = chosen.batch
         if batch.text.ndim > 2 or batch.image.ndim > 4 or batch.negatives is not None:
             return None
         if self.steady is None:
-            few, buffers = chosen.batch[:FEW], Buffers(model)
+            few, buffers = batch[:FEW], Buffers(model)
             with torch.no_grad():
                 again = apart(model, [few], 1, None)
             buffers.restore()
@@ -92,14 +108,16 @@ class Choosing:
 
 
 def said_first(batch: Batch) -> Batch:
-    """The batch with the first view and caption of each sample alone: candidates are looked at by them."""
-    said = {name: getattr(batch, name) for name in ("text", "teacher_text")}
-    first = {name: text[:, 0] if text is not None and text.ndim > 2 else text for name, text in said.items()}
-    first["image"] = batch.image[:, 0] if batch.image.ndim > 4 else batch.image
+    """The batch with the first view and the first caption of each sample alone: candidates are looked at by these."""
+    first: dict[str, Any] = {}
+    for name, several in (("image", 5), ("text", 3), ("teacher_text", 3)):
+        tensor = getattr(batch, name)
+        first[name] = tensor[:, 0] if tensor is not None and tensor.ndim == several else tensor
     return replace(batch, negatives=None, negatives_keep=None, **first)
 
 
 def taken(e: Embeddings, rows: Tensor) -> Embeddings:
     """Some pairs, as far as a choice knows of them."""
     some = {name: getattr(e, name) for name in ("image", "text", "guide_image", "guide_text", "ids")}
-    return replace(e, **{name: None if t is None else t[rows] for name, t in some.items()})
+    cut: dict[str, Any] = {name: None if t is None else t[rows] for name, t in some.items()}
+    return replace(e, **cut)

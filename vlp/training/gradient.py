@@ -22,7 +22,7 @@ Objective = Callable[[Embeddings], Tensor]  # the global mean loss of this rank'
 Beside = Callable[[Batch, Embeddings], Embeddings]  # what a loss is given beside the embeddings of a batch
 Send = Callable[[Tensor], None]  # starts captions [B, D] on their way to other ranks
 PER_PAIR = ("image", "text", "negatives")  # what the towers give for each pair, where they do
-SHARED = ("scale", "bias")
+SHARED = ("scale", "bias")  # and the objective's own weights, each called learnt.NAME
 IMAGE_SEED = 1 << 62  # beyond the seeds of chunks
 
 Unsynced = Callable[[], AbstractContextManager[object]]
@@ -78,8 +78,8 @@ def cached(
     texts_sync: bool = False,
     send: Send | None = None,
     beside: Beside | None = None,
-    known: Embeddings | None = None,
     takes_all: bool = False,
+    known: Embeddings | None = None,
 ) -> Tensor:
     """The same as `whole_batch`, holding the graph of one tower and `rows` pairs at a time. All ranks participate.
 
@@ -104,7 +104,7 @@ def cached(
         with nullcontext() if texts_sync and i == last else unsynced():
             backward(parted(text_side(model, chunk, seed + i), chunk), own(i, "text", "negatives"))
     for i, chunk in enumerate(chunks):
-        shared = {n: gradients[n] for n in SHARED} if i == last else {}  # one scale and one bias serve all chunks
+        shared = own_shared(gradients) if i == last else {}  # one scale, one bias and so on serve all chunks
         with nullcontext() if i == last else unsynced():
             backward(image_side(model, chunk, seed + i), own(i, "image") | shared)
     return loss
@@ -190,13 +190,26 @@ def at_embeddings(
     Cutting the graph here gives every parameter a gradient on every rank, which DDP waits for, whatever the objective
     leaves out. All ranks participate in the objective.
     """
-    given = {name: getattr(out, name) for name in (*PER_PAIR, *SHARED)}
-    leaves = {name: t.detach().requires_grad_() for name, t in given.items() if t is not None}
+    leaves = {name: t.detach().requires_grad_() for name, t in given(out).items()}
+    learnt = {name: leaves[f"learnt.{name}"] for name in out.learnt or {}}
+    tensors = {name: leaf for name, leaf in leaves.items() if not name.startswith("learnt.")}
     with torch.enable_grad():
-        given_leaves = replace(out, **leaves)
-        loss = objective(given_leaves) if takes_all else over_views(objective, given_leaves)
+        whole = replace(out, **tensors, learnt=learnt or None)
+        loss = objective(whole) if takes_all else over_views(objective, whole)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def given(out: Embeddings) -> dict[str, Tensor]:
+    """What the model gave, by name: what has a gradient."""
+    tensors = {name: getattr(out, name) for name in (*PER_PAIR, *SHARED)}
+    tensors |= {f"learnt.{name}": weight for name, weight in (out.learnt or {}).items()}
+    return {name: t for name, t in tensors.items() if t is not None}
+
+
+def own_shared(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those gradients that all pairs share."""
+    return {name: g for name, g in gradients.items() if name not in PER_PAIR}
 
 
 def over_views(objective: Objective, out: Embeddings) -> Tensor:
@@ -251,6 +264,7 @@ def shared_ids(batch: Batch) -> Tensor | None:
 
 def backward(out: Embeddings, gradients: Mapping[str, Tensor]) -> None:
     """Backpropagate these gradients from the tensors of `out`; the output of a locked tower is left out."""
-    pairs = [(getattr(out, name), g) for name, g in gradients.items() if getattr(out, name).requires_grad]
+    tensors = given(out)
+    pairs = [(tensors[name], g) for name, g in gradients.items() if tensors[name].requires_grad]
     if pairs:
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])

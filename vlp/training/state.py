@@ -160,7 +160,7 @@ class TrainState:
     def beside(self, batch: Batch, e: Embeddings) -> Embeddings:
         """The embeddings with what the companions of the run have to say of them (all ranks take part)."""
         for companion in self.companions:
-            if self.chosen is not None and isinstance(companion, Teaching) and e.text.ndim == 2:
+            if self.chosen is not None and isinstance(companion, Teaching) and e.image.ndim == e.text.ndim == 2:
                 said = self.chosen.features  # the teacher was asked for the choice, and says the same
                 e = replace(e, guide_image=said.guide_image, guide_text=said.guide_text)
             else:

@@ -43,6 +43,10 @@ class Guide:
     """G of what it says, known after `begin`; 0: not known"""
     id: str = ""
     """which weights or vectors it speaks from, as a run that goes on must share them"""
+    scale: float = 0.0
+    """the logit scale that it was trained with; 0: that of the model in training"""
+    compares = True
+    """whether what it says of pictures can be compared with what it says of captions, of any pairs at any time"""
 
     @property
     def copies(self) -> tuple[nn.Module, ...]:

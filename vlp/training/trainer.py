@@ -51,6 +51,7 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.table import Kept
 from vlp.training.teaching import Guide, Setting, Teaching, width_of
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
@@ -219,18 +220,22 @@ class Trainer:
 
     def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
         """What goes along with the run for its objective; the teacher first, as others keep what it says."""
-        asked = self.loss.bank
-        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch),)
-        return (*self.teaching(ranks), *bank)
+        width = 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
+        bank = PairBank.of(objective, batch=self.training.batch, width=width)
+        return (*self.teaching(ranks, width), *bank, *Kept.of(objective, self.precise))
 
-    def teaching(self, ranks: Parallel) -> list[Teaching]:
+    @property
+    def precise(self) -> torch.dtype:
+        """The dtype of numbers that are kept."""
+        fp64 = resolve(self.training.precision, self.world.device) == "fp64"
+        return torch.float64 if fp64 else torch.float32
+
+    def teaching(self, ranks: Parallel, width: int) -> list[Teaching]:
         """The teacher, if there is one, at work on this rank."""
         if self.guide is None:
             return []
         training, device = self.training, self.world.device
-        width = 0 if self.example is None else width_of(self.model, self.example.to(device))
-        dtype = torch.float64 if resolve(training.precision, device) == "fp64" else torch.float32
-        setting = Setting(device, dtype, ranks.half, training.chunk, width)
+        setting = Setting(device, self.precise, ranks.half, training.chunk, width)
         return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 
     def choosing(self, objective: Sharded) -> Choosing | None:
@@ -238,7 +243,8 @@ class Trainer:
         if isinstance(self.choose, Everything):
             return None
         everyone = objective.everyone if self.world.size > 1 else ALONE
-        return Choosing(self.choose, self.guide, everyone, self.training.batch, self.training.chunk)
+        chooser = self.choose.taught(self.guide.scale if self.guide else 0.0)
+        return Choosing(chooser, self.guide, everyone, self.training.batch, self.training.chunk)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""

@@ -120,6 +120,12 @@ def test_batches_and_ranks_that_do_not_fit_are_refused_and_candidates_are_whole_
         Jest(blocks=8).refuse(64, 3)
 
 
+def test_a_teacher_s_loss_has_its_own_scale_unless_another_is_asked_for() -> None:
+    assert HOW.taught(30.0).reference_scale == 30
+    assert replace(HOW, reference_scale=9.0).taught(30.0).reference_scale == 9
+    assert HOW.taught(0.0) == HOW
+
+
 def test_each_file_is_a_chooser() -> None:
     files = sorted(p.stem for p in Path(room.__file__).parent.glob("[!_]*.py"))
     assert files == component_names(Chooser)

@@ -13,9 +13,13 @@ from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses._engine.among import ByDefinition
 from vlp.losses.albef import ALBEF
+from vlp.losses.alip import ALIP
+from vlp.losses.barlip import BarLIP
 from vlp.losses.cacr import CACR
 from vlp.losses.ccl_k import CCLK
+from vlp.losses.classes import Classes
 from vlp.losses.contrastive_gap import ContrastiveGap
 from vlp.losses.counting import Counting
 from vlp.losses.cwcl import CWCL
@@ -23,7 +27,9 @@ from vlp.losses.cyclip import CyCLIP
 from vlp.losses.dcl import DCL
 from vlp.losses.decoupled_uniformity import DecoupledUniformity
 from vlp.losses.distill import Distill
+from vlp.losses.features import Features
 from vlp.losses.gcl import GCL
+from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.kernel import Kernel
@@ -50,16 +56,20 @@ COMPOSED = (
     Distill(difficulty=1.0),
     CCLK(),
     Marked(),
-    MoCo(label_smoothing=0.1),
-    MoCo(keys="own"),
-    MoCHi(mixed=3, own_mixed=2, hardest=4),
-    ALBEF(label_smoothing=0.1),
-    ALBEF(queue=0, alpha=0.0),
     Counting(base=MultiPositive()),
     GCL(),
     PolyView(label_smoothing=0.1),
     M3CoL(),
+    BarLIP(dims=4),
+    Features(teacher_width=6),
+    Classes(classes=4),
+    ALIP(base=MultiPositive()),
+    History(base=MultiPositive(label_smoothing=0.1)),
+    MoCo(label_smoothing=0.1),
+    MoCHi(mixed=3, own_mixed=2, hardest=4),
+    ALBEF(label_smoothing=0.1),
 )
+VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 
@@ -77,34 +87,59 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     ids = torch.randint(0, b, (b,), generator=generator)
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
-    beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
+    e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
+    e = replace(e, guide_image=unit(b, WIDTH), guide_text=unit(b, WIDTH), marks=unit(b, 2))
     sides = ("image", "text", "guide_image", "guide_text")
-    beside |= {f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides}
+    e = replace(e, **{f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides})
     if not extras:
-        return Embeddings(image, text, scale, bias, ids=ids, **beside)
+        return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
     weights, keep = torch.rand(b, generator=generator) + 0.1, torch.rand(b, 2, generator=generator) > 0.3
     if several:
-        image, text = unit(b, 2, WIDTH), unit(b, 3, WIDTH)
-    return Embeddings(image, text, scale, bias, ids, weights, unit(b, 2, WIDTH), keep, **beside)
+        e = replace(e, image=unit(b, 2, WIDTH), text=unit(b, 3, WIDTH))
+    return replace(e, ids=ids, weights=weights, negatives=unit(b, 2, WIDTH), negatives_keep=keep)
+
+
+def own_weights(dtype):
+    """The weights that the objectives learn, the same on every rank."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = {name: value for loss in COMPOSED for name, value in loss.learnt(WIDTH).items()}
+    return {name: value.to(dtype) for name, value in first.items()}
+
+
+def past(loss, b):
+    """What a loss may have kept of b samples and of the run."""
+    generator = torch.Generator().manual_seed(2)
+    samples = {name: 2 * torch.rand(b, generator=generator, dtype=torch.float64) for name in loss.per_sample}
+    return samples | {name: torch.tensor(0.3, dtype=torch.float64) for name in loss.per_run}
 
 
 def cast(e: Embeddings, dtype) -> Embeddings:
     """Fresh leaves of another dtype; scale and bias stay float32 at least."""
+    number = torch.promote_types(dtype, torch.float32)
     new = {}
     for field in fields(e):
         value = getattr(e, field.name)
-        if value is not None and value.is_floating_point() and field.name != "weights":
-            kind = torch.promote_types(dtype, torch.float32) if value.dim() == 0 else dtype
-            value = value.detach().to(kind).requires_grad_()
+        if field.name == "learnt":
+            value = {name: t.detach().to(number).requires_grad_() for name, t in value.items()}
+        elif value is not None and value.is_floating_point() and field.name != "weights":
+            value = value.detach().to(number if value.dim() == 0 else dtype)
+            value = value if field.name.startswith("guide") else value.requires_grad_()
         new[field.name] = value
     return Embeddings(**new)
 
 
 def share(e: Embeddings, rank, size) -> Embeddings:
     """The rank's rows of every field."""
-    cut = lambda t: t if t is None or t.dim() == 0 else t[len(t) // size * rank : len(t) // size * (rank + 1)]  # noqa: E731
-    return Embeddings(**{f.name: cut(getattr(e, f.name)) for f in fields(e)})
+    return Embeddings(**{f.name: cut(getattr(e, f.name), rank, size) for f in fields(e)})
+
+
+def cut(value, rank, size):
+    """The rank's rows of a tensor; a number or what is not of pairs as it is."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return value
+    return value[len(value) // size * rank : len(value) // size * (rank + 1)]
 
 
 def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
@@ -119,7 +154,8 @@ def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
 
 
 def leaves(e: Embeddings):
-    return [t for t in (e.image, e.text, e.negatives, e.scale, e.bias) if t is not None]
+    """What has a gradient, of pairs first."""
+    return [t for t in (e.image, e.text, e.negatives, e.scale, e.bias, *e.learnt.values()) if t is not None]
 
 
 def strategies(size):
@@ -133,18 +169,24 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
     if isinstance(loss, Marked):
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
-    value = loss.reference(oracle_leaves)
+    kept, rank = past(loss, PAIRS * world.size), world.rank
+    alone = ByDefinition(kept)
+    value = loss(oracle_leaves, alone)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
     objective = sharded(loss, world, negatives)
+    objective.begin({name: cut(t, rank, world.size) for name, t in kept.items()})
     own = banked(cast(share(whole, world.rank, world.size), dtype), objective, whole)
     if ahead:
         objective.send_ahead(own.text)
     found_value = objective(own)
     actual = torch.autograd.grad(found_value, leaves(own), allow_unused=True, materialize_grads=True)
     errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
-    for expected, got in zip(oracle, actual, strict=True):
+    for name in kept:
+        errors.append(float((objective.kept[name].double() - cut(alone.kept[name], rank, world.size)).abs().max()))
+    pairs = len(leaves(own)) - len(own.learnt)
+    for i, (expected, got) in enumerate(zip(oracle, actual, strict=True)):
         got = got.double() / world.size
-        if expected.dim() == 0:
+        if expected.dim() == 0 or i >= pairs:
             dist.all_reduce(got) if world.size > 1 else None
         else:
             expected = expected.unflatten(0, (world.size, -1))[world.rank]
@@ -163,7 +205,7 @@ def every_schedule(world):
             wrong.append(f"{loss} {negatives} {dtype} {options}: relative error {error:.1e}")
 
     for negatives in strategies(world.size):
-        for loss in (*SMOOTHED, *COMPOSED):
+        for loss in (*SMOOTHED, *COMPOSED, *VARIANTS):
             check(loss, negatives, torch.float64)
         for loss in LOSSES[:2]:
             check(loss, negatives, torch.float64, extras=False, ahead=True)

@@ -1,6 +1,5 @@
 """Every loss found in the folder: its tile form against its definition, in value and gradient, with every option."""
 
-import importlib
 import math
 from dataclasses import replace
 
@@ -8,10 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import embeddings, errors, gradients, in_double
+from made_up import components, embeddings, errors, gradients, in_double, made
 from marked import Marked
 
-from vlp.config.components import component_names
 from vlp.errors import UserError
 from vlp.losses import Loss, Objective
 from vlp.losses._engine import tile_engine as tiles
@@ -44,20 +42,9 @@ VARIANTS = {
 }
 
 
-def components() -> list[type[Objective]]:
-    """Each objective that is defined in a file of vlp/losses."""
-    modules = [importlib.import_module(f"vlp.losses.{name}") for name in component_names(Objective)]
-    return [
-        c
-        for module in modules
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Objective) and c.__module__ == module.__name__
-    ]
-
-
 WORST = {MACL: 0.1}  # float32 knows 1 - P of pairs that are certain to a few digits only, and divides by it
 
-LOSSES = [component(**options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
+LOSSES = [made(component, **options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
 LOSSES.append(Marked())  # what the engine can and no objective asks for
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 

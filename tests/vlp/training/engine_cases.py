@@ -12,6 +12,9 @@ from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
 from vlp.distributed.sharding import whole as gathered
+from vlp.losses.alip import ALIP
+from vlp.losses.barlip import BarLIP
+from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
 from vlp.models.adapt.lora import Lora
 from vlp.models.adapt.towers import ImageSide, TextSide, Towers
@@ -29,6 +32,11 @@ from vlp.training.state import TrainState
 from vlp.training.trainer import Trainer
 
 STEPS, BATCH = 5, 16
+
+
+def keep(base):
+    """The objective with weights of its own, and numbers of samples and of the run."""
+    return BarLIP(dims=5, weight=0.1, base=ALIP(base=History(base=base)))
 
 
 def model(*, norm="layer", dropout=0.0, lock=False):
@@ -76,16 +84,19 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
 
     `stop`: of its first steps alone; `teacher`: the decay of its momentum teacher, if it has one.
     """
-    decay = changes.pop("teacher", None)
-    loss, guide = (InfoNCE(), None) if decay is None else (Follows(), Following(decay))
+    keeping, decay = changes.pop("keeping", False), changes.pop("teacher", None)
+    guide = None if decay is None else Following(decay)
+    base = InfoNCE() if decay is None else Follows()
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
+    objective = keep(base) if keeping else base
+    encoder.learnt.add(objective.learnt(14))
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
 
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(training, encoder, loss, open_stream=stream, folder=Path(folder), world=world, guide=guide)
+    run = Trainer(training, encoder, objective, open_stream=stream, folder=Path(folder), world=world, guide=guide)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     average = []

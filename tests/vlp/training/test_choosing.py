@@ -16,6 +16,7 @@ from choosing_cases import BASE, HOW, Known, run
 from tiny_run import Tiny, TinyStream, pairs
 from torch import Tensor
 
+from vlp.batch import Batch, Embeddings
 from vlp.errors import UserError
 from vlp.losses._engine.peers import ALONE
 from vlp.training.choosing import Choosing
@@ -92,6 +93,35 @@ def test_a_run_that_broke_off_chooses_the_same_when_it_goes_on(whole: tuple[Path
     with pytest.raises(UserError, match=r"choose.blocks = 8 does not divide"):
         run(tmp_path / "other", choose=replace(HOW, blocks=8), training=replace(BASE, batch=12)).fit()
     shutil.rmtree(tmp_path)
+
+
+class Silent(Known):
+    compares = False
+
+
+class Twice(Known):
+    def __call__(self, batch: Batch, e: Embeddings) -> tuple[Tensor, Tensor]:
+        return super().__call__(batch, e)[:1] * 2
+
+
+@pytest.mark.parametrize("guide", [Silent(), Twice()])
+def test_a_teacher_that_says_the_same_of_both_sides_cannot_choose(guide: Known, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot tell which pairs are good ones"):
+        run(tmp_path, guide=guide).fit()
+
+
+def test_candidates_are_looked_at_by_their_first_view_and_caption() -> None:
+    model, guide = Tiny(dropout=0.0, norm=False), Known()
+    guide.begin(model, Setting(torch.device("cpu")))
+    plain, other = pairs(0, 64), pairs(64, 128)
+    choosing = Choosing(HOW, guide, ALONE, batch=16)
+    want = choosing(model, plain, (0, 0)).batch
+    text, image = torch.stack([plain.text, other.text], 1), torch.stack([plain.image, other.image], 1)
+    several = choosing(model, replace(plain, text=text, image=image), (0, 0))
+    assert several.batch.keys == want.keys
+    assert several.batch.image.shape[1] == several.batch.text.shape[1] == 2
+    assert torch.equal(several.batch.text[:, 0], want.text)
+    assert choosing.reusable(model, several, bool) is None
 
 
 @pytest.mark.slow

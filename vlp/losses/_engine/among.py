@@ -54,12 +54,15 @@ class Among(Protocol):
         """The sum over processes of `own`, of any shape; differentiable."""
         ...
 
-    def number(self, name: str) -> Tensor:
-        """What was kept under a name: [] of the run, or [b] of these pairs' samples."""
+    def number(self, name: str) -> Tensor | None:
+        """What was kept under a name: [] of the run, or [b] of these pairs' samples; None where nothing is kept."""
         ...
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep another value, [] or [b], of the same kind; it counts once the step is taken."""
+        """Keep another value, [] or [b], of the same kind; it counts once the step is taken.
+
+        A value of the run has to be the same on all of them. Of several values in one step their mean is kept.
+        """
         ...
 
 
@@ -81,9 +84,9 @@ class Alone:
         """The first."""
         return 0
 
-    def number(self, name: str) -> Tensor:
+    def number(self, name: str) -> Tensor | None:
         """What was kept before."""
-        return self.numbers[name]
+        return self.numbers.get(name)
 
     def keep(self, name: str, value: Tensor) -> None:
         """Keep another value."""
@@ -102,8 +105,10 @@ class ByDefinition(Alone):
     """The same by what losses mean, through autograd: the oracle."""
 
     def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
-        """From the whole matrix of logits."""
-        return Contrast(loss.by_definition(e, way=way))
+        """The value from the whole matrix of logits; what pairs know of it is the engine's."""
+        with torch.no_grad():
+            seen = contrast(loss, e, way=way)
+        return Contrast(loss.by_definition(e, way=way), seen.rows, seen.columns)
 
 
 ALONE = Alone()

@@ -22,40 +22,40 @@ def raised(kept: Tensor, power: float, *, alone: bool) -> Tensor:
 
 
 def absorb(exponent: Exponent, which: int, rows: Running, columns: Running) -> None:
-    """Adds the sums of exp(value) along the directions that need them; the value is used up."""
-    if exponent.mean is None and exponent.way == "both":
-        absorb_both(exponent.value, which, rows, columns)
-        return
-    if exponent.way != "columns":
-        last = exponent.way == "rows"
-        absorb_rows(exponent if last else exponent._replace(value=exponent.value.clone()), which, rows)
-    if exponent.way != "rows":
-        mean = None if exponent.mean is None else exponent.mean.T
-        absorb_rows(exponent._replace(value=exponent.value.T, mean=mean, way="rows"), which, columns)
+    """Adds the sums of exp(value), and those of its mean, along the directions that need them; uses up the value.
 
-
-def absorb_both(z: Tensor, which: int, rows: Running, columns: Running) -> None:
-    """Adds the sums of exp(z) along both directions; z is used up. One exponential serves both if it can."""
-    row_peak, column_peak = finite(z.amax(1)), finite(z.amax(0))
-    if readable(z):
+    One exponential serves both directions if it can.
+    """
+    z, way = exponent.value, exponent.way
+    if way == "both" and readable(z):
+        row_peak, column_peak = finite(z.amax(1)), finite(z.amax(0))
         top = row_peak.max()
         if float(top - torch.minimum(row_peak.min(), column_peak.min())) < SPREAD:
             z.sub_(top).exp_()
-            rows.add(which, top, z.sum(1))
-            columns.add(which, top, z.sum(0))
+            rows.add(which, top, *sums(z, exponent.mean, 1))
+            columns.add(which, top, *sums(z, exponent.mean, 0))
             return
-    rows.add(which, row_peak, (z - row_peak[:, None]).exp_().sum(1))
-    columns.add(which, column_peak, z.sub_(column_peak[None, :]).exp_().sum(0))
+    if way == "both":
+        peak = finite(z.amax(1))
+        rows.add(which, peak, *sums((z - peak[:, None]).exp_(), exponent.mean, 1))
+    elif way == "rows":
+        absorb_rows(exponent, which, rows)
+    if way != "rows":
+        peak = finite(z.amax(0))
+        columns.add(which, peak, *sums(z.sub_(peak[None, :]).exp_(), exponent.mean, 0))
 
 
 def absorb_rows(exponent: Exponent, which: int, rows: Running) -> None:
-    """Adds the sums of exp(value), and those of its mean, along rows that need them; the value is used up."""
-    z, _, mean, _, way = exponent
-    if way == "columns":
+    """The same along rows alone, if they need it."""
+    if exponent.way == "columns":
         return
-    peak = finite(z.amax(1))
-    mass = z.sub_(peak[:, None]).exp_()
-    rows.add(which, peak, mass.sum(1), None if mean is None else torch.linalg.vecdot(mass, mean))
+    peak = finite(exponent.value.amax(1))
+    rows.add(which, peak, *sums(exponent.value.sub_(peak[:, None]).exp_(), exponent.mean, 1))
+
+
+def sums(mass: Tensor, mean: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
+    """Along one dimension, the sum of `mass` [r, c] and that of mass * mean."""
+    return mass.sum(dim), None if mean is None else (mass * mean).sum(dim)
 
 
 def left_out(exponent: Exponent, keep: Tensor | None) -> Exponent:

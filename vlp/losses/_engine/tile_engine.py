@@ -276,15 +276,19 @@ def tile_slope(loss: TileForm, tile: Tile, rows: Pull, columns: Pull, *, spare: 
 
 def exponent_slope(exponent: Exponent, p: int, rows: Pull, columns: Pull, *, spare: Tensor) -> Tensor | None:
     """What the p-th exponent adds to dL/dlogits [r, c], or None if that is nothing; uses up its value and `spare`."""
-    z, slope, mean, _, way = exponent
-    if mean is None and way == "both":
-        if not isinstance(slope, Tensor):
-            if slope == 0:
-                return None
-            on_row, on_column = slope * rows.on_lse[p], slope * columns.on_lse[p]
-            return softmaxes(z, rows.lse[p], on_row, columns.lse[p], on_column, spare=spare)
-        both = softmaxes(z, rows.lse[p], rows.on_lse[p], columns.lse[p], columns.on_lse[p], spare=spare)
-        return both.mul_(slope)
+    z, slope, mean, mean_slope, way = exponent
+    fixed = not isinstance(slope, Tensor) and slope == 0
+    if way == "both" and fixed and not isinstance(mean_slope, Tensor):  # only the mean moves, if anything does
+        if mean is None or mean_slope == 0:
+            return None
+        on_row, on_column = mean_slope * rows.on_mean[p], mean_slope * columns.on_mean[p]
+        return softmaxes(z, rows.lse[p], on_row, columns.lse[p], on_column, spare=spare)
+    if way == "both" and mean is None:
+        if isinstance(slope, Tensor):
+            both = softmaxes(z, rows.lse[p], rows.on_lse[p], columns.lse[p], columns.on_lse[p], spare=spare)
+            return both.mul_(slope)
+        on_row, on_column = slope * rows.on_lse[p], slope * columns.on_lse[p]
+        return softmaxes(z, rows.lse[p], on_row, columns.lse[p], on_column, spare=spare)
     found: Tensor | None = None
     for name, side in (("columns", columns), ("rows", rows)):
         if way in ("both", name):

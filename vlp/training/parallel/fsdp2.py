@@ -15,7 +15,7 @@ from vlp.distributed import sharding
 from vlp.distributed.batch_norm import share_statistics
 from vlp.distributed.world import World
 from vlp.training.parallel import Parallel
-from vlp.training.towers import units
+from vlp.training.towers import learnt, units
 
 
 class Chosen(Parallel):
@@ -49,7 +49,7 @@ class Chosen(Parallel):
         share_statistics(module, self.world.device)
         sharding.start_alike(module)
         for each in (module, *copies):
-            sharding.shard(each, units(each), self.mesh, self.half)
+            sharding.shard(each, units(each), self.mesh, self.half, exact=learnt(each))
 
     def unsynced(self, model: nn.Module) -> AbstractContextManager[object]:
         """Whole gradients add up on each rank until the backward that syncs."""

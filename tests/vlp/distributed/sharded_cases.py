@@ -71,7 +71,7 @@ COMPOSED = (
 )
 VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
-PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
+PAIRS, WIDTH = 5, 6  # of a rank, and of the embeddings
 
 
 def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
@@ -90,7 +90,7 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
     e = replace(e, guide_image=unit(b, WIDTH), guide_text=unit(b, WIDTH), marks=unit(b, 2))
     sides = ("image", "text", "guide_image", "guide_text")
-    e = replace(e, **{f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides})
+    e = replace(e, **{f"bank_{side}": unit(2 * b, WIDTH) for side in sides})
     if not extras:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough

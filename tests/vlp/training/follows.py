@@ -21,8 +21,6 @@ class Follows(Objective):
 
     needs: ClassVar[tuple[str, ...]] = ("guide",)
 
-    base: Objective = field(default_factory=InfoNCE)
-
     @property
     def contrasts(self) -> tuple[Loss, ...]:
         return self.base.contrasts

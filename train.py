@@ -112,11 +112,7 @@ class RunConfig:
             raise UserError(
                 f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
             )
-        if self.data.views > 1 and self.crop == (1.0, 1.0) and self.augment == Unchanged():
-            raise UserError(
-                f"data.views is {self.data.views}, but all views of a picture would be the same: set crop to random "
-                "crops, such as 0.5 1, or choose augment.name"
-            )
+        self.data.refuse_equal_views(varied=self.crop != (1.0, 1.0) or self.augment != Unchanged())
 
 
 def main(argv: Sequence[str]) -> int:

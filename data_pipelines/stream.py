@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,6 +131,14 @@ class Stream:
         order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
         return OpenSources(opened, order, lost, note if share else "")
 
+    def refuse_equal_views(self, *, varied: bool) -> None:
+        """Raise UserError for several views where nothing (no random crop, no augmentation) makes them differ."""
+        if self.views > 1 and not varied:
+            raise UserError(
+                f"data.views is {self.views}, but all views of a picture would be the same: set crop to random crops, "
+                "such as 0.5 1, or choose augment.name"
+            )
+
     def lacks(self, name: str) -> str:
         """Why batches do not have what an objective needs, and what to do; empty where they have it.
 
@@ -163,20 +172,7 @@ class Stream:
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
         opened = sources or self.sources()
-        recipe = Recipe(
-            captions=self.captions,
-            decoding=self.decoding,
-            ids=self.ids,
-            weights=self.weights,
-            negatives=self.negatives,
-            views=self.views,
-            drop_budget=self.drop_budget,
-            cache_bytes=self.workers.cache_bytes,
-            transform=transform,
-            tokenizer=tokenizer,
-            seed=seed,
-            teacher=teacher,
-        )
+        recipe = self._recipe(transform, tokenizer, seed=seed, teacher=teacher)
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):
             loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
@@ -194,6 +190,23 @@ class Stream:
         """The order of batches; of a plan, if there is one. Raises UserError for a plan of other shards."""
         order = Order(opened.order, batch, seed, self.lanes, self.window, self.last)
         return order if plan is None else planned(order, opened.numbering, plan, opened.shards)
+
+    def _recipe(self, transform: Transform, tokenizer: Tokenizer, *, seed: int, teacher: Tokenizer | None) -> Recipe:
+        """How samples become pairs."""
+        return Recipe(
+            captions=self.captions,
+            decoding=self.decoding,
+            ids=self.ids,
+            weights=self.weights,
+            negatives=self.negatives,
+            views=self.views,
+            drop_budget=self.drop_budget,
+            cache_bytes=self.workers.cache_bytes,
+            transform=transform,
+            tokenizer=tokenizer,
+            seed=seed,
+            teacher=teacher,
+        )
 
     def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order, lost: Ledger) -> Loader:
         """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""
@@ -241,7 +254,7 @@ class OpenSources:
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
 
-    @property
+    @cached_property
     def numbering(self) -> Numbering:
         """Which sample has which number, in every epoch."""
         return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
@@ -253,7 +266,7 @@ class OpenSources:
         """
         numbering = self.numbering
         truth = np.zeros(numbering.total, np.bool_)
-        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards, strict=True):
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards.tolist(), strict=True):
             with contextlib.suppress(Unreadable):
                 keys = self.shards[source][shard].index.keys
                 truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from train import RunConfig, captions, trainer
+from vlp.augment import of_rows
 from vlp.batch import Batch
 from vlp.config import COMMON, parse
 from vlp.config.bounds import check
@@ -176,7 +177,7 @@ def diagnose(run: Doctor, world: World, encoder: nn.Module, notes: _Notes, every
     stream, device = notes.streams[0], world.device
     assert stream.last is not None
     batch = stream.last.to(device)
-    batch = replace(batch, image=run.augment.of_rows(batch.image, torch.Generator(device).manual_seed(0)))
+    batch = replace(batch, image=of_rows(run.augment, batch.image, torch.Generator(device).manual_seed(0)))
     gaps = [after - before for before, after in zip(stream.asked, stream.asked[1:], strict=False)]
     encoder.train()
     precision = resolve(run.training.precision, device)

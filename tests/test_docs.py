@@ -125,7 +125,18 @@ def test_the_tree_of_the_architecture_is_that_of_the_files() -> None:
         path.relative_to(ROOT) for room in ("vlp", "eval", "data_pipelines") for path in (ROOT / room).rglob("*.py")
     ]
     menus = {"kinds", "image", "text", "losses", "optimizers", "schedules", "sinks", "augment", "filters", "sources"}
-    menus |= {"emoji", "teachers", "tasks", "datasets", "index", "corruptions", "rules", "choosers", "plans"}
+    menus |= {
+        "emoji",
+        "teachers",
+        "tasks",
+        "datasets",
+        "index",
+        "corruptions",
+        "rules",
+        "choosers",
+        "plans",
+        "negatives",
+    }
     modules = {path.stem for path in files if path.stem != "__init__" and path.parent.name not in menus}
     folders = {path.relative_to(ROOT).name for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_dir()}
     assert modules <= set(re.findall(r"\w+", tree))

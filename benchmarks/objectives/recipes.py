@@ -71,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
     "cacr": Recipe(flags=loss("cacr"), paper="2105.03746"),
     "barlip": Recipe(flags=loss("barlip", BESIDE), paper="2305.08675"),
     "classes": Recipe(flags=loss("classes", BESIDE, "classes=8192"), paper="2407.17331"),
-    "history": Recipe(flags=loss("history"), claims="noisy", paper="2302.03357"),
+    "history": Recipe(flags=loss("history", BESIDE), claims="noisy", paper="2302.03357"),
     "alip": Recipe(flags=loss("alip", BESIDE), claims="noisy", paper="2308.08428"),
     "counting": Recipe(flags=(*loss("counting", BESIDE), "--data.negatives.name", "count"), paper="2302.12066"),
     "attributes": Recipe(flags=("--data.negatives.name", "attribute"), kind="sampler", paper="2210.01936"),

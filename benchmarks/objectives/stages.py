@@ -51,7 +51,7 @@ QUICK = Sizes(
     shards="bundled:emoji/val",
     extra=(
         *("--training.batch", "128", "--model.image.norm", "layer"),
-        *("--model.image.widths", "16", "16", "32", "32", "--model.text.hidden", "32", "--model.bpe.vocab", "600"),
+        *("--model.image.widths", "16", "16", "32", "32", "--model.text.hidden", "48", "--model.bpe.vocab", "600"),
     ),
 )
 

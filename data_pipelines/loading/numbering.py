@@ -20,7 +20,7 @@ class Numbering:
     firsts: tuple[NDArray[np.int64], ...]  # for each source the number of the first sample of each of its shards
     total: int  # samples that are numbered
     starts: NDArray[np.int64]  # the first number of each shard that is numbered, ascending
-    shards: tuple[tuple[int, int], ...]  # (source, shard) of each of them: where it came first
+    shards: NDArray[np.int64]  # [n, 2] source and shard of each of them: where it came first
 
     @classmethod
     def of(cls, urls: Sequence[Sequence[str]], counts: Sequence[Sequence[int] | NDArray[np.int64]]) -> Numbering:
@@ -34,7 +34,7 @@ class Numbering:
         ends = np.cumsum([0, *sizes.values()], dtype=np.int64)
         first = dict(zip(sizes, ends[:-1].tolist(), strict=True))
         firsts = tuple(np.array([first[name] for name in names], np.int64) for names in urls)
-        return cls(firsts, int(ends[-1]), ends[:-1], tuple(places.values()))
+        return cls(firsts, int(ends[-1]), ends[:-1], np.array(list(places.values()), np.int64).reshape(-1, 2))
 
     def number(self, source: int, shard: int, sample: int) -> int:
         """The number of a sample."""
@@ -50,4 +50,5 @@ class Numbering:
         if not 0 <= number < self.total:
             raise IndexError(f"there is no sample number {number} among {self.total}")
         at = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return (*self.shards[at], number - int(self.starts[at]))
+        source, shard = self.shards[at].tolist()
+        return source, shard, number - int(self.starts[at])

@@ -99,8 +99,13 @@ class Recipe:
         known = [pair.number for pair in pairs if pair.number is not None]
         numbers = torch.tensor(known, dtype=torch.int64) if len(known) == len(pairs) else None
         keys, shards = tuple(pair.key for pair in pairs), tuple(pair.shard for pair in pairs)
-        negatives, keep = self._wrong(pairs)
-        return Batch(image, text, keys, ids, weights, shards, numbers, negatives, keep, teacher_text=teacher_text)
+        wrong, there = self._wrong(pairs)
+        return Batch(image, text, keys, ids, weights, shards, numbers, wrong, there, teacher_text)
+
+    def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
+        """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
+        tokens, count = tokenizer(said), self.captions.texts
+        return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
     def _wrong(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Tokens [B, K, L] of wrong captions, and which are there [B, K]: a true caption has the others' places."""
@@ -110,11 +115,6 @@ class Recipe:
         filled = [text for pair in pairs for text in (*pair.wrong, *pair.texts[:1] * (count - len(pair.wrong)))]
         keep = [[k < len(pair.wrong) for k in range(count)] for pair in pairs]
         return self.tokenizer(filled).view(len(pairs), count, -1), torch.tensor(keep)
-
-    def tokens(self, tokenizer: Tokenizer, said: list[str]) -> Tensor:
-        """[B, L] ids of B captions, or [B / K, K, L] of K captions a picture."""
-        tokens, count = tokenizer(said), self.captions.texts
-        return tokens if count == 1 else tokens.view(len(said) // count, count, -1)
 
     def memory(self, pairs: int) -> Tensor:
         """Uninitialised memory [pairs, 3, H, W] for pictures as the transform makes them; [pairs, V, 3, H, W]."""

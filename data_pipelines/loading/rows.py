@@ -187,15 +187,15 @@ class RowReader:
         known = (place.source, place.shard, place.sample)
         shard = self.sources[place.source].urls[place.shard]
         number = self.numbering.number(*known)
-        chance_of_sample = mix(self.recipe.seed, 7, self.epoch, number)
+        drawn = mix(self.recipe.seed, 7, self.epoch, number) if self.recipe.negatives.count else 0
         cached = self._cache.get(known)
         if cached is not None:
-            origin = Origin(cached.key, shard, chance_of_sample, number)
+            origin = Origin(cached.key, shard, drawn, number)
             pair = self.recipe.pair(cached.record, origin, rng, garbled=False)
             self.recipe.show_decoded(out, cached.pixels, rng)
             return pair
         raw = self._with_captions(place, self._raw(place), number)
-        origin = Origin(raw.key, shard, chance_of_sample, number)
+        origin = Origin(raw.key, shard, drawn, number)
         pair = self.recipe.pair(raw.record, origin, rng, garbled=raw.garbled)
         self._picture(known, raw, rng, out)
         return pair
@@ -206,7 +206,8 @@ class RowReader:
         It is the same other one in every epoch, of another concept; raises Drop where there is none.
         """
         recipe = self.recipe
-        if not is_swapped(raw.key, recipe.captions.swapped, recipe.seed):
+        share = recipe.captions.swapped
+        if not share or not is_swapped(raw.key, share, recipe.seed):
             return raw
         own, inside = concept_id(raw.record, recipe.ids), len(self.sources[place.source][place.shard])
         for attempt in range(SWAPS):

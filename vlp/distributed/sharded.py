@@ -26,7 +26,7 @@ from vlp.losses._engine.among import Defined
 from vlp.losses._engine.contrast import Contrast, differentiable, evaluate
 from vlp.losses._engine.peers import ALONE, Peers, Pending
 from vlp.losses._engine.tile import TileForm, Way
-from vlp.losses._engine.view import LossResult, Wanted
+from vlp.losses._engine.view import LossResult, Wanted, itself
 
 
 def sharded(
@@ -217,6 +217,13 @@ class Sharded:
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
 
+    def known(self, e: Embeddings) -> tuple[str, ...]:
+        """The sides of which a teacher says what they are themselves."""
+        if self.travelling(e.image) != e.image.dtype:
+            return ()
+        sides = (("rows", e.guide_image, e.image), ("columns", e.guide_text, e.text))
+        return tuple(side for side, guide, own in sides if itself(guide, own))
+
     def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool, way: Way | None = None) -> float:
         """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it.
 
@@ -235,6 +242,7 @@ class Sharded:
             beside=8 * ids + weights + number * marks,
             guide=guide.shape[1],
             guide_element=guide.element_size(),
+            known=self.known(e),
             way=way or "both",
             batch=loss.meets_batch,
         )
@@ -265,9 +273,9 @@ class Total(torch.autograd.Function):
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
     names = ("image", "text", "negatives", "bank_image", "bank_text")
-    given = {name: getattr(e, name) for name in names}
-    cast: dict[str, Any] = {name: None if t is None else t.to(features) for name, t in given.items()}
-    return replace(e, **cast)
+    given: dict[str, Any] = {name: getattr(e, name) for name in names}
+    given = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **given)
 
 
 def per_node(world: World) -> int:

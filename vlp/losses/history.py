@@ -34,7 +34,7 @@ class History(Objective):
 
     needs: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    base: Loss = field(default_factory=InfoNCE)
+    base: Objective = field(default_factory=InfoNCE)
     """the loss whose pairs are weighted: one of those with a softmax"""
     faulty: AtLeastZero = 0.25
     """pairs so many deviations above the mean are bad: their captions are not theirs"""
@@ -54,7 +54,13 @@ class History(Objective):
     @property
     def contrasts(self) -> tuple[Loss, ...]:
         """The loss that it weights."""
-        return (self.base,)
+        return (self.weighed,)
+
+    @property
+    def weighed(self) -> Loss:
+        """The base, which tells the loss of each pair."""
+        assert isinstance(self.base, Loss)
+        return self.base
 
     @property
     def per_sample(self) -> Mapping[str, float]:
@@ -65,10 +71,10 @@ class History(Objective):
         """The objective []."""
         mean, times = self.before(among, "history_loss", e), self.before(among, "history_times", e)
         e, share = reweighted(e, among, self.weights(among, mean, times > 0))
-        found = among.contrast(self.base, e)
+        found = among.contrast(self.weighed, e)
         assert found.rows is not None
         assert found.columns is not None
-        loss = (self.base.each(found.rows) + self.base.each(found.columns)) / 2
+        loss = (self.weighed.each(found.rows) + self.weighed.each(found.columns)) / 2
         among.keep("history_times", times + 1)
         among.keep("history_loss", mean + (loss - mean) / (times + 1))
         return found.value * share

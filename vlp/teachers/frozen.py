@@ -81,9 +81,10 @@ class Model(Guide):
 
 
 def resized(image: Tensor, transform: ImageTransform) -> Tensor:
-    """Square pictures uint8 [b, 3, H, H] at the size of `transform`, by its filter with antialias, uint8 again."""
+    """Square pictures uint8 [..., 3, H, H] at the size of `transform`, by its filter with antialias, uint8 again."""
     size = transform.size
     if image.shape[-2:] == (size, size):
         return image
-    scaled = F.interpolate(image.float(), (size, size), mode=transform.interpolation, antialias=True)
-    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+    pixels = image.flatten(0, -4).float()
+    scaled = F.interpolate(pixels, (size, size), mode=transform.interpolation, antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8).view(*image.shape[:-2], size, size)

@@ -36,10 +36,11 @@ class PairBank:
 
     name = "bank"
 
-    def __init__(self, objective: Sharded, asked: Bank, *, batch: int) -> None:
+    def __init__(self, objective: Sharded, asked: Bank, *, batch: int, width: int = 0) -> None:
         """What `objective` asked for, into which `batch` pairs come in each step (all ranks take part).
 
-        Raises UserError if the length is no multiple of `batch`.
+        `width` is that of the embeddings; 0: it is not known yet. Raises UserError if the length is no multiple of
+        `batch`, or more than memory has room for.
         """
         if asked.pairs % batch:
             raise UserError(
@@ -60,6 +61,14 @@ class PairBank:
             side: Part(peers, peers.gather(number)().tolist(), torch.empty(0, device=world.device))
             for side, peers in (("image", image), ("text", text))
         }
+        if width:
+            self.refuse_too_much(width * (objective.features or torch.float32).itemsize, world.device)
+
+    @staticmethod
+    def of(objective: Sharded, *, batch: int, width: int = 0) -> list[PairBank]:
+        """The bank of a run whose objective asks for one (all ranks take part)."""
+        asked = objective.objective.bank
+        return [] if asked is None else [PairBank(objective, asked, batch=batch, width=width)]
 
     @property
     def full(self) -> int:
@@ -76,6 +85,8 @@ class PairBank:
                     "has no teacher; name one, teacher.name momentum for example"
                 )
             image, text = e.guide_image, e.guide_text
+        if image.ndim == 3:
+            image = image[:, self.steps % image.shape[1]]
         if text.ndim == 3:
             text = text[:, self.steps % text.shape[1]]
         features = self.objective.travelling(image)
@@ -87,19 +98,24 @@ class PairBank:
 
     def allot(self, like: Tensor) -> None:
         """Take memory for all rows, [., D] in the dtype and on the device of `like`; UserError if it is not there."""
-        world, width = self.objective.world, like.shape[-1]
-        sizes = {side: self.batch // world.size * len(part.ranks) for side, part in self.parts.items()}
-        row = width * like.element_size()
-        need = (sum(sizes.values()) + 2 * self.batch) * self.slots * row  # and whole, while a checkpoint is written
-        free = available(like.device, world.local_size)
+        self.refuse_too_much(like.shape[-1] * like.element_size(), like.device)
+        for part in self.parts.values():
+            part.rows = like.new_zeros(self.slots, self.share(part), like.shape[-1])
+
+    def share(self, part: Part) -> int:
+        """How many rows of each step this rank keeps of a side."""
+        return self.batch // self.objective.world.size * len(part.ranks)
+
+    def refuse_too_much(self, row: int, device: torch.device) -> None:
+        """Raise UserError if there is no room for rows of so many bytes, and for all of them in a checkpoint."""
+        need = (sum(map(self.share, self.parts.values())) + 2 * self.batch) * self.slots * row
+        free = available(device, self.objective.world.local_size)
         if need > free:
             raise UserError(
                 f"loss.queue is {self.slots * self.batch:,}, a bank that needs {need / 2**30:.1f} GiB per process with "
                 f"its copy for checkpoints, but {free / 2**30:.1f} GiB are free; set it to at most "
                 f"{free * self.slots // need * self.batch}"
             )
-        for side, part in self.parts.items():
-            part.rows = like.new_zeros(self.slots, sizes[side], width)
 
     def taken(self) -> None:
         """Keep the pairs of the batch in place of the oldest ones (all ranks take part)."""
@@ -130,7 +146,8 @@ class PairBank:
         if not tensors:
             return
         size = self.everyone.size
-        self.allot(tensors["image"].to(self.parts["image"].rows.device))
+        if not self.parts["image"].rows.numel():
+            self.allot(tensors["image"].to(self.parts["image"].rows.device))
         for side, part in self.parts.items():
             by_rank = tensors[side].view(self.full, size, self.batch // size, -1)
             part.rows[: self.full] = by_rank[:, part.ranks].flatten(1, 2)

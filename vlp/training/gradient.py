@@ -92,8 +92,7 @@ def cached(
     module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     buffers = Buffers(module)
     with torch.no_grad():
-        out = apart(module, chunks, seed, send) if known is None else sent(known, send)
-        out = parted(out, batch)
+        out = parted(apart(module, chunks, seed, send), batch) if known is None else sent(known, send)
     buffers.restore()  # the replay below updates running statistics, once
     loss, gradients = at_embeddings(objective, with_companions(batch, out, beside), takes_all=takes_all)
     last = len(chunks) - 1
@@ -220,7 +219,10 @@ def over_views(objective: Objective, out: Embeddings) -> Tensor:
     """
     if out.image.ndim == 2:
         return over_captions(objective, out)
-    views = [over_captions(objective, replace(out, image=image)) for image in out.image.unbind(1)]
+    views = [
+        over_captions(objective, replace(out, image=image, guide_image=said_of(out.guide_image, v)))
+        for v, image in enumerate(out.image.unbind(1))
+    ]
     return torch.stack(views).mean()
 
 
@@ -228,19 +230,23 @@ def over_captions(objective: Objective, out: Embeddings) -> Tensor:
     """The objective [], or its mean over the K captions of each picture where text is [B, K, D] (all take part)."""
     if out.text.ndim == 2:
         return objective(out)
-    guide = out.guide_text
     blocks = [
         objective(
             replace(
                 out,
                 text=text,
                 ids=None if out.ids is None else out.ids[:, [0, k + 1]],
-                guide_text=guide[:, k] if guide is not None and guide.ndim == 3 else guide,
+                guide_text=said_of(out.guide_text, k),
             )
         )
         for k, text in enumerate(out.text.unbind(1))
     ]
     return torch.stack(blocks).mean()
+
+
+def said_of(guide: Tensor | None, k: int) -> Tensor | None:
+    """[B, G] what a teacher says of view or caption `k`, where it tells them apart ([B, K, G])."""
+    return guide[:, k] if guide is not None and guide.ndim == 3 else guide
 
 
 def shared_ids(batch: Batch) -> Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vlp.augment import Augment
+from vlp.augment import Augment, of_rows
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
@@ -142,7 +142,7 @@ class TrainState:
         whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
         generator = torch.Generator(self.world.device).manual_seed(whole)
         first, total = self.world.rank * len(batch), len(batch) * self.world.size
-        return replace(batch, image=self.augment.of_rows(batch.image, generator, first=first, total=total))
+        return replace(batch, image=of_rows(self.augment, batch.image, generator, first=first, total=total))
 
     def choose(self, batch: Batch) -> Batch:
         """The pairs that are trained on, augmented, out of those that the stream gave. All ranks participate."""

@@ -62,7 +62,7 @@ class Guide:
         raise NotImplementedError
 
     def __call__(self, batch: Batch, e: Embeddings) -> tuple[Tensor, Tensor]:
-        """(pictures [b, G], captions [b, G], or [b, K, G] of K captions a picture), without a graph."""
+        """(pictures [b, G], captions [b, G]), or [b, V, G] of V views and [b, K, G] of K captions; without a graph."""
         raise NotImplementedError
 
     def taken(self) -> None:
@@ -119,7 +119,7 @@ def size_of(model: nn.Module) -> int:
 
 @torch.no_grad()
 def encoded(model: nn.Module, image: Tensor, text: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """What `model`, in evaluation mode, makes of pictures [b, 3, H, W] and token ids [b, L] or [b, K, L].
+    """What `model`, in evaluation mode, makes of pictures [b, 3, H, W], or V views, and token ids [b, L], or [b, K, L].
 
     Chunk by chunk, in the run's precision; of sharded weights all ranks make the same calls.
     """

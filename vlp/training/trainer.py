@@ -220,9 +220,9 @@ class Trainer:
 
     def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
         """What goes along with the run for its objective; the teacher first, as others keep what it says."""
-        asked, precise = self.loss.bank, self.precise
-        bank = () if asked is None else (PairBank(objective, asked, batch=self.training.batch),)
-        return (*self.teaching(ranks), *bank, *Kept.of(objective, precise))
+        width = 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
+        bank = PairBank.of(objective, batch=self.training.batch, width=width)
+        return (*self.teaching(ranks, width), *bank, *Kept.of(objective, self.precise))
 
     @property
     def precise(self) -> torch.dtype:
@@ -230,12 +230,11 @@ class Trainer:
         fp64 = resolve(self.training.precision, self.world.device) == "fp64"
         return torch.float64 if fp64 else torch.float32
 
-    def teaching(self, ranks: Parallel) -> list[Teaching]:
+    def teaching(self, ranks: Parallel, width: int) -> list[Teaching]:
         """The teacher, if there is one, at work on this rank."""
         if self.guide is None:
             return []
         training, device = self.training, self.world.device
-        width = 0 if self.example is None else width_of(self.model, self.example.to(device))
         setting = Setting(device, self.precise, ranks.half, training.chunk, width)
         return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.text.bag import Bag
 from vlp.models.tokenizer import Bpe
 
+ROOT = Path(__file__).parents[3]
 DATA = "bundled:emoji/test_attr"
 RUN = (
     *("demo", "--data.shards", DATA, "--model.image.widths", "8", "16", "--model.image.depths", "1", "1"),
@@ -61,6 +65,14 @@ def test_each_teacher_is_named_by_flags_and_listened_to(folder: Path, vectors: P
     every = [losses(tmp_path / name) for name in taught]
     assert all(len(curve) == 2 for curve in every)
     assert len({curve[0] for curve in every}) == 4  # from the first step on each says something else
+    with pytest.raises(UserError, match=r"there teacher\.decay is 0\.5, here it is 0\.6"):
+        train.main([*RUN, *taught["momentum"], "--teacher.decay", "0.6", "--out", str(tmp_path / "momentum")])
+    moved = folder.rename(folder.with_name("moved"))  # the same weights elsewhere are the same teacher
+    try:
+        flags = [*RUN, *taught["frozen"], "--teacher.model", str(moved), "--out", str(tmp_path / "frozen")]
+        assert train.main(flags) == 0
+    finally:
+        moved.rename(folder)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +112,24 @@ def test_vectors_of_other_samples_and_of_another_width_are_refused_before_the_fi
     with pytest.raises(UserError, match=r"vectors lacks [\d,]+ of the [\d,]+ samples of this run, such as "):
         train.main([*RUN, "--data.shards", "bundled:emoji/val", *flags, "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["frozen", "stored", "albef"])
+def test_two_ranks_hear_what_one_process_hears(kind: str, folder: Path, vectors: Path, tmp_path: Path) -> None:
+    """In float64, through torchrun: the same curve, with several captions a picture."""
+    words = {
+        "frozen": ("--loss.name", "distill", "--teacher.name", "frozen", "--teacher.model", str(folder)),
+        "stored": ("--loss.name", "distill", "--teacher.name", "stored", "--teacher.folder", str(vectors)),
+        "albef": ("--loss.name", "albef", "--loss.queue", "96", "--teacher.name", "momentum", "--teacher.decay", "0.8"),
+    }[kind]
+    flags = (*RUN, "--training.precision", "fp64", "--training.samples", "256", *words)
+    assert train.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2", "train.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, *flags, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-11)
+    assert len(losses(tmp_path / "two")) == 8

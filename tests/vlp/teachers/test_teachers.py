@@ -153,6 +153,22 @@ def test_another_tokenizer_reads_the_captions_for_itself(folder: Path, release: 
     torch.testing.assert_close(guide(some, NONE)[1], release.embed_texts(CAPTIONS))
 
 
+def test_each_view_and_each_caption_meets_what_is_said_of_it(folder: Path, release: Release) -> None:
+    plain = batch(release, size=20)
+    some = replace(
+        plain,
+        image=torch.stack([plain.image, plain.image.flip(-1)], 1),
+        text=torch.stack([plain.text, plain.text.flip(0), plain.text.roll(1, 0)], 1),
+    )
+    seen = taught(SMALL.build(release.tokenizer.vocab), opened(folder, release), some, rows=4)
+    images = [release.embed_pixels(resized(i, release.transform)) for i in some.image.unbind(1)]
+    texts = [release.embed_texts(CAPTIONS), release.embed_texts(CAPTIONS).flip(0)]
+    for v, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        e = seen[3 * v + k]
+        torch.testing.assert_close(e.guide_image, images[v])
+        torch.testing.assert_close(e.guide_text, texts[k])
+
+
 class Headed(nn.Module):
     """A tower with a backbone, which may be locked, and a head."""
 

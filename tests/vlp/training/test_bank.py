@@ -70,6 +70,8 @@ def test_a_length_that_is_no_multiple_and_one_beyond_memory_are_refused(monkeypa
     with pytest.raises(UserError, match=r"loss.queue is 30, .* multiple of training.batch, 12; set it to 36"):
         module.PairBank(cases.sharded(objective, ALONE), objective.bank, batch=cases.BATCH)
     monkeypatch.setattr(module, "available", lambda device, ranks: 64 * 4 * cases.WIDTH * 2)  # bytes of 64 pairs
+    with pytest.raises(UserError, match=r"loss.queue is 36, .* are free; set it to at most 24"):
+        module.PairBank(cases.sharded(cases.Asking(), ALONE), Bank(36), batch=cases.BATCH, width=cases.WIDTH)
     bank, e = cases.bank_of(ALONE, "auto"), cases.given(0, ALONE)
     with pytest.raises(UserError, match=r"loss.queue is 36, .* are free; set it to at most 24"):
         bank.beside(cases.batch(e), e)

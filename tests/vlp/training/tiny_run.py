@@ -20,10 +20,19 @@ from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.world import World, connect
+from vlp.losses.albef import ALBEF
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.mochi import MoCHi
+from vlp.losses.moco import MoCo
 from vlp.teachers.momentum import Following
 from vlp.training.guard import Guard
 from vlp.training.trainer import Trainer, Training
+
+LOSSES = {
+    "moco": MoCo(queue=64),
+    "mochi": MoCHi(queue=64, hardest=16, mixed=6, own_mixed=4),
+    "albef": ALBEF(queue=64),
+}
 
 
 class Tiny(nn.Module):
@@ -116,6 +125,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--poison", type=int, nargs=2, help="first poisoned batch, and the first after")
     parser.add_argument("--plain", action="store_true", help="what ranks share exactly: no dropout, no norm of chunks")
     parser.add_argument("--teacher", type=float, help="decay of a momentum teacher")
+    parser.add_argument("--loss", choices=LOSSES, help="of the teacher")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
@@ -133,7 +143,8 @@ def main(argv: list[str]) -> int:
             folder = options.folder / str(chunk)
             run = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model)
             if options.teacher is not None:
-                run = replace(run, loss=Follows(), guide=Following(options.teacher))
+                loss = LOSSES[options.loss] if options.loss else Follows()
+                run = replace(run, loss=loss, guide=Following(options.teacher))
             if options.poison:
                 bad, place = range(*options.poison), {"rank": world.rank, "size": world.size}
                 guard = Guard(patience=3, settle=5)

@@ -54,6 +54,8 @@ class Setup:
     """G, width of a teacher's embeddings, which travel as features do and have no gradient; 0 without a teacher."""
     guide_element: int = 4
     """Bytes per element of a teacher's embeddings."""
+    known: tuple[str, ...] = ()
+    """Sides (rows, columns) of which a teacher says what they are themselves, which does not travel twice."""
     way: Literal["both", "rows", "columns"] = "both"
     """Who learns: images and captions, or images (rows) or captions (columns) alone from keys without gradient."""
     batch: bool = True
@@ -87,6 +89,10 @@ class Setup:
     def taught(self) -> int:
         """Bytes of what a teacher says of one rank's images, or captions."""
         return self.pairs * self.guide * self.guide_element
+
+    def told(self, side: str) -> int:
+        """Those of them that travel for a side."""
+        return 0 if side in self.known else self.taught
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 
     load = everyone(s) + small(s, AHEAD)
     for side in ("rows", "columns"):
-        load = load + along(side, feature, s.taught, s.beside * s.pairs)
+        load = load + along(side, feature, s.told(side), s.beside * s.pairs)
         if s.learns(side):
             load = load + along(side, gradient)
         if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
@@ -179,7 +185,7 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 def ring(setup: Setup) -> Cost:
     """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
     s, passes = setup, int(setup.two_passes)
-    block = (passes + 1) * (s.block * s.element + s.taught) + s.learns("columns") * s.block * s.gradient
+    block = (passes + 1) * (s.block * s.element + s.told("columns")) + s.learns("columns") * s.block * s.gradient
     load = Load(0.0, (s.ranks - 1) * block, (passes + 1) * (s.ranks - 1))
     if s.two_passes:
         load = load + collective(s, s.ranks, 1, s.vectors)
@@ -194,7 +200,7 @@ def ring(setup: Setup) -> Cost:
 def grouped(setup: Setup, group: int) -> Cost:
     """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
     s = setup
-    block = s.block * (s.element + s.learns("columns") * s.gradient) + s.taught
+    block = s.block * (s.element + s.learns("columns") * s.gradient) + s.told("columns")
     load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, block)
     if s.two_passes:
         load = load + collective(s, group, 1, s.vectors)

@@ -15,7 +15,7 @@ from vlp.losses._engine.banked import Banks
 from vlp.losses._engine.peers import ALONE, Pending
 from vlp.losses._engine.tile import TileForm, Way
 from vlp.losses._engine.tile_engine import Block, Pull, Sums, differentiate, observe
-from vlp.losses._engine.view import LossResult, View, Wanted
+from vlp.losses._engine.view import LossResult, View, Wanted, itself
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,18 @@ class Ring:
         peers, b = self.everyone, len(view.e.text)
         image_guide, text_guide = view.own_guides()
         text, guide = view.e.text.detach().contiguous(), text_guide
+        known = itself(text_guide, view.e.text)
         for step in range(peers.size):
             last = step + 1 == peers.size
             coming = None if last else self.passed_on(text, tag=0)
-            guide_coming = None if last or guide is None else self.passed_on(guide, tag=2)
+            guide_coming = None if last or guide is None or known else self.passed_on(guide, tag=2)
             source = (peers.rank - step) % peers.size
             where = slice(source * b, (source + 1) * b)
             guides = None if image_guide is None or guide is None else (image_guide, guide)
             block = view.block(view.e.image.detach(), text, guides)
             yield block.of_others(where, own=step == 0), where
             text = text if coming is None else coming()
-            guide = guide if guide_coming is None else guide_coming()
+            guide = text if known else guide if guide_coming is None else guide_coming()
 
     def passed_on(self, rows: Tensor, *, tag: int) -> Pending:
         """The rows of my left neighbour, while my right neighbour gets `rows` (all ranks take part)."""

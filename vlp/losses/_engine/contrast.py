@@ -55,7 +55,7 @@ def evaluate(
     rows, columns = view.rows, view.columns
     texts = texts or columns.gather(e.text)
     images = rows.gather(e.image)
-    guides = view.guides()
+    guides = view.guides(images, texts)
     block = view.block(images(), texts(), guides)
     if loss.linear and wanted.any:
         row_pull, column_pull, seen = *view.linear_pulls(), None

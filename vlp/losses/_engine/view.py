@@ -10,7 +10,7 @@ from torch import Tensor
 from vlp.batch import Embeddings
 from vlp.errors import UserError
 from vlp.losses._engine.banked import Banks
-from vlp.losses._engine.peers import ALONE, Peers
+from vlp.losses._engine.peers import ALONE, Peers, Pending
 from vlp.losses._engine.statistics import Running
 from vlp.losses._engine.tile import Side, Tile, TileForm, Way
 from vlp.losses._engine.tile_engine import (
@@ -101,20 +101,24 @@ class View:
             own = e.weights.detach().to(ones.dtype)
             norm = 1 / (2 * everyone.sum(own.sum()))
             weights = gathered(own)
-        ids = gathered(e.ids) if loss.uses_ids and e.ids is not None else (None, None)
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        ids = gathered(e.ids) if loss.uses_ids and e.ids is not None else nothing
         marked = loss.uses_marks and e.marks is not None
-        marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else (None, None)
+        marks = gathered(e.marks.detach().to(ones.dtype)) if marked and e.marks is not None else nothing
         norm = norm if way is None else 2 * norm
-        each = (weights[0], weights[1], ids[0], ids[1], marks[0], marks[1])
-        return View(loss, e, rows, columns, everyone, norm, *each, way)
+        return View(loss, e, rows, columns, everyone, norm, *weights, *ids, *marks, way)
 
-    def guides(self) -> tuple[Tensor, Tensor] | None:
-        """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used."""
+    def guides(self, images: Pending, texts: Pending) -> tuple[Tensor, Tensor] | None:
+        """What a teacher says of my grid row's images [n, G] and of my grid column's captions [m, G], if it is used.
+
+        What is on its way already, as the images or captions themselves, does not travel again.
+        """
         image, text = self.own_guides()
         if image is None or text is None:
             return None
-        texts = self.columns.gather(text)
-        return self.rows.gather(image)(), texts()
+        texts = texts if itself(text, self.e.text) else self.columns.gather(text)
+        images = images if itself(image, self.e.image) else self.rows.gather(image)
+        return images(), texts()
 
     def own_guides(self) -> tuple[Tensor | None, Tensor | None]:
         """What a teacher says of my own images and captions [b, G], as it was given, if it is used."""
@@ -266,6 +270,11 @@ class View:
             rows=None if seen is None else seen.rows,
             columns=None if seen is None else seen.columns,
         )
+
+
+def itself(a: Tensor | None, b: Tensor) -> bool:
+    """Whether two tensors are the same memory."""
+    return a is not None and (a.data_ptr(), a.shape, a.dtype) == (b.data_ptr(), b.shape, b.dtype)
 
 
 def given(loss: TileForm) -> tuple[str, ...]:

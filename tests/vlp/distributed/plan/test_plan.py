@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import gloo_ranks
 import pytest
@@ -25,6 +26,18 @@ def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
         for name, counted, predicted in measured:
             # all-reduces of a few bytes are counted in whole bytes
             assert counted == pytest.approx(predicted, abs=8), name
+
+
+def test_earlier_pairs_cost_what_their_keys_do():
+    """In units of F D, F = (R + C - 2) b: InfoNCE 2, MoCo 2 and its keys, ALBEF 4 and its keys; the bank itself 0."""
+    grid = read("grid:3x4", size=12, per_node=12)
+    for batch, units in ((False, 2), (True, 4)):
+        setup = cost.Setup(ranks=12, pairs=16, width=24, per_node=12, batch=batch, guide=24 * batch, statistics=0)
+        ways = [replace(setup, way="rows", known=("columns",)), replace(setup, way="columns", known=("rows",))]
+        small = 2 * (cost.everyone(setup) + cost.small(setup, cost.AHEAD)).received
+        unit = (3 + 4 - 2) * 16 * 24 * 4
+        assert sum(cost.predicted(way, grid).received for way in ways) - small == units * unit
+        assert cost.pushed(setup, grid, parts=True).received == unit
 
 
 def peak(negatives, size, **shape):

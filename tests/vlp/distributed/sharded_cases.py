@@ -267,17 +267,16 @@ def everything(world):
 
 def grouped(world):
     """(loss, its mean over the groups drawn by hand, the groups of five steps, whether the gradients agree)."""
-    whole = whole_batch(4 * world.size, extras=False)
+    every = whole_batch(4 * world.size, extras=False)
+    whole = Embeddings(every.image, every.text, every.scale, every.bias, learnt={})
     own = cast(share(whole, world.rank, world.size), torch.float64)
     objective = sharded(InfoNCE(), world, "grouped:2:7")
     members = objective.drawn().members
     value = objective(own)
     drawn = [members] + [(objective.drawn().members, setattr(objective, "step", step + 2))[0] for step in range(4)]
     picked = [share(whole, rank, world.size) for rank in members]
-    group = cast(
-        Embeddings(torch.cat([e.image for e in picked]), torch.cat([e.text for e in picked]), whole.scale, whole.bias),
-        torch.float64,
-    )
+    image, text = (torch.cat([getattr(e, side) for e in picked]) for side in ("image", "text"))
+    group = cast(replace(whole, image=image, text=text), torch.float64)
     expected = InfoNCE().reference(group)
     mean = expected.detach().clone()
     dist.all_reduce(mean)

@@ -12,6 +12,7 @@ from tests.vlp.losses.marked import Marked
 from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
+from vlp.losses import Loss
 from vlp.losses._engine import tile_engine as tiles
 from vlp.losses._engine.among import ByDefinition
 from vlp.losses.albef import ALBEF
@@ -145,9 +146,14 @@ def cut(value, rank, size):
     return value[len(value) // size * rank : len(value) // size * (rank + 1)]
 
 
+def takes_bank(objective):
+    """Whether it is a loss of one matrix; the pairs of a bank have no marks."""
+    return isinstance(objective, Loss) and not isinstance(objective, Marked)
+
+
 def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
     """A rank's pairs with its part of the bank: that of its grid row and column, or all of it."""
-    if isinstance(objective.objective, Marked):  # a bank has no marks
+    if not takes_bank(objective.objective):
         return replace(own, bank_image=None, bank_text=None)
     names = {"bank_image": objective.rows, "bank_text": objective.columns}
     names |= {"bank_guide_image": objective.rows, "bank_guide_text": objective.columns}
@@ -170,7 +176,7 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
-    if isinstance(loss, Marked):  # a bank has no marks
+    if not takes_bank(loss):
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
     kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)

@@ -50,8 +50,8 @@ each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 
 
 def bank_of(loss, pairs):
-    """So many earlier pairs, which have no marks."""
-    return 0 if isinstance(loss, Marked) else pairs
+    """So many earlier pairs for what is a loss of one matrix; those pairs have no marks."""
+    return pairs if isinstance(loss, Loss) and not isinstance(loss, Marked) else 0
 
 
 def smoothed(objective: Objective, share: float) -> Objective:

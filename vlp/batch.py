@@ -79,8 +79,8 @@ class Embeddings:
     guide_image: Tensor | None = None  # [B, G] what a teacher says of the images, without gradient
     guide_text: Tensor | None = None  # [B, G] and of the captions; or [B, K, G], as text
     marks: Tensor | None = None  # [B, M] numbers of each pair that a loss reads, without gradient
-    bank_image: Tensor | None = None  # [Q, D] earlier images, the same on every rank: further columns for captions
-    bank_text: Tensor | None = None  # [Q, D] earlier captions: further columns for images
+    bank_image: Tensor | None = None  # [Q, D] earlier images, negatives of captions: all, or a rank's part of them
+    bank_text: Tensor | None = None  # [Q, D] earlier captions, negatives of images
     bank_guide_image: Tensor | None = None  # [Q, G] what a teacher said of them
     bank_guide_text: Tensor | None = None  # [Q, G]
     learnt: Mapping[str, Tensor] | None = None  # the objective's own weights, which the model owns

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlp.batch import Embeddings
-from vlp.config.bounds import AtLeastZero, Count, Positive
+from vlp.config.bounds import AtLeastZero, Positive, Whole
 from vlp.errors import UserError
 from vlp.losses import Loss, Objective
 from vlp.losses._engine.among import ALONE, Among
@@ -24,9 +24,9 @@ from vlp.losses.infonce import InfoNCE
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Objective):
-    """base + weight (InfoNCE(Wx, u) + InfoNCE(Vy, v)) / 2, u and v the teacher's vectors of picture and caption.
+    """base + weight (l(Wx, u) + l(Vy, v)) / 2, u and v the teacher's vectors of picture and caption, W and V learnt.
 
-    W and V are learnt. Both directions count: a student's vector finds its teacher's, and the other way round.
+    l is InfoNCE of one direction: the student's vector finds its teacher's among all of the teacher's.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("guide",)
@@ -37,8 +37,8 @@ class Features(Objective):
     """weight of what is added"""
     temperature: Positive = 0.07
     """of what is added"""
-    teacher_width: Count = 512
-    """how many numbers the teacher's vectors have"""
+    teacher_width: Whole = 0
+    """how many numbers the teacher's vectors have; 0: as many as the embeddings"""
 
     @property
     def contrasts(self) -> tuple[Loss, ...]:
@@ -47,31 +47,34 @@ class Features(Objective):
 
     def learnt(self, width: int) -> Mapping[str, Tensor]:
         """The two projections [width, teacher_width]."""
-        shape = (width, self.teacher_width)
+        shape = (width, self.guide_width(width))
         own = {f"features_{side}": torch.randn(shape) / width**0.5 for side in ("image", "text")}
         return {**super().learnt(width), **own}
 
     def guide_width(self, width: int) -> int:
-        """What the projections lead to."""
-        return self.teacher_width
+        """The width that a teacher's vectors must have."""
+        return self.teacher_width or width
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []. Raises UserError where there is no teacher, or one of another width."""
         assert e.learnt is not None
         value = self.base(e, among)
         for name, own, guide in (("image", e.image, e.guide_image), ("text", e.text, e.guide_text)):
-            given, wanted = 0 if guide is None else guide.shape[-1], e.learnt[f"features_{name}"].shape[-1]
-            if guide is None or given != wanted:
+            matrix = e.learnt[f"features_{name}"]
+            if guide is None:
+                raise UserError("loss Features needs a teacher; set teacher.name, or choose another loss.name")
+            if guide.shape[-1] != matrix.shape[1]:
                 raise UserError(
-                    f"loss.teacher_width is {wanted}, but the run's teacher gives vectors of {given} "
-                    f"numbers; {f'set it to {given}' if given else 'name a teacher'}"
+                    f"the run's teacher gives vectors of {guide.shape[-1]} numbers, but loss Features expects "
+                    f"{matrix.shape[1]}; set loss.teacher_width to {guide.shape[-1]}"
                 )
-            projected = normalize(own.to(torch.promote_types(own.dtype, torch.float32)) @ e.learnt[f"features_{name}"])
+            projected = normalize(own.to(torch.promote_types(own.dtype, torch.float32)) @ matrix)
             value = value + self.weight / 2 * self.towards(among, projected, guide, e)
         return value
 
     def towards(self, among: Among, own: Tensor, guide: Tensor, e: Embeddings) -> Tensor:
-        """InfoNCE [] of everybody's vectors [b, G] and their teacher's."""
+        """How well [] everybody's vectors [b, G] find their teacher's."""
         scale = torch.full_like(e.scale.detach(), 1 / self.temperature)
         taught = normalize(guide.to(own.dtype), dim=-1)
-        return among.contrast(InfoNCE(), Embeddings(own, taught, scale, torch.zeros_like(scale), None, e.weights)).value
+        pairs = Embeddings(own, taught, scale, torch.zeros_like(scale), None, e.weights)
+        return among.contrast(InfoNCE(), pairs, way="rows").value

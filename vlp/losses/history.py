@@ -44,10 +44,10 @@ class History(Objective):
     def __post_init__(self) -> None:
         """Raises UserError for a base that has no loss of each pair."""
         super().__post_init__()
-        base = type(self.base)
-        if not isinstance(self.base, Loss) or base.linear or base.__call__ is not Loss.__call__:
+        base = self.base
+        if not isinstance(base, Loss) or base.linear or type(base).__call__ is not Loss.__call__:
             raise UserError(
-                f'"loss.base" is {base.__name__}, which does not tell the loss of each pair; '
+                f'"loss.base" is {type(base).__name__}, which does not tell the loss of each pair; '
                 "history weights infonce, dcl, hn_nce or multi_positive"
             )
 

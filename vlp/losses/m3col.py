@@ -54,7 +54,7 @@ class M3CoL(Objective):
                 f"loss.name m3col mixes pairs two by two, and {b} pairs on a rank are odd: "
                 "make training.batch a multiple of twice the number of ranks"
             )
-        bare = replace(e, negatives=None, negatives_keep=None)
+        bare = replace(e, negatives=None, negatives_keep=None, bank_image=None, bank_text=None)
         own = self.own_shares(b, among.rank * b, e)
         mixed = self.mixed(bare, own, among) + self.mixed(replace(bare, image=e.text, text=e.image), own, among)
         return value + self.share * mixed / 2

@@ -60,39 +60,41 @@ class Choosing:
     def guided(self, batch: Batch, e: Embeddings) -> Embeddings:
         """With what the teacher says. Raises UserError for one that says the same of both sides of a pair."""
         assert self.guide is not None
-        image = text = None
-        if self.guide.compares:
+        said, start = list[tuple[Tensor, Tensor]](), 0
+        for piece in self.pieces(batch) if self.guide.compares else ():
+            own = taken(e, torch.arange(start, start + len(piece), device=e.image.device))
+            start += len(piece)
             with torch.no_grad():
-                image, text = self.guide(batch, e)
-        if image is None or text is None or torch.equal(image, text):
+                said.append(self.guide(piece, own))
+        if not said or torch.equal(*said[0]):
             raise UserError(
                 "the teacher of this run says the same of a picture and of its caption (teacher.name own, or stored "
                 "vectors of one kind), so that it cannot tell which pairs are good ones to choose; take frozen, "
                 "momentum, or stored vectors of both kinds"
             )
+        image, text = (torch.cat(parts) for parts in zip(*said, strict=True))
         return replace(e, guide_image=image, guide_text=text)
 
     def encoded(self, model: nn.Module, batch: Batch) -> Embeddings:
-        """The candidates' embeddings in evaluation mode.
-
-        They are encoded in pieces of the same size on any number of ranks, so that features are the same to the bit.
-        """
-        alone = self.candidates // self.chooser.parts
-        rows = min(self.rows or alone, alone)
+        """The candidates' embeddings in evaluation mode."""
         training = model.training
         model.eval()
         with torch.no_grad():
-            pieces = [piece for block in split(batch, alone) for piece in split(block, rows)]
-            e = apart(model, pieces, 0, None)
+            e = apart(model, self.pieces(batch), 0, None)
         model.train(training)
         return replace(e, ids=batch.ids)
+
+    def pieces(self, batch: Batch) -> list[Batch]:
+        """What is encoded at once: as large on any number of ranks, so that features are the same to the bit."""
+        alone = self.candidates // self.chooser.parts
+        rows = min(self.rows or alone, alone)
+        return [piece for block in split(batch, alone) for piece in split(block, rows)]
 
     def reusable(self, model: nn.Module, chosen: Chosen, any_rank: Callable[[bool], bool]) -> Embeddings | None:
         """The chosen pairs' embeddings for a step that would encode them without a graph again; None if it has to.
 
-        It has to where training mode is another: with dropout, with batch norms; and with several captions or views,
-        or negatives.
-        All ranks participate, and come to the same answer.
+        It has to where training mode is another (dropout, batch norms), and with several captions or views, or
+        negatives. All ranks participate, and come to the same answer.
         """
         batch = chosen.batch
         if batch.text.ndim > 2 or batch.image.ndim > 4 or batch.negatives is not None:

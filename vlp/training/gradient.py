@@ -194,8 +194,8 @@ def at_embeddings(
     learnt = {name: leaves[f"learnt.{name}"] for name in out.learnt or {}}
     tensors = {name: leaf for name, leaf in leaves.items() if not name.startswith("learnt.")}
     with torch.enable_grad():
-        whole = replace(out, **tensors, learnt=learnt or None)
-        loss = objective(whole) if takes_all else over_views(objective, whole)
+        given_leaves = replace(out, **tensors, learnt=learnt or None)
+        loss = objective(given_leaves) if takes_all else over_views(objective, given_leaves)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 

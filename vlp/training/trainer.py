@@ -226,7 +226,7 @@ class Trainer:
 
     @property
     def precise(self) -> torch.dtype:
-        """The dtype of numbers that are kept."""
+        """What companions compute and keep in."""
         fp64 = resolve(self.training.precision, self.world.device) == "fp64"
         return torch.float64 if fp64 else torch.float32
 

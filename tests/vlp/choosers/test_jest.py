@@ -72,7 +72,7 @@ def by_ranks(how: Jest, e: Embeddings, size: int) -> tuple[list[int], list[int]]
 
 @pytest.mark.parametrize(
     "how",
-    [HOW, replace(HOW, rounds=16), replace(HOW, blocks=1, sharpness=0.5), replace(HOW, reference_scale=30.0, rounds=1)],
+    [HOW, replace(HOW, rounds=6), replace(HOW, blocks=1, sharpness=0.5), replace(HOW, reference_scale=30.0, rounds=1)],
     ids=["rounds", "more rounds than pairs of a block", "one block", "one round"],
 )
 @pytest.mark.parametrize("ids", [True, False])

@@ -12,6 +12,7 @@ from tests.vlp.losses.marked import Marked
 from vlp.batch import Embeddings
 from vlp.distributed.sharded import sharded
 from vlp.distributed.strategies.strategy import grids
+from vlp.losses import Loss
 from vlp.losses._engine import tile_engine as tiles
 from vlp.losses._engine.among import ByDefinition
 from vlp.losses.albef import ALBEF
@@ -32,6 +33,7 @@ from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
@@ -44,6 +46,7 @@ from vlp.losses.spectral import Spectral
 
 LOSSES = (InfoNCE(), SigLIP(), DCL(), HNNCE(), MultiPositive(), MultiPositive(duplicates="mask"))
 SMOOTHED = tuple(replace(loss, label_smoothing=0.1) for loss in LOSSES)
+PAIRS, WIDTH = 5, 6  # of a rank, and of the embeddings
 COMPOSED = (
     MACL(),
     CyCLIP(base=MultiPositive()),
@@ -61,17 +64,17 @@ COMPOSED = (
     PolyView(label_smoothing=0.1),
     M3CoL(),
     BarLIP(dims=4),
-    Features(teacher_width=6),
+    Features(),
     Classes(classes=4),
     ALIP(base=MultiPositive()),
     History(base=MultiPositive(label_smoothing=0.1)),
     MoCo(label_smoothing=0.1),
     MoCHi(mixed=3, own_mixed=2, hardest=4),
     ALBEF(label_smoothing=0.1),
+    ISogCLR(label_smoothing=0.1),
 )
 VARIANTS = (MoCo(keys="own"), ALBEF(queue=0, alpha=0.0))
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}
-PAIRS, WIDTH, EARLIER = 5, 6, 3  # a rank's pairs, width of the embeddings, a rank's pairs in the bank
 
 
 def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
@@ -88,9 +91,10 @@ def whole_batch(b, *, extras, several=False, seed=0) -> Embeddings:
     image, text = unit(b, WIDTH), unit(b, WIDTH)
     scale, bias = torch.tensor(20.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
     e = Embeddings(image, text, scale, bias, ids=ids, learnt=own_weights(torch.float64))
-    e = replace(e, guide_image=unit(b, WIDTH), guide_text=unit(b, WIDTH), marks=unit(b, 2))
+    beside = {"guide_image": unit(b, WIDTH), "guide_text": unit(b, WIDTH), "marks": unit(b, 2)}
     sides = ("image", "text", "guide_image", "guide_text")
-    e = replace(e, **{f"bank_{side}": unit(EARLIER * b // PAIRS, WIDTH) for side in sides})
+    beside |= {f"bank_{side}": unit(2 * b, WIDTH) for side in sides}
+    e = replace(e, **beside)
     if not extras:
         return e
     ids = torch.stack([ids, torch.randint(0, 2 * b, (b,), generator=generator)], 1)  # two kinds, either is enough
@@ -142,9 +146,14 @@ def cut(value, rank, size):
     return value[len(value) // size * rank : len(value) // size * (rank + 1)]
 
 
+def takes_bank(objective):
+    """Whether it is a loss of one matrix; the pairs of a bank have no marks."""
+    return isinstance(objective, Loss) and not isinstance(objective, Marked)
+
+
 def banked(own: Embeddings, objective, whole: Embeddings) -> Embeddings:
     """A rank's pairs with its part of the bank: that of its grid row and column, or all of it."""
-    if isinstance(objective.objective, Marked):  # a bank has no marks
+    if not takes_bank(objective.objective):
         return replace(own, bank_image=None, bank_text=None)
     names = {"bank_image": objective.rows, "bank_text": objective.columns}
     names |= {"bank_guide_image": objective.rows, "bank_guide_text": objective.columns}
@@ -167,9 +176,9 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     pairs = PAIRS + isinstance(loss, M3CoL)  # which wants them even
     whole = whole_batch(pairs * world.size, extras=extras, several=several)
     oracle_leaves = cast(cast(whole, dtype), torch.float64)  # the rounded features, exactly
-    if isinstance(loss, Marked):
+    if not takes_bank(loss):
         oracle_leaves = replace(oracle_leaves, bank_image=None, bank_text=None)
-    kept, rank = past(loss, PAIRS * world.size), world.rank
+    kept, rank = past(loss, pairs * world.size), world.rank
     alone = ByDefinition(kept)
     value = loss(oracle_leaves, alone)
     oracle = torch.autograd.grad(value, leaves(oracle_leaves), allow_unused=True, materialize_grads=True)
@@ -183,10 +192,10 @@ def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several
     errors = [abs(float(found_value.detach()) - float(value)) / max(1.0, abs(float(value)))]
     for name in kept:
         errors.append(float((objective.kept[name].double() - cut(alone.kept[name], rank, world.size)).abs().max()))
-    pairs = len(leaves(own)) - len(own.learnt)
+    of_pairs = len(leaves(own)) - len(own.learnt)
     for i, (expected, got) in enumerate(zip(oracle, actual, strict=True)):
         got = got.double() / world.size
-        if expected.dim() == 0 or i >= pairs:
+        if expected.dim() == 0 or i >= of_pairs:
             dist.all_reduce(got) if world.size > 1 else None
         else:
             expected = expected.unflatten(0, (world.size, -1))[world.rank]
@@ -264,17 +273,16 @@ def everything(world):
 
 def grouped(world):
     """(loss, its mean over the groups drawn by hand, the groups of five steps, whether the gradients agree)."""
-    whole = whole_batch(4 * world.size, extras=False)
+    every = whole_batch(4 * world.size, extras=False)
+    whole = Embeddings(every.image, every.text, every.scale, every.bias, learnt={})
     own = cast(share(whole, world.rank, world.size), torch.float64)
     objective = sharded(InfoNCE(), world, "grouped:2:7")
     members = objective.drawn().members
     value = objective(own)
     drawn = [members] + [(objective.drawn().members, setattr(objective, "step", step + 2))[0] for step in range(4)]
     picked = [share(whole, rank, world.size) for rank in members]
-    group = cast(
-        Embeddings(torch.cat([e.image for e in picked]), torch.cat([e.text for e in picked]), whole.scale, whole.bias),
-        torch.float64,
-    )
+    image, text = (torch.cat([getattr(e, side) for e in picked]) for side in ("image", "text"))
+    group = cast(replace(whole, image=image, text=text), torch.float64)
     expected = InfoNCE().reference(group)
     mean = expected.detach().clone()
     dist.all_reduce(mean)

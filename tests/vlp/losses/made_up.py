@@ -11,7 +11,7 @@ from vlp.batch import Embeddings
 from vlp.config.components import component_names
 from vlp.losses import Objective
 
-SMALL = {"BarLIP": {"dims": 5}, "Features": {"teacher_width": 8}, "Classes": {"classes": 7}}
+SMALL = {"BarLIP": {"dims": 5}, "Classes": {"classes": 7}}
 
 
 @cache
@@ -35,11 +35,7 @@ def made(component, **options) -> Objective:
 def first_values(width):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        every = [
-            made(component, **({"teacher_width": width} if component.__name__ == "Features" else {}))
-            for component in components()
-        ]
-        return {name: value for objective in every for name, value in objective.learnt(width).items()}
+        return {name: value for component in components() for name, value in made(component).learnt(width).items()}
 
 
 def learnt(width, dtype):
@@ -87,8 +83,8 @@ def in_double(e: Embeddings) -> Embeddings:
     cast = lambda t: None if t is None else t.detach().double().requires_grad_()  # noqa: E731
     names = [field.name for field in fields(e) if isinstance(getattr(e, field.name), torch.Tensor)]
     names = [name for name in names if getattr(e, name).is_floating_point() and name != "weights"]
-    tensors = {name: cast(getattr(e, name)) for name in names}
-    return replace(e, **tensors, learnt={name: cast(weight) for name, weight in e.learnt.items()})
+    own = {name: cast(weight) for name, weight in e.learnt.items()}
+    return replace(e, **{name: cast(getattr(e, name)) for name in names}, learnt=own)
 
 
 def errors(actual, oracle):

@@ -26,6 +26,7 @@ from vlp.losses.features import Features
 from vlp.losses.gcl import GCL
 from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import ISogCLR
 from vlp.losses.kernel import Kernel
 from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
@@ -131,8 +132,8 @@ def barlip(e):
 def features(e):
     value = clip(e)
     for name, own, guide in (("image", e.image, e.guide_image), ("text", e.text, e.guide_text)):
-        pair = replace(e, image=normalize(own @ e.learnt[f"features_{name}"]), text=guide)
-        value = value + clip(pair, scale=1 / 0.07) / 2
+        cosines = normalize(own @ e.learnt[f"features_{name}"]) @ guide.T
+        value = value + cross_entropy(cosines / 0.07, torch.arange(len(own))) / 2
     return value
 
 
@@ -170,6 +171,13 @@ def alip(e):
 def history(e):
     """Of pairs without one."""
     return clip(e)
+
+
+def isogclr(e):
+    """At a first visit: t (log g + 6.5), whose gradient is that of t g / u where u is g."""
+    c, others = e.image @ e.text.T, ~torch.eye(len(e.image), dtype=torch.bool)
+    g = [((m - m.diagonal()[:, None]) / 0.07)[others].view(len(m), -1).exp().mean(1) for m in (c, c.T)]
+    return sum((0.07 * (each.log() + 6.5)).mean() for each in g) / 2
 
 
 def both_ways(formula, matrix, *others):
@@ -239,6 +247,7 @@ FORMULAS = (
     (CWCL(), cwcl),
     (Distill(), distill),
     (CCLK(), ccl_k),
+    (ISogCLR(), isogclr),
 )
 
 

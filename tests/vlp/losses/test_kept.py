@@ -13,8 +13,10 @@ from vlp.errors import UserError
 from vlp.losses._engine.among import Alone
 from vlp.losses.alip import ALIP
 from vlp.losses.cyclip import CyCLIP
+from vlp.losses.dcl import DCL
 from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.isogclr import KEPT, ISogCLR
 from vlp.losses.macl import MACL
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
@@ -62,6 +64,47 @@ def test_history_weights_by_the_density_of_the_mean_loss_of_each_pair():
     assert max(errors(gradients(lambda e: loss(e, among), e), gradients(formula, e))) < 1e-12
     torch.testing.assert_close(among.kept["history_loss"], (mean * times + each_pair(e).detach()) / (times + 1))
     torch.testing.assert_close(among.kept["history_times"], times + 1)
+
+
+def of_one_direction(c, temperature, before, gamma, rho):
+    """(the surrogate of each pair, its value, the new log u, the slope of its temperature), as the paper has them."""
+    others = ~torch.eye(len(c), dtype=torch.bool)
+    apart = (c - c.diagonal()[:, None])[others].view(len(c), -1)
+    weights = (apart / temperature[:, None]).exp()
+    g = weights.mean(1)
+    u = torch.where(before.isinf(), g, (1 - gamma) * before.exp() + gamma * g).detach()
+    moment = (weights * apart).mean(1)
+    slope = u.log() + rho - moment / (u * temperature)
+    return temperature * g / u, temperature * (u.log() + rho), u.log(), slope.detach()
+
+
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
+def test_isogclr_averages_denominators_and_moves_temperatures(gamma):
+    e, generator = embeddings(8, weights=False), torch.Generator().manual_seed(1)
+    past = {name: torch.rand(8, generator=generator, dtype=torch.float64) / 4 + 0.05 for name in KEPT}
+    for name in KEPT[1::2]:
+        past[name] = torch.where(torch.arange(8) < 3, -torch.inf, past[name] * 5)
+    among, loss = Alone(past), ISogCLR(gamma=gamma, rho=0.5, rate=0.02, least=0.06)
+
+    def both(e):
+        c = e.image @ e.text.T
+        sides = (c, past[KEPT[0]], past[KEPT[1]]), (c.T, past[KEPT[2]], past[KEPT[3]])
+        return [of_one_direction(*side, gamma, 0.5) for side in sides]
+
+    found = gradients(lambda e: loss(e, among), e)
+    assert max(errors(found[1:], gradients(lambda e: sum(s[0].mean() for s in both(e)) / 2, e)[1:])) < 1e-12
+    torch.testing.assert_close(found[0], sum(s[1].mean() for s in both(e)).detach() / 2)
+    for k, (_, _, log_u, slope) in enumerate(both(e)):
+        torch.testing.assert_close(among.kept[KEPT[2 * k + 1]], log_u)
+        moved = (past[KEPT[2 * k]] - 0.02 * slope).clamp(0.06, 1.0)
+        torch.testing.assert_close(among.kept[KEPT[2 * k]], moved)
+        assert (moved > 0.06).any()
+
+
+def test_isogclr_of_batches_alone_has_the_gradient_of_dcl_times_the_temperature():
+    e = replace(embeddings(9, k=2), scale=double(1 / 0.2).requires_grad_())
+    found, expected = gradients(ISogCLR(gamma=1.0, temperature=0.2), e), gradients(DCL(), e)
+    assert max(errors(found[1:3], [0.2 * g for g in expected[1:3]])) < 1e-12
 
 
 def test_what_an_objective_adds_to_keeps_its_numbers_too():

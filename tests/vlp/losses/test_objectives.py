@@ -50,8 +50,8 @@ each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 
 
 def bank_of(loss, pairs):
-    """So many earlier pairs, which have no marks."""
-    return 0 if isinstance(loss, Marked) else pairs
+    """So many earlier pairs for what is a loss of one matrix; those pairs have no marks."""
+    return pairs if isinstance(loss, Loss) and not isinstance(loss, Marked) else 0
 
 
 def smoothed(objective: Objective, share: float) -> Objective:
@@ -98,7 +98,7 @@ def test_bfloat16_features_are_no_worse_than_the_plain_bfloat16_matrix(loss):
     fast, plain = errors(gradients(loss, e), oracle), errors(gradients(loss.reference, e), oracle)
     assert fast[0] < 1e-5  # the value is computed in float32 from the rounded features
     assert max(fast) < 4e-3  # the gradient is rounded once, to bfloat16
-    assert sum(fast) <= sum(plain)
+    assert sum(fast) <= sum(plain) + 1e-6
 
 
 @each_loss

@@ -35,6 +35,7 @@ from vlp.teachers.none import Nobody
 from vlp.teachers.own import Own
 from vlp.teachers.stored import Stored
 from vlp.training.gradient import cached, whole_batch
+from vlp.training.memory import SLACK, estimate
 from vlp.training.settings import Training
 from vlp.training.teaching import Setting, Teaching
 
@@ -234,6 +235,19 @@ def test_what_cannot_teach_is_refused(folder: Path, release: Release) -> None:
         Teaching.begin(guide, Tiny(), Setting(CPU), wanted=16)
     with pytest.raises(UserError, match=r"pictures come as torch\.float32, normalised"):
         guide(replace(batch(release), image=torch.zeros(6, 3, 16, 16)), NONE)
+
+
+def test_what_a_teacher_keeps_is_in_the_estimate_of_memory(folder: Path, release: Release) -> None:
+    model, some = Tiny(), pairs(0, 8)
+    how: Mapping[str, Any] = {"rows": 8, "chunk": 8, "copies": 2}
+    alone = estimate(model, some, **how).total
+    own = 4 * sum(p.numel() for p in model.parameters())
+    for guide, shards, size in (
+        (Following(0.9), 2, own // 2),
+        (Frozen(str(folder)).open(given(release)), 2, 4 * sum(p.numel() for p in release.encoder.parameters())),
+    ):
+        more = estimate(model, some, **how, beside=guide.memory(model, shards)).total
+        assert more - alone == pytest.approx(SLACK * size, abs=2)
 
 
 class Stop(Exception):

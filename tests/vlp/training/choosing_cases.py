@@ -16,9 +16,10 @@ from vlp.distributed.world import World
 from vlp.training.teaching import Guide, Setting, encoded
 from vlp.training.trainer import Trainer, Training
 
+STEPS = 4
 HOW = Jest(discard=0.75, rounds=3, blocks=4)
 BASE = Training(
-    samples=8 * 16, batch=16, log_every=1, tensorboard=False, checkpoint_every=1e9, precision="fp64", threads=1
+    samples=STEPS * 16, batch=16, log_every=1, tensorboard=False, checkpoint_every=1e9, precision="fp64", threads=1
 )
 
 

@@ -34,9 +34,7 @@ from vlp.training.trainer import Trainer
 STEPS, BATCH = 5, 16
 
 
-def keep(base):
-    """The objective with weights of its own, and numbers of samples and of the run."""
-    return BarLIP(dims=5, weight=0.1, base=ALIP(base=History(base=base)))
+KEEPING = BarLIP(dims=5, weight=0.1, base=ALIP(base=History()))  # weights of its own, numbers of samples and of the run
 
 
 def model(*, norm="layer", dropout=0.0, lock=False):
@@ -86,9 +84,9 @@ def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
     """
     keeping, decay = changes.pop("keeping", False), changes.pop("teacher", None)
     guide = None if decay is None else Following(decay)
-    base = InfoNCE() if decay is None else Follows()
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
-    objective = keep(base) if keeping else base
+    objective = KEEPING if keeping else InfoNCE()
+    objective = objective if decay is None else Follows(base=objective)
     encoder.learnt.add(objective.learnt(14))
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,17 +15,19 @@ from vlp.losses.infonce import InfoNCE
 
 @dataclass(frozen=True, kw_only=True)
 class Follows(Objective):
-    """InfoNCE, and how far the embeddings are from what the teacher says."""
+    """A base, and how far the embeddings are from what the teacher says."""
+
+    base: Objective = field(default_factory=InfoNCE)
 
     needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     @property
     def contrasts(self) -> tuple[Loss, ...]:
-        return (InfoNCE(),)
+        return self.base.contrasts
 
     def guide_width(self, width: int) -> int:
         return width
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         far = (e.image - e.guide_image).square().sum(1) + (e.text - e.guide_text).square().sum(1)
-        return among.contrast(InfoNCE(), e).value + mean(among, far)
+        return self.base(e, among) + mean(among, far)

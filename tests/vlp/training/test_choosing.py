@@ -12,7 +12,7 @@ import choosing_cases
 import gloo_ranks
 import pytest
 import torch
-from choosing_cases import BASE, HOW, Known, run
+from choosing_cases import BASE, HOW, STEPS, Known, run
 from tiny_run import Tiny, TinyStream, pairs
 from torch import Tensor
 
@@ -30,7 +30,7 @@ class Stop(Exception):
 class Breaks(TinyStream):
     """A stream whose machine fails after some batches."""
 
-    left = 5
+    left = 2
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         for batch in super().__iter__():
@@ -52,8 +52,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
 
 def test_pairs_trained_and_pairs_looked_at_are_two_numbers(whole: tuple[Path, Tensor]) -> None:
     rows = [json.loads(line) for line in (whole[0] / "metrics.jsonl").read_text().splitlines()]
-    assert [row["samples"] for row in rows] == [16 * n for n in range(1, 9)]
-    assert [row["samples_looked_at"] for row in rows] == [64 * n for n in range(1, 9)]
+    assert [row["samples"] for row in rows] == [16 * n for n in range(1, STEPS + 1)]
+    assert [row["samples_looked_at"] for row in rows] == [64 * n for n in range(1, STEPS + 1)]
 
 
 def test_the_cached_step_encodes_what_was_chosen_once_and_gives_the_same_weights(
@@ -63,8 +63,8 @@ def test_the_cached_step_encodes_what_was_chosen_once_and_gives_the_same_weights
     calls: list[bool] = []
     chunked.model.register_forward_hook(lambda model, given, out: calls.append(out.image.requires_grad))  # type: ignore[attr-defined]
     assert (weights(chunked.fit()) - whole[1]).abs().max() < 1e-11
-    without_graph = 8 * 64 // 4 * 2 + 2  # both towers of all candidates; and of a few pairs once, to compare
-    assert len(calls) == without_graph + 8 * 16 // 4 * 2
+    without_graph = STEPS * 64 // 4 * 2 + 2  # both towers of all candidates; and of a few pairs once, to compare
+    assert len(calls) == without_graph + STEPS * 16 // 4 * 2
 
 
 @pytest.mark.parametrize("model,steady", [(Tiny(dropout=0.0, norm=False), True), (Tiny(norm=False), False)])

@@ -43,7 +43,6 @@ QUICK: Cases = {
     },
     "fsdp2, cached, bf16, own weights": {"parallel": "fsdp2", "chunk": 3, "precision": "bf16", "keeping": True},
 }
-PARTS = ((2, "ddp", 0), (3, "fsdp2", 3), (4, "ddp", 0))
 
 
 def every(kinds: tuple[str, ...]) -> Cases:
@@ -95,6 +94,7 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
 
 
 KEEPING = {"keeping": True, "teacher": 0.9}  # and taught by the mean of its own weights, which goes on too
+PARTS = ((2, "ddp", 0), (3, "fsdp2", 3), (4, "ddp", 0))
 CHAIN = [(last, {**KEEPING, "parallel": kind, "chunk": chunk}) for last, kind, chunk in PARTS]
 
 

@@ -10,10 +10,19 @@ from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.losses._engine.statistics import Running
-from vlp.losses._engine.tile import TileForm, Way
+from vlp.losses._engine.tile import Tile, TileForm, Way
 from vlp.losses._engine.tile_engine import Block, Pull, Sums, local_slope, observe_local, product
 
 T = TypeVar("T")
+
+
+def cosines(block: Block, tile: Tile, rows: slice, columns: slice) -> Tensor:
+    """[r, c] the cosines of a tile's logits; a bias hides those of a scale near zero, which are multiplied again."""
+    if block.bias is None:
+        return tile.logits / block.scale
+    found = torch.empty_like(tile.logits)
+    product(block.image[rows], block.text[columns].T, out=found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,7 @@ class Banks:
                 if into is not None:
                     product(slope, block.text[c], out=into[r], add=True)
                 if counted:
-                    cosines = (tile.logits if block.bias is None else tile.logits - block.bias) / block.scale
-                    sums.scale += torch.linalg.vecdot(slope, cosines).double().sum()
+                    sums.scale += torch.linalg.vecdot(slope, cosines(block, tile, r, c)).double().sum()
                 if block.bias is not None:
                     sums.bias += slope.sum(1).double().sum()
 

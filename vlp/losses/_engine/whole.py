@@ -12,9 +12,11 @@ from vlp.losses._engine.tile import Matrix, TileForm, Way, alike
 def whole_matrix(loss: TileForm, e: Embeddings, way: Way) -> Matrix:
     """What `loss` is told of one process's pairs in one direction, B x B memory, differentiable."""
     own, other, keys = (e.image, e.text, e.bank_text) if way == "rows" else (e.text, e.image, e.bank_image)
+    precision = torch.promote_types(own.dtype, other.dtype)  # a mixture of bfloat16 features is float32
+    own, other = own.to(precision), other.to(precision)
     logits = e.scale * own @ other.T
     local = own.new_zeros(len(own), 0)
-    earlier = local if keys is None else e.scale * own @ keys.T
+    earlier = local if keys is None else e.scale * own @ keys.to(precision).T
     if e.negatives is not None and way == "rows":
         local = e.scale * (own[:, None] * e.negatives).sum(-1)
     if loss.uses_bias:

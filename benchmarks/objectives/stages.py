@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,9 +45,9 @@ class Sizes:
 
 QUICK = Sizes(
     screen=256,
-    race=256,
-    report=384,
-    best=2,
+    race=384,
+    report=512,
+    best=3,
     seeds=2,
     shards="bundled:emoji/val",
     extra=(
@@ -131,16 +132,23 @@ def demo_rows(stage: str, base: Mapping[Condition, Sequence[Done]]) -> list[Row]
     return [about(stage, some, some) | {"gain": 0.0} for some in base.values() if some]
 
 
-def about(stage: str, own: Sequence[Done], demos: Sequence[Done], peers: Sequence[float] | None = None) -> Row:
-    """The part of a row that needs no statistics; seconds and memory are those beside the other runs."""
+def about(
+    stage: str, own: Sequence[Done], demos: Sequence[Done], peers: Sequence[float] = (), split: str = "val"
+) -> Row:
+    """The part of a row that needs no statistics; seconds and memory are those beside the other runs.
+
+    peers: scores of `demo` to compare with, where they are not those of `demos`, seed by seed.
+    """
     run = own[0].run
-    values = [done.mrr for done in own]
-    base = record.row(f"{stage}/{run.condition}/{run.recipe}", "MRR", values, peers or [d.mrr for d in demos], DEMO)
+    values = [done.scored[split].mrr for done in own]
+    peers = peers or [done.scored[split].mrr for done in demos]
+    base = record.row(f"{stage}/{run.condition}/{run.recipe}", "MRR", values, peers, DEMO)
     seconds, peak = (median(getattr(done, key) for done in own) for key in ("seconds", "peak_bytes"))
     return {
         **base,
         "ours": mean(values),
-        "peer": mean(peers or [done.mrr for done in demos]),
+        "peer": mean(peers),
+        "split": split,
         "stage": stage,
         "recipe": run.recipe,
         "condition": run.condition,
@@ -174,7 +182,8 @@ def race(bench: Bench, order: Sequence[str], screen_rows: Sequence[Row]) -> tupl
     learning |= {row["pairs"]: row["ours"] for row in rows if row["recipe"] == DEMO}
     there = [row for row in rows if not row.get("failed") and row["recipe"] != DEMO]
     for row in there:
-        row["gain_at_equal_seconds"] = judging.at_equal_seconds(row["gain"], row["slower"], learning, row["pairs"])
+        equal = judging.at_equal_seconds(row["gain"], row["slower"], learning, row["pairs"])
+        row["gain_at_equal_seconds"] = None if math.isnan(equal) else equal
     return rows, [row["recipe"] for row in sorted(there, key=lambda row: -row["gain"])]
 
 
@@ -184,7 +193,8 @@ def against_demo(stage: str, results: Results, names: Sequence[str], split: str 
     if not demos:
         return [failure(result) for result in results.values()]
     sides: dict[str, tuple[list[Done], list[Done]]] = {}
-    rows: list[Row] = [about(stage, list(demos.values()), list(demos.values())) | {"gain": 0.0}]
+    every = list(demos.values())
+    rows: list[Row] = [about(stage, every, every, split=split) | {"gain": 0.0}]
     for name in names:
         own = [done for done in finished(results, lambda run, n=name: run.recipe == n) if done.run.seed in demos]
         if own:
@@ -193,10 +203,7 @@ def against_demo(stage: str, results: Results, names: Sequence[str], split: str 
             rows.append(failure(next(result for run, result in results.items() if run.recipe == name)))
     verdicts = judge({name: tuple(scores(side, split) for side in both) for name, both in sides.items()})
     for name, (own, peers) in sides.items():
-        values = [done.scored[split].mrr for done in own], [done.scored[split].mrr for done in peers]
-        row = about(stage, own, peers) | {"ours": mean(values[0]), "peer": mean(values[1]), "split": split}
-        rows.append(row | verdicts[name].row())
-    rows[0] |= {"ours": mean(done.scored[split].mrr for done in demos.values()), "split": split}
+        rows.append(about(stage, own, peers, split=split) | verdicts[name].row())
     return rows
 
 
@@ -236,7 +243,7 @@ def report(bench: Bench, order: Sequence[str]) -> list[Row]:
     results = bench.train(runs)
     names = [name for name in words if name != DEMO]
     return [
-        row | {"case": row["case"] if split == "val" else f"{row['case']}/{split}"}
+        row | {"split": split, "case": row["case"] if split == "val" else f"{row['case']}/{split}"}
         for split in ("val", *TESTS)
         for row in against_demo("report", results, names, split)
     ]

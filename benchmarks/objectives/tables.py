@@ -58,7 +58,11 @@ def judged(rows: Sequence[Row]) -> str:
             low, high = row["interval"]
             numbers = [share(row["ours"]), signed(row["gain"]), f"{signed(low)} to {signed(high)}"]
             numbers += [f"{row['p_holm']:.2g}", share(row["least"])]
-            numbers += [signed(row["gain_at_equal_seconds"])] if timed else []
+            numbers += (
+                [signed(row["gain_at_equal_seconds"]) if row["gain_at_equal_seconds"] is not None else ""]
+                if timed
+                else []
+            )
             verdict = "**pays**" if row["pays"] else "worse" if high < 0 else ""
             lines.append(f"{head} {' | '.join([*numbers, *cost(row), verdict])} |")
     return "\n".join(lines)
@@ -67,7 +71,7 @@ def judged(rows: Sequence[Row]) -> str:
 def report(rows: Sequence[Row]) -> str:
     """A table of each split."""
     splits = dict.fromkeys(row["split"] for row in rows if "split" in row)
-    own = {split: [row for row in rows if row.get("split") == split or row.get("failed")] for split in splits}
+    own = {split: [row for row in rows if row.get("split") == split] for split in splits}
     return "\n\n".join(f"On {split}:\n\n{judged(some)}" for split, some in own.items()) or judged(rows)
 
 

@@ -103,7 +103,7 @@ def test_the_whole_program_runs_once_and_keeps_what_it_has(tmp_path: Path, capsy
     rows = json.loads(record.read_text())["rows"]
     assert not [row["failed"] for row in rows if row.get("failed")]
     stages = [row["stage"] for row in rows]
-    assert [stages.count(stage) for stage in ("race", "report")] == [3, 4 * 5]
+    assert [stages.count(stage) for stage in ("race", "report")] == [4, 4 * 5]
     assert {row["condition"] for row in rows if row["stage"] == "screen"} == set(CONDITIONS)
     raced = [row for row in rows if row["stage"] == "race" and row["recipe"] != DEMO]
     assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in raced)
@@ -200,6 +200,9 @@ def test_what_was_planted_is_found(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cyclip["gain_at_equal_seconds"] == pytest.approx(cyclip["gain"] - 0.02 * math.log(2), abs=0.004)
     assert verdicts["macl"]["gain_at_equal_seconds"] == pytest.approx(verdicts["macl"]["gain"])
     assert 0.003 < verdicts["macl"]["least"] < 0.03
+    ours, peer = (rows[f"report/as is/{name}/test_concept"]["ours"] for name in ("macl", DEMO))
+    assert rows["report/as is/macl/test_concept"]["ratio"] == pytest.approx(ours / peer, rel=0.02)
+    assert ours - peer == pytest.approx(rows["report/as is/macl/test_concept"]["gain"])
     assert rows["report/as is/macl + cyclip/test_style"]["gain"] == pytest.approx(0.03, abs=0.01)
     assert rows["screen/small/macl"]["gain"] == pytest.approx(0.03, abs=0.015)
     assert len(rows) == len(CONDITIONS) + 3 + 1 + 4 + 4 * 5

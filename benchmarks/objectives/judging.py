@@ -87,7 +87,7 @@ def resampled(
     """
     drawn = times_drawn(len(own.sums), rounds, seed)
     asked = drawn @ own.counts
-    apart = np.divide(drawn @ (own.sums - base.sums), asked, out=np.zeros(asked.shape), where=asked > 0).mean(1)
+    apart: Floats = np.divide(drawn @ (own.sums - base.sums), asked, out=np.zeros(asked.shape), where=asked > 0).mean(1)
     if len(pool):
         rng = np.random.default_rng([seed, 1])
         apart = apart + spread * rng.choice(pool, (rounds, draws)).mean(1)

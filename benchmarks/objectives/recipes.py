@@ -72,6 +72,7 @@ RECIPES: Mapping[str, Recipe] = {
     "barlip": Recipe(flags=loss("barlip", BESIDE), paper="2305.08675"),
     "classes": Recipe(flags=loss("classes", BESIDE, "classes=8192"), paper="2407.17331"),
     "history": Recipe(flags=loss("history", BESIDE), claims="noisy", paper="2302.03357"),
+    "isogclr": Recipe(flags=loss("isogclr"), claims="small", paper="2305.11965"),
     "alip": Recipe(flags=loss("alip", BESIDE), claims="noisy", paper="2308.08428"),
     "counting": Recipe(flags=(*loss("counting", BESIDE), "--data.negatives.name", "count"), paper="2302.12066"),
     "attributes": Recipe(flags=("--data.negatives.name", "attribute"), kind="sampler", paper="2210.01936"),

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -243,7 +243,7 @@ class Sharded:
             guide=guide.shape[1],
             guide_element=guide.element_size(),
             known=self.known(e),
-            way=way or "both",
+            way=way or gradients(e),
             batch=loss.meets_batch,
         )
         not_met = 0 if met else AGREE
@@ -253,6 +253,13 @@ class Sharded:
         return (
             predicted(setup, self.strategy).received + small(setup, weights - not_asked).received
         )  # weights are summed
+
+
+def gradients(e: Embeddings) -> Literal["both", "rows", "columns"]:
+    """Which sides' gradients travel; where no side has one, the images' do, for that of the scale."""
+    if not torch.is_grad_enabled() or (e.image.requires_grad and e.text.requires_grad):
+        return "both"
+    return "columns" if e.text.requires_grad else "rows"
 
 
 class Total(torch.autograd.Function):

@@ -82,7 +82,11 @@ RECIPES: Mapping[str, Recipe] = {
         flags=(*loss("features", BESIDE, "teacher-width=256"), *FROZEN), kind="teacher", paper="2307.12732"
     ),
     "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
-    "distill": Recipe(flags=(*loss("distill"), *FROZEN), kind="teacher", paper="2207.01426"),
+    "distill": Recipe(
+        flags=(*loss("distill"), "--loss.share", "1", "--loss.teacher-scale", "14", *FROZEN),
+        kind="teacher",
+        paper="2207.01426",
+    ),
     "ccl_k": Recipe(flags=(*loss("ccl_k"), *VECTORS), kind="teacher", claims="small", paper="2202.05458"),
     "albef": Recipe(flags=(*loss("albef", "queue=4096"), *MOMENTUM), claims="noisy", paper="2107.07651"),
     "moco": Recipe(flags=(*loss("moco", "queue=4096"), *MOMENTUM), claims="small", paper="2103.06561"),

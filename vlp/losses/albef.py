@@ -1,6 +1,6 @@
 """Image-text contrast with momentum distillation (ALBEF: Li et al. 2021, 2107.07651, equations 1, 2 and 6).
 
-Written from the paper's equations as its published code has them: keys of the batch are the teacher's, and its softmax
+Written as its published code has them; the paper's text was not at hand, the equations' numbers are from memory: keys of the batch are the teacher's, and its softmax
 over them and the queue is at the model's own temperature, without gradient.
 """
 

@@ -1,6 +1,7 @@
 """MoCHi: mixes of the hardest earlier pairs are negatives too (Kalantidis et al. 2020, 2010.01028, equations 5 and 6).
 
-The paper's method for pictures and their augmentations, here in both directions between pictures and captions.
+The paper's method for pictures and their augmentations, here in both directions between pictures and captions. Its
+text was not at hand: the numbers of its equations are from memory.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
     "distill": Recipe(
-        flags=(*loss("distill"), "--loss.share", "1", "--loss.teacher-scale", "14", *FROZEN),
+        flags=(*loss("distill", "share=1", "teacher-scale=14"), *FROZEN),
         kind="teacher",
         paper="2207.01426",
     ),

@@ -1,7 +1,8 @@
 """Image-text contrast with momentum distillation (ALBEF: Li et al. 2021, 2107.07651, equations 1, 2 and 6).
 
-Written as its published code has them; the paper's text was not at hand, the equations' numbers are from memory: keys of the batch are the teacher's, and its softmax
-over them and the queue is at the model's own temperature, without gradient.
+Written as its published code has them; the paper's text was not at hand, and the equations' numbers are from memory.
+Keys of the batch are the teacher's, and its softmax over them and the queue is at the model's own temperature, without
+gradient.
 """
 
 from __future__ import annotations

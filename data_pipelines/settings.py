@@ -32,7 +32,7 @@ class Captions:
 class Decoding:
     """Which pictures are decoded."""
 
-    min_side: Annotated[Whole, COMMON] = 0
+    min_side: Whole = 0
     """pictures whose shorter side has fewer pixels are filtered out"""
     most_pixels: Count = 64_000_000
     """pictures that claim more pixels are refused before they are decoded"""

@@ -78,13 +78,13 @@ class Stream:
     """views of each picture in a batch, each cropped and changed by itself; a step encodes them all"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
-    window: Annotated[Count, COMMON] = 512
+    window: Count = 512
     """samples a lane shuffles among; lanes x window is the whole buffer"""
     last: Last = "wrap"
     """the last, incomplete batch: wrap fills it with samples of the same epoch again, drop leaves it out"""
     drop_budget: Annotated[Share, COMMON, MAY_CHANGE] = 0.01
     """largest share of samples that may be lost (filtered ones apart) before the run is stopped with a table"""
-    verify: Annotated[Literal["none", "size", "sha256"], COMMON, MAY_CHANGE] = "size"
+    verify: Annotated[Literal["none", "size", "sha256"], MAY_CHANGE] = "size"
     """what of a shard is compared with its manifest when it is opened; sha256 reads it through, once"""
     decoding: Decoding = field(default_factory=Decoding)
     """which pictures are decoded"""

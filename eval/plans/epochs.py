@@ -6,7 +6,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from data_pipelines.plans import Plan
 from data_pipelines.plans.none import Unplanned
 from eval.plans.alike import clusters, kind_for, neighbours
 from eval.plans.vectors import Embedding, Kind, Vectors
-from vlp.config import COMMON, component_name
+from vlp.config import component_name
 from vlp.config.bounds import Count, Whole
 from vlp.distributed.background import BackgroundGroup
 from vlp.errors import UserError
@@ -45,13 +45,13 @@ class Planning:
 
     order: Plan = field(default_factory=Unplanned)
     """how an epoch is ordered"""
-    every: Annotated[Count, COMMON] = 1
+    every: Count = 1
     """epochs that a plan is for; then the training set is embedded again"""
     start: Whole = 1
     """epochs without a plan at the beginning, while the model finds nothing; with `model` there are none"""
-    vectors: Annotated[Literal["images", "texts", "across"], COMMON] = "images"
+    vectors: Literal["images", "texts", "across"] = "images"
     """what is compared: pictures, captions, or each caption with the pictures; `clusters` take pictures for the last"""
-    model: Annotated[str, COMMON] = ""
+    model: str = ""
     """model folder that says what is alike; empty: the model in training"""
     exact_up_to: Count = 50_000
     """samples of a source up to which all are compared with all; more are sorted into cells"""

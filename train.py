@@ -9,7 +9,6 @@ vlp train demo --training.samples 10000                  the same program as a c
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +24,19 @@ from torch import nn
 from data_pipelines.ledger import DropBudgetExceeded, Ledger
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
-from data_pipelines.loading.position import check_losses, merge_states
+from data_pipelines.loading.planned import EpochPlan
 from data_pipelines.stream import OpenSources, Stream
+from eval.embeddings.by_sample import vectors
 from eval.embeddings.together import Ranks, SharedRelease
+from eval.finished import finish, record_losses
+from eval.plans.epochs import EpochPlans, Planning
 from eval.while_training import RECORD as VALIDATION
 from eval.while_training import Validation
 from vlp.augment import Augment
 from vlp.augment.none import Unchanged
-from vlp.config import COMMON, PRESETS, dump, identity, parse, run_main, to_tree
+from vlp.choosers import Chooser
+from vlp.choosers.none import Everything
+from vlp.config import COMMON, PRESETS, component_name, dump, identity, parse, run_main, to_tree
 from vlp.config.bounds import Positive, Share, Whole
 from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.collectives import gather_objects
@@ -43,7 +47,6 @@ from vlp.lock import locked
 from vlp.losses import Objective
 from vlp.losses.infonce import InfoNCE
 from vlp.models import Model, release
-from vlp.models.adapt.lora import merged
 from vlp.models.adapt.starting_point import start_from
 from vlp.models.adapt.towers import Towers
 from vlp.models.dual_encoder import DualEncoder
@@ -51,18 +54,18 @@ from vlp.models.image_transform import EvaluationCrop, RandomCrop
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.tokenizer import FastTokenizer, Tokenizer
 from vlp.record import versions
+from vlp.teachers import Given, Guide, Teacher, refuse_idle
+from vlp.teachers.none import Nobody
 from vlp.training.allocator import keep_freed_memory
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.store import place_of
 from vlp.training.interruption import REQUEUE, Interrupted, OutsideTheLoop
-from vlp.training.saving import Positions
 from vlp.training.settings import Training
 from vlp.training.shared_tokenizer import shared_tokenizer
 from vlp.training.trainer import Evaluate, Fitted, Trainer
 from vlp.training.unlocking import Unlocking
 
 TOKENIZER_SAMPLES = 500_000  # pairs that a BPE is trained on; a few thousand merges learn nothing from more
-LEDGER = "ledger.json"  # in the run's folder: what was delivered, and what was not, by reason and shard
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,12 @@ class RunConfig:
     """what else happens to pictures: each by itself in the stream, or batch by batch on the device"""
     loss: Objective = field(default_factory=InfoNCE)
     """the objective"""
+    choose: Chooser = field(default_factory=Everything)
+    """which pairs of a larger batch are trained on (jest)"""
+    plan: Planning = field(default_factory=Planning)
+    """which samples come together in a batch, by what a model finds alike"""
+    teacher: Teacher = field(default_factory=Nobody)
+    """what says of pairs how near they are, for objectives that are guided"""
     training: Training = field(default_factory=Training)
     """optimizer step, budget, checkpoints"""
     eval: Validation = field(default_factory=Validation)
@@ -103,6 +112,7 @@ class RunConfig:
             raise UserError(
                 f'"crop_ratio" is {self.crop_ratio[0]:g}, {self.crop_ratio[1]:g}, but the least should come first'
             )
+        self.data.refuse_equal_views(varied=self.crop != (1.0, 1.0) or self.augment != Unchanged())
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,6 +140,7 @@ def train(run: RunConfig, world: World) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(run.training.seed)
+    refuse_lacking(run)
     sources = run.data.sources()
     if sources.note and world.rank == 0:
         print(sources.note)
@@ -150,6 +161,8 @@ def train(run: RunConfig, world: World) -> None:
         start, transform = run.loss.start_bias, run.model.transform()
         started = start_from(encoder, tokenizer, source, bias=start, transform=transform).table()
     run.towers.adapt(encoder)
+    learn(run.loss, encoder, tokenizer)
+    guide = run.teacher.open(Given(tokenizer, lambda folder: vectors(folder, sources, group)))
     if world.rank == 0 and (what := run.towers.sentence(encoder)):
         print(what)
     if world.rank == 0 and (not on or run.training.resume_from == "extend"):
@@ -158,12 +171,32 @@ def train(run: RunConfig, world: World) -> None:
         write_whole(run.out / "init.txt", f"{started}\n")
         print(started)
     try:
-        fitted = trainer(run, world, encoder, tokenizer, sources).fit()
+        fitted = trainer(run, world, encoder, tokenizer, sources, guide=guide).fit()
     except DropBudgetExceeded as error:
         write_whole(run.out / "drop_budget.txt", f"{error}\n", shared=True)
         raise
     if world.rank == 0:
-        finish(run, fitted, tokenizer, sources)
+        finish(run.out, run.model, fitted, tokenizer, notes=notes_of(run, fitted, sources))
+
+
+def refuse_lacking(run: RunConfig) -> None:
+    """Raise UserError if the objective needs something that nothing in the run gives."""
+    for name in run.loss.needed:
+        if lacking := run.data.lacks(name):
+            raise UserError(f'loss.name "{component_name(run.loss, Objective)}" needs {lacking}')
+    needed = (*run.loss.needed, *run.choose.needs)
+    asks = component_name(run.choose, Chooser) if run.choose.needs else component_name(run.loss, Objective)
+    asks = f'{"choose" if run.choose.needs else "loss"}.name "{asks}"'
+    refuse_idle(asks, component_name(run.teacher, Teacher), needed)
+
+
+def learn(loss: Objective, encoder: DualEncoder, tokenizer: Tokenizer) -> None:
+    """Give the model the weights that its objective learns, if it learns any."""
+    if loss.learnt(1):
+        with torch.no_grad():
+            width = encoder.eval().encode_text(tokenizer(["a"])).shape[-1]
+        encoder.train()
+        encoder.learnt.add(loss.learnt(width))
 
 
 def going_on(run: RunConfig) -> bool:
@@ -182,24 +215,47 @@ def tokenizer_of(run: RunConfig, sources: OpenSources | Pipeline, source: releas
 
 
 def trainer(
-    run: RunConfig, world: World, encoder: DualEncoder, tokenizer: Tokenizer, sources: OpenSources | Pipeline
+    run: RunConfig,
+    world: World,
+    encoder: DualEncoder,
+    tokenizer: Tokenizer,
+    sources: OpenSources | Pipeline,
+    *,
+    guide: Guide | None = None,
 ) -> Trainer:
     """The parts of the run, put together."""
     shared = {"augment": to_tree(run.augment)} | ({"towers": to_tree(run.towers)} if run.towers != Towers() else {})
+    shared |= {"choose": to_tree(run.choose)} if run.choose != Everything() else {}
+    shared |= {"plan": to_tree(run.plan)} if run.plan != Planning() else {}
+    beside = tokenizer, run.model.transform()
+    planner = EpochPlans.of(run.plan, run.out, world, sources, captions=run.data.captions, beside=beside)
+    reads = guide.tokenizer if guide else None
+    if guide:
+        name = component_name(run.teacher, Teacher)
+        shared["teacher"] = {"kind": name, "weights": guide.id, **identity(run.teacher)}
+
+    def streams(state: Any) -> Loader | PipelineLoader:
+        plan = planner.followed(state) if planner else None
+        return open_stream(run, tokenizer, sources, world, state=state, plan=plan, teacher=reads)
+
     return Trainer(
         training=run.training,
         model=encoder,
         loss=run.loss,
-        open_stream=lambda state: open_stream(run, tokenizer, sources, world, state=state),
+        open_stream=streams,
         folder=run.out,
         world=world,
+        choose=run.choose,
+        planner=planner,
         evals=evaluations(run, tokenizer, world),
         augment=run.augment,
         unlocking=Unlocking(encoder, run.towers),
         identity={"model": to_tree(run.model), "data": data_identity(run), **shared},
-        saving=lambda streams: record_losses(run, streams),
+        earlier={"data": identity(Stream())},
+        saving=lambda streams: record_losses(run.out, streams, run.data.drop_budget),
         context=tokenizer.context if isinstance(tokenizer, FastTokenizer) else 0,
         example=next(iter(open_stream(run, tokenizer, sources, World.alone(), batch=8))),
+        guide=guide,
     )
 
 
@@ -211,6 +267,8 @@ def open_stream(
     *,
     state: Any = None,
     batch: int = 0,
+    plan: EpochPlan | None = None,
+    teacher: Tokenizer | None = None,
 ) -> Loader | PipelineLoader:
     """The batches of this rank; `batch` pairs each, made without workers, or as many as the training wants."""
     own = run.model.transform()
@@ -221,12 +279,14 @@ def open_stream(
     return data.open(
         transform=run.augment.in_stream(crop),
         tokenizer=tokenizer,
-        global_batch=batch or run.training.batch,
+        global_batch=batch or run.choose.candidates(run.training.batch),
         rank=world.rank,
         size=world.size,
         seed=run.training.seed,
         state=state,
         sources=sources,
+        plan=plan,
+        teacher=teacher,
     )
 
 
@@ -261,16 +321,9 @@ def evaluations(run: RunConfig, tokenizer: Tokenizer, world: World) -> Mapping[s
     return run.eval.evaluations(as_release, transform=run.model.transform(), record=record, ranks=ranks)
 
 
-def record_losses(run: RunConfig, streams: Positions) -> None:
-    """Write down what all ranks lost. Raises DropBudgetExceeded if together they lost too much."""
-    merged = merge_states(streams)
-    Ledger.of(merged["ledger"]).save(run.out / LEDGER)
-    check_losses(merged, run.data.drop_budget)
-
-
-def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSources | Pipeline) -> None:
-    """Write RUN/model and RUN/train.json, on rank 0."""
-    notes = {
+def notes_of(run: RunConfig, fitted: Fitted, sources: OpenSources | Pipeline) -> dict[str, str]:
+    """What the model folder says of the run that made it."""
+    return {
         "seed": str(run.training.seed),
         "samples": str(fitted.samples),
         "data": ", ".join(run.data.names),
@@ -278,25 +331,6 @@ def finish(run: RunConfig, fitted: Fitted, tokenizer: Tokenizer, sources: OpenSo
         "data_sha256": hashlib.sha256("".join(sources.sha256).encode()).hexdigest() if sources.sha256 else "",
         **versions(),
     }
-    trained = merged(fitted.model)
-    assert isinstance(trained, DualEncoder)
-    id = release.save(run.out / "model", config=run.model, encoder=trained, tokenizer=tokenizer, notes=notes)
-    record = {
-        "model_id": id,
-        "steps": fitted.steps,
-        "samples": fitted.samples,
-        "seconds": round(fitted.seconds, 2),
-        "samples_per_second": round(fitted.samples_per_second, 2),
-        "refused_steps": fitted.refused,
-        "seed": run.training.seed,
-    }
-    write_whole(run.out / "train.json", json.dumps(record, indent=1) + "\n")
-    ledger = Ledger.read(run.out / LEDGER)
-    print(f"{ledger.sentence()}; by reason and shard: {run.out / LEDGER}")
-    rate = f"{fitted.samples_per_second:.0f} pairs/s"
-    print(
-        f"trained on {fitted.samples:,} pairs in {fitted.seconds:.0f} s ({rate}); the model is in {run.out / 'model'}"
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST_TAGS = 4
+LARGEST = 1e30  # that a number of a record may be: sums of many stay finite in float32
 PLAIN = ("txt", "caption", "text")  # where a caption is that names no language: the .txt, else a field of the .json
 
 
@@ -99,6 +100,26 @@ def concept_id(record: Mapping[str, Any], field: str) -> int:
         named = f"caption={normalised(first(record))}"
     digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def number_at(record: Mapping[str, Any], path: str) -> float | None:
+    """The number at `path` of a sample's record; None if there is none that is finite and at least 0.
+
+    >>> number_at({"scores": {"clip": 0.31}}, "scores.clip"), number_at({"scores": "good"}, "scores")
+    (0.31, None)
+    """
+    value: Any = record
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= LARGEST else None
+
+
+def is_swapped(key: str, share: float, seed: int) -> bool:
+    """Whether the sample called `key` is among the `share` that are given another's captions: the same for ever."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def first(record: Mapping[str, Any]) -> str:

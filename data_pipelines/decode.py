@@ -120,9 +120,9 @@ def fill_from(out: Tensor, whole: Pixels, transform: Transform | Crop | Fit, rng
 
 
 def batch_memory(n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised batch [n, 3, H, W] that lies in memory row by row, RGB together, as decoders write."""
-    channels, height, width = shape
-    return torch.empty((n, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
+    """An uninitialised batch [n, ..., 3, H, W] that lies in memory row by row, RGB together, as decoders write."""
+    *views, channels, height, width = shape
+    return torch.empty((n, *views, height, width, channels), dtype=dtype).movedim(-1, -3)
 
 
 def _resize(out: Tensor, whole: Pixels, box: tuple[int, int, int, int]) -> None:

@@ -25,6 +25,7 @@ REASONS = (
     "unsafe name",
     "missing picture",
     "missing caption",
+    "missing weight",
     "undecodable caption",
     "undecodable picture",
     "bomb-sized picture",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from vlp.config import COMMON
-from vlp.config.bounds import AtLeastZero, Count, Positive, Whole
+from vlp.config.bounds import AtLeastZero, Count, Positive, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Captions:
     """path -> how often it is drawn among those a sample has: txt, a language (en, zh), tags.en, any .json path"""
     texts: Annotated[Count, COMMON] = 1
     """captions said of a picture at a time; more than one are drawn without repetition, as far as there are others"""
+    swapped: Share = 0.0
+    """share of pictures that are given another one's captions ON PURPOSE, by a hash of seed and key, for experiments
+    with noisy data; OpenSources.swapped tells which they were"""
     min_chars: Whole = 0
     """captions with fewer characters are filtered out"""
 
@@ -29,7 +32,7 @@ class Captions:
 class Decoding:
     """Which pictures are decoded."""
 
-    min_side: Annotated[Whole, COMMON] = 0
+    min_side: Whole = 0
     """pictures whose shorter side has fewer pixels are filtered out"""
     most_pixels: Count = 64_000_000
     """pictures that claim more pixels are refused before they are decoded"""

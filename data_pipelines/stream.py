@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data_pipelines.captions import is_swapped
 from data_pipelines.decode import Transform
 from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Last, Order, OrderSource
 from data_pipelines.loading.loader import Loader
 from data_pipelines.loading.mixture import draws_by_factor, draws_by_weight
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.pipeline import Pipeline, PipelineLoader
+from data_pipelines.loading.planned import EpochPlan, planned
 from data_pipelines.loading.position import cannot_resume, merge_states, order_facts
 from data_pipelines.loading.recipe import Recipe, Tokenizer
 from data_pipelines.loading.rows import RowReader
+from data_pipelines.negatives import Negatives
+from data_pipelines.negatives.none import NoNegatives
 from data_pipelines.remote.fetch import BlockStore, Patience, Unreadable
 from data_pipelines.remote.patience import Replaced
 from data_pipelines.remote.shard_cache import ShardCache
@@ -31,6 +39,16 @@ from vlp.config import COMMON, MAY_CHANGE
 from vlp.config.bounds import AtLeastZero, Count, Share, Whole
 from vlp.errors import UserError
 
+LACKING = {
+    "ids": "an id for each pair, but data.ids is empty: name the field of the .json that holds it",
+    "numbers": "the number of each sample, but samples of a pipeline of your own (data.source) have no place that "
+    "would stay theirs in every epoch: read them from data.shards",
+    "weights": "a weight for each pair, but data.weights is empty: name the field of the .json that holds it",
+    "negatives": "wrong captions of each picture, but there are none: choose data.negatives.name, such as swap",
+    "captions": "several captions of each picture, but data.captions.texts is 1: set it to 2 or more",
+    "views": "several views of each picture, but data.views is 1: set it to 2 or more",
+}
+"""What a batch has, by its name in Objective.needs: how to say that it does not"""
 State = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -52,15 +70,21 @@ class Stream:
     """which captions are said of a picture"""
     ids: Annotated[str, COMMON] = "concept"
     """field of the .json that says which samples mean the same (else the first caption does); empty: no ids"""
+    weights: str = ""
+    """field of the .json that says how much a pair counts in the loss, a number of 0 or more; empty: all alike"""
+    negatives: Negatives = field(default_factory=NoNegatives)
+    """how captions are made that are nearly right, for objectives that compare a picture with them"""
+    views: Count = 1
+    """views of each picture in a batch, each cropped and changed by itself; a step encodes them all"""
     lanes: Count = 64
     """most lanes; at least ranks x workers, so that no part of a shard is read twice"""
-    window: Annotated[Count, COMMON] = 512
+    window: Count = 512
     """samples a lane shuffles among; lanes x window is the whole buffer"""
     last: Last = "wrap"
     """the last, incomplete batch: wrap fills it with samples of the same epoch again, drop leaves it out"""
     drop_budget: Annotated[Share, COMMON, MAY_CHANGE] = 0.01
     """largest share of samples that may be lost (filtered ones apart) before the run is stopped with a table"""
-    verify: Annotated[Literal["none", "size", "sha256"], COMMON, MAY_CHANGE] = "size"
+    verify: Annotated[Literal["none", "size", "sha256"], MAY_CHANGE] = "size"
     """what of a shard is compared with its manifest when it is opened; sha256 reads it through, once"""
     decoding: Decoding = field(default_factory=Decoding)
     """which pictures are decoded"""
@@ -88,7 +112,14 @@ class Stream:
                     f"data.workers.count is {self.workers.count}, but the pipeline of data.source is read by the "
                     "trainer's own process: set it to 0, and let the pipeline have workers of its own"
                 )
+            if self.captions.swapped:
+                raise UserError(
+                    f"data.captions.swapped is {self.captions.swapped:g}, but a pipeline of your own (data.source) "
+                    "gives no other sample whose captions could be said: read from data.shards"
+                )
             return Pipeline(self.source)
+        share = self.captions.swapped
+        note = f"ON PURPOSE, {share:.0%} of the pictures are given another one's captions (data.captions.swapped)"
         access, lost = self._access(), Ledger()
         opened = tuple(OpenShards(ShardSet.open(spec), access) for spec in self.mixture or (self.shards,))
         counts = [np.array(_counted(shards, lost), np.int64) for shards in opened]
@@ -97,7 +128,25 @@ class Stream:
             draws = draws_by_weight(sizes, weights, self.epoch_samples or sum(sizes))
         else:
             draws = draws_by_factor(sizes, weights)
-        return OpenSources(opened, tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True)), lost)
+        order = tuple(OrderSource(c, d) for c, d in zip(counts, draws, strict=True))
+        return OpenSources(opened, order, lost, note if share else "")
+
+    def refuse_equal_views(self, *, varied: bool) -> None:
+        """Raise UserError for several views where nothing (no random crop, no augmentation) makes them differ."""
+        if self.views > 1 and not varied:
+            raise UserError(
+                f"data.views is {self.views}, but all views of a picture would be the same: set crop to random crops, "
+                "such as 0.5 1, or choose augment.name"
+            )
+
+    def lacks(self, name: str) -> str:
+        """Why batches do not have what an objective needs, and what to do; empty where they have it.
+
+        `name` is one of Objective.needs; of what is no affair of the stream it says nothing.
+        """
+        here = {"ids": bool(self.ids), "numbers": not self.source, "weights": bool(self.weights)}
+        here |= {"negatives": bool(self.negatives.count), "captions": self.captions.texts > 1, "views": self.views > 1}
+        return "" if here.get(name, True) else LACKING[name]
 
     def open(
         self,
@@ -110,39 +159,54 @@ class Stream:
         seed: int = 0,
         state: State | None = None,
         sources: OpenSources | Pipeline | None = None,
+        plan: EpochPlan | None = None,
+        teacher: Tokenizer | None = None,
     ) -> Loader | PipelineLoader:
         """The batches of rank `rank` of `size`, from the beginning or from a `state`.
 
         transform(picture, rng) -> [3, H, W] uint8; tokenizer(texts) -> [B, L] int64, 0-padded. `state` is what
         `state_dict` gave on every rank of the earlier run (a list of them, or `merge_states` of it), on any layout.
-        `sources` are this stream's, where they are open already.
+        `sources`: this stream's, if they are open; `plan`: of the state's epoch; `teacher`: tokenizer of teacher_text.
         Raises UserError for shards that are not found, a batch that ranks cannot share, a state of another stream.
         """
         if not 0 <= rank < size or global_batch % size:
             raise UserError(f"a global batch of {global_batch} cannot be shared by {size} ranks (this is rank {rank})")
         opened = sources or self.sources()
-        recipe = Recipe(
-            captions=self.captions,
-            decoding=self.decoding,
-            ids=self.ids,
-            drop_budget=self.drop_budget,
-            cache_bytes=self.workers.cache_bytes,
-            transform=transform,
-            tokenizer=tokenizer,
-            seed=seed,
-        )
+        recipe = self._recipe(transform, tokenizer, seed=seed, teacher=teacher)
         loader: Loader | PipelineLoader
         if isinstance(opened, Pipeline):
             loader = PipelineLoader(opened, recipe, global_batch=global_batch, rank=rank, size=size)
         else:
             own = range(rank * global_batch // size, (rank + 1) * global_batch // size)
-            order = Order(opened.order, global_batch, seed, self.lanes, self.window, self.last)
+            order = self._order(opened, global_batch, seed, plan)
             loader = self._loader(opened, recipe, own, order, opened.lost if rank == 0 else Ledger())
         if state is not None:
             if isinstance(opened, OpenSources):
                 opened.refuse_replaced()
             loader.restore(state if isinstance(state, Mapping) else merge_states(state), first=rank == 0)
         return loader
+
+    def _order(self, opened: OpenSources, batch: int, seed: int, plan: EpochPlan | None) -> Order:
+        """The order of batches; of a plan, if there is one. Raises UserError for a plan of other shards."""
+        order = Order(opened.order, batch, seed, self.lanes, self.window, self.last)
+        return order if plan is None else planned(order, opened.numbering, plan, opened.shards)
+
+    def _recipe(self, transform: Transform, tokenizer: Tokenizer, *, seed: int, teacher: Tokenizer | None) -> Recipe:
+        """How samples become pairs."""
+        return Recipe(
+            captions=self.captions,
+            decoding=self.decoding,
+            ids=self.ids,
+            weights=self.weights,
+            negatives=self.negatives,
+            views=self.views,
+            drop_budget=self.drop_budget,
+            cache_bytes=self.workers.cache_bytes,
+            transform=transform,
+            tokenizer=tokenizer,
+            seed=seed,
+            teacher=teacher,
+        )
 
     def _loader(self, opened: OpenSources, recipe: Recipe, own: range, order: Order, lost: Ledger) -> Loader:
         """The loader of the rows `own`. Raises UserError if the memory for remote shards is too small."""
@@ -171,7 +235,8 @@ class OpenSources:
     order: tuple[OrderSource, ...]
     lost: Ledger
     """what the indexes of shards without a manifest say cannot be delivered"""
-    note = ""  # of what a user should know
+    note: str = ""
+    """what a user should know of them"""
 
     def samples(self, *, skip: Ledger) -> Iterator[Sample]:
         """Every sample once, source by source, in the order of the tars; what cannot be read is counted in `skip`."""
@@ -188,6 +253,24 @@ class OpenSources:
                 shards.look_at_sizes()
         except Replaced as error:
             raise UserError(cannot_resume(str(error))) from None
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """Which sample has which number, in every epoch."""
+        return Numbering.of([one.urls for one in self.shards], [one.counts for one in self.order])
+
+    def swapped(self, share: float, seed: int) -> NDArray[np.bool_]:
+        """[total] for each number whether data.captions.swapped of `share` gives that sample another one's captions.
+
+        Samples of a shard that cannot be read count as left alone, for nobody trains on them.
+        """
+        numbering = self.numbering
+        truth = np.zeros(numbering.total, np.bool_)
+        for start, (source, shard) in zip(numbering.starts.tolist(), numbering.shards.tolist(), strict=True):
+            with contextlib.suppress(Unreadable):
+                keys = self.shards[source][shard].index.keys
+                truth[start : start + len(keys)] = [is_swapped(key, share, seed) for key in keys]
+        return truth
 
     @property
     def sha256(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from train import RunConfig, captions, trainer
-from vlp.augment import Draws
+from vlp.augment import of_rows
 from vlp.batch import Batch
 from vlp.config import COMMON, parse
 from vlp.config.bounds import check
@@ -28,7 +28,7 @@ from vlp.distributed.world import World, connect
 from vlp.files import check_writable
 from vlp.training.forwards import Forwards
 from vlp.training.gradient import apart as encoded
-from vlp.training.gradient import at_embeddings, shared_ids, split
+from vlp.training.gradient import at_embeddings, parted, split, spoken, with_companions
 from vlp.training.parallel.precision import HALF, resolve
 from vlp.training.peak import matmul_peak, settle, step_flops
 from vlp.training.trainer import Batches
@@ -177,8 +177,7 @@ def diagnose(run: Doctor, world: World, encoder: nn.Module, notes: _Notes, every
     stream, device = notes.streams[0], world.device
     assert stream.last is not None
     batch = stream.last.to(device)
-    draws = Draws(torch.Generator(device).manual_seed(0), 0, len(batch), len(batch))
-    batch = replace(batch, image=run.augment(batch.image, draws))
+    batch = replace(batch, image=of_rows(run.augment, batch.image, torch.Generator(device).manual_seed(0)))
     gaps = [after - before for before, after in zip(stream.asked, stream.asked[1:], strict=False)]
     encoder.train()
     precision = resolve(run.training.precision, device)
@@ -213,17 +212,17 @@ def apart(run: Doctor, world: World, encoder: nn.Module, batch: Batch) -> Mappin
         if len(chunks) > 1:
             with torch.no_grad():
                 for chunk in chunks:
-                    encoder(chunk.image, chunk.text)
+                    encoder(chunk.image, spoken(chunk))
         for chunk in chunks:
-            own = encoder(chunk.image, chunk.text)
+            own = encoder(chunk.image, spoken(chunk))
             (own.image.sum() + own.text.sum() + own.scale + own.bias).backward()
 
     with torch.no_grad():
-        out = replace(encoded(encoder, chunks, 0, None), ids=shared_ids(batch), weights=batch.weights)
+        out = with_companions(batch, parted(encoded(encoder, chunks, 0, None), batch), None)
     objective = sharded(run.loss, world, run.training.negatives)
 
     def evaluate() -> None:
-        at_embeddings(objective, out)
+        at_embeddings(objective, out, takes_all=run.loss.takes_all)
 
     watch = Collectives()
     encoding, whole = timed(encode, device), timed(evaluate, device)

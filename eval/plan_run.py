@@ -67,7 +67,7 @@ def work_of(run: PlannedRun) -> Work:
         encoder = run.model.build(vocabulary, weights=False)
         run.towers.adapt(encoder)
     one = pairs(run, 1, context, "meta")
-    forward, width = forward_flops(encoder, one), encoder(one.image, one.text).image.shape[1]
+    forward, width = forward_flops(encoder, one), encoder(one.image, one.text).image.shape[-1]
     training = run.training
     state = training.optimizer.state_per_weight + bool(training.ema)
     pictures, pair_bytes = some_pictures(run)
@@ -84,7 +84,7 @@ def work_of(run: PlannedRun) -> Work:
         pair_bytes=run.pair_bytes or pair_bytes,
         decode=decode_seconds(run, pictures),
         element=4 if training.features == "fp32" or training.precision in ("fp32", "fp64") else 2,
-        statistics=len(run.loss.contrasts[0].powers),
+        statistics=run.loss.contrasts[0].exponent_count,
         parallel=training.parallel,
         recompute=training.recompute,
     )
@@ -125,18 +125,23 @@ def activations(encoder: DualEncoder, run: RunConfig, context: int) -> int:
 
 
 def pairs(run: RunConfig, n: int, context: int, device: str) -> Batch:
-    """`n` pairs without contents."""
-    size = run.model.transform().size
-    text = torch.zeros(n, context, dtype=torch.int64, device=device)
-    return Batch(torch.zeros(n, 3, size, size, device=device), text, tuple(map(str, range(n))))
+    """`n` pairs without contents, with as many views and captions, right and wrong ones, as the run has of each."""
+    size, data = run.model.transform().size, run.data
+    views, captions = (() if count == 1 else (count,) for count in (data.views, data.captions.texts))
+    image = torch.zeros(n, *views, 3, size, size, device=device)
+    text = torch.zeros(n, *captions, context, dtype=torch.int64, device=device)
+    wrong = torch.zeros(n, data.negatives.count, context, dtype=torch.int64, device=device)
+    return Batch(image, text, tuple(map(str, range(n))), negatives=wrong if data.negatives.count else None)
 
 
 def forward_flops(encoder: DualEncoder, batch: Batch) -> float:
     """Operations of a forward pass over the batch, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    from vlp.training.gradient import spoken
+
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        encoder(batch.image, batch.text)
+        encoder(batch.image, spoken(batch))
     return float(counted.get_total_flops())
 
 

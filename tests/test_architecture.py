@@ -29,7 +29,7 @@ NEVER = {
     "vlp/models/": ("torch.distributed", "vlp.training", "vlp.losses", "vlp.distributed"),
     "vlp/losses/": ("torch.distributed", "vlp.training", "vlp.models", "vlp.distributed"),
     "vlp/distributed/": ("vlp.training",),
-    "vlp/training/": ("torch.distributed",),
+    "vlp/training/": ("torch.distributed", "vlp.teachers"),
     "vlp/config/": ("vlp.models", "vlp.losses", "vlp.training", "vlp.distributed", "torch"),
     "vlp/cli.py": ("torch", "vlp.models", "vlp.losses", "vlp.training", "vlp.distributed"),
 }

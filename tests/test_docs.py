@@ -109,7 +109,7 @@ def test_every_command_has_the_flags_that_are_given(page: Path) -> None:
 
 def test_flags_of_training_are_taken_with_their_values() -> None:
     """Those of all pages, but for those whose value is a placeholder: N, my_lab.focal."""
-    flags = re.compile(r"--(data|model|loss|training|augment|eval)\.\S+ ")
+    flags = re.compile(r"--(data|model|loss|teacher|training|augment|eval)\.\S+ ")
     spans = [span for page in PAGES for span in code_spans(page) if flags.match(span)]
     given = [span for span in spans if not re.search(r"\b[A-Z]\b|my_lab", span)]
     assert len(given) >= 10
@@ -125,7 +125,18 @@ def test_the_tree_of_the_architecture_is_that_of_the_files() -> None:
         path.relative_to(ROOT) for room in ("vlp", "eval", "data_pipelines") for path in (ROOT / room).rglob("*.py")
     ]
     menus = {"kinds", "image", "text", "losses", "optimizers", "schedules", "sinks", "augment", "filters", "sources"}
-    menus |= {"emoji", "tasks", "datasets", "index", "corruptions", "rules"}
+    menus |= {
+        "emoji",
+        "teachers",
+        "tasks",
+        "datasets",
+        "index",
+        "corruptions",
+        "rules",
+        "choosers",
+        "plans",
+        "negatives",
+    }
     modules = {path.stem for path in files if path.stem != "__init__" and path.parent.name not in menus}
     folders = {path.relative_to(ROOT).name for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_dir()}
     assert modules <= set(re.findall(r"\w+", tree))

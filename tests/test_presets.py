@@ -14,11 +14,15 @@ import torch
 import train
 from vlp.config import PRESETS, build, merge, parse, read_preset
 from vlp.models import release
+from vlp.models.image.resnet import ResNet
 from vlp.models.kinds.open_clip import OpenClip
 from vlp.models.kinds.two_towers import TwoTowers
+from vlp.models.text.bag import Bag
+from vlp.models.tokenizer import Bpe
+from vlp.teachers.frozen import Frozen
 
 ALL = sorted(path.stem for path in PRESETS.glob("*.toml"))
-SMALL = ("demo", "lit", "plain")  # trained on the bundled data as they are
+SMALL = ("albef", "demo", "distill", "jest", "lit", "negclip", "noisy", "plain")  # on the bundled data as they are
 VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 32,
@@ -103,9 +107,20 @@ def test_it_builds_on_the_meta_device(preset: str) -> None:
     assert preset in SMALL or 140e6 < numbers < 300e6
 
 
+def save_teacher(folder: Path) -> Path:
+    """A model folder: small towers, whose tokenizer no run has."""
+    small = TwoTowers(width=12, image=ResNet(widths=(8,), depths=(1,)), image_size=32, text=Bag(hidden=8), bpe=Bpe(270))
+    tokenizer = small.tokenizer(["a red heart", "a green apple"])
+    release.save(folder, config=small, encoder=small.build(tokenizer.vocab), tokenizer=tokenizer, notes={})
+    return folder
+
+
 @pytest.mark.parametrize("preset", ALL)
 def test_it_trains_three_steps_when_it_is_small(preset: str, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(overlay(preset)))
+    tree = overlay(preset)
+    if isinstance(config(preset).teacher, Frozen):
+        tree["teacher"] = {"model": str(save_teacher(tmp_path / "teacher"))}
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tree))
     out = tmp_path / "run"
     assert train.main([preset, str(tmp_path / "tiny.toml"), "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -109,6 +109,41 @@ def test_the_tasks_of_a_preset_are_measured_under_way(tmp_path: Path) -> None:
     assert saved.eval.tasks["retrieval"] == Retrieval(data="bundled:emoji/test_attr", languages=("zh",), ks=(1, 10))
 
 
+def test_what_an_objective_needs_and_nothing_gives_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--training.samples", "64"]
+    for name, sentence in (
+        ("counting", r'loss\.name "counting" needs wrong captions of each picture, .* choose data\.negatives\.name'),
+        ("gcl", r"needs a weight for each pair, but data\.weights is empty"),
+        ("poly_view", r"needs several views of each picture, but data\.views is 1"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            train.main([*SMALL, *out, "--loss.name", name])
+    with pytest.raises(UserError, match='"multi_positive" needs an id for each pair'):
+        train.main([*SMALL, *out, "--data.ids="])
+    with pytest.raises(UserError, match=r'choose\.name "jest" needs a teacher'):
+        train.main([*SMALL, *out, "--choose.name", "jest"])
+    with pytest.raises(UserError, match="all views of a picture would be the same"):
+        train.main([*SMALL, *out, "--augment.name", "none", "--data.views", "2"])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_views_wrong_and_swapped_captions_are_trained_on_alike_whole_and_in_chunks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tower = ["--model.image.norm", "layer", "--training.precision", "fp64", "--training.samples", "128"]
+    data = ["--data.views", "2", "--data.negatives.name", "attribute", "--data.negatives.count", "2"]
+    curves = {}
+    for loss in (["poly_view"], ["infonce"], ["counting", "--loss.base.name", "multi_positive"]):
+        for chunk in ("0", "24"):
+            out = tmp_path / f"{loss[0]}-{chunk}"
+            flags = [*tower, *data, "--data.captions.swapped", "0.3", "--training.chunk", chunk, "--loss.name", *loss]
+            assert train.main([*SMALL, *flags, "--out", str(out)]) == 0
+            curves[loss[0], chunk] = losses(out)
+        assert curves[loss[0], "0"] == pytest.approx(curves[loss[0], "24"], rel=1e-10)
+    assert "ON PURPOSE, 30% of the pictures are given another one's captions" in capsys.readouterr().out
+    assert len({curve[0] for curve in curves.values()}) >= 3
+
+
 def test_validation_that_cannot_work_is_refused_before_the_first_step(tmp_path: Path) -> None:
     flags = ["--training.eval-every", "2", "--out", str(tmp_path / "run"), "--eval.tasks.mine.name", "retrieval"]
     with pytest.raises(UserError, match="has no data"):

@@ -183,6 +183,15 @@ class Order:
         shard = int(shards[at])
         return Place(source, shard, position - int(ends[at]) + int(s.counts[shard]), round_)
 
+    def samples_at(
+        self, source: int, round_: int, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(shard, sample in it), each [n], at some positions of a pass of a source."""
+        shards, ends, turn = self._pass(source, round_)
+        positions = (positions + turn) % self.sources[source].size
+        at = np.searchsorted(ends, positions, side="right")
+        return shards[at], positions - ends[at] + self.sources[source].counts[shards[at]]
+
     def _pass(self, source: int, round_: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """The shards of a pass in their order, where each ends, and the rotation by which the pass starts."""
         key = (source, round_)

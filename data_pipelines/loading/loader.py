@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from data_pipelines.ledger import Ledger
-from data_pipelines.loading.position import STATE_FORMAT, cannot_resume, difference
+from data_pipelines.loading.epoch_order import Order
+from data_pipelines.loading.planned import EpochPlan, planned
+from data_pipelines.loading.position import STATE_FORMAT, cannot_resume, difference, order_facts, plan_of
 from data_pipelines.loading.rows import RowReader, Rows
 from data_pipelines.loading.workers import Pool
 from data_pipelines.settings import Workers
@@ -26,6 +28,8 @@ class Loader:
         self._pool: Pool | None = None
         self._shifts: dict[int, int] = {}  # of the last batch handed out
         self.epoch, self.batch = 0, 0  # of the next batch
+        self.numbers = reader.numbering.total
+        """samples that are numbered: `Batch.numbers` are below it"""
         self.samples_per_epoch = reader.order.samples
         self.batches_per_epoch = reader.order.batches
         self.ledger = Ledger()
@@ -90,6 +94,18 @@ class Loader:
             self._pool = None
             self._reader.epoch, self._reader.shifts = self.epoch, dict(self._shifts)
 
+    @property
+    def order(self) -> Order:
+        """The order of its epochs."""
+        return self._reader.order
+
+    def follow(self, plan: EpochPlan) -> None:
+        """Go on in the order of a plan, at the beginning of an epoch. Raises UserError for a plan of other shards."""
+        assert not self.batch, "an epoch that has begun keeps its order"
+        self.close()
+        self._reader.order = planned(self.order, self._reader.numbering, plan, self._reader.sources)
+        self._order_facts = order_facts(self.order, self._reader.sources)
+
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as plain JSON values; collect those of all ranks to resume."""
         return {
@@ -111,6 +127,11 @@ class Loader:
         """
         if state.get("format") != STATE_FORMAT:
             raise UserError(f"the stream state has format {state.get('format')!r}, expected {STATE_FORMAT!r}")
+        if plan_of(state) != (plan := self._order_facts.get("plan", "")):
+            raise UserError(
+                f"the stream cannot resume: its plan was {plan_of(state)[:12] or 'none'} and is {plan[:12] or 'none'}; "
+                "give the plan that it followed, or start without the stream's state"
+            )
         for name, now in self._order_facts.items():
             then = state["order"].get(name)
             if then != now and name == "shards":

@@ -22,7 +22,7 @@ from data_pipelines import decode
 from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import mix
 from data_pipelines.loading.position import PIPELINE_FORMAT
-from data_pipelines.loading.recipe import Drop, Pair, Recipe
+from data_pipelines.loading.recipe import Drop, Origin, Pair, Recipe
 from data_pipelines.sample import Sample
 from data_pipelines.shards.tar_index import IMAGE
 from vlp.batch import Batch
@@ -97,7 +97,12 @@ class Pipeline:
 
 
 class PipelineLoader:
-    """The batches of one rank, for ever: when the pipeline ends, the next epoch begins. Only counts can be resumed."""
+    """The batches of one rank, for ever: when the pipeline ends, the next epoch begins. Only counts can be resumed.
+
+    Samples have no numbers: nobody knows which one a pipeline gives again.
+    """
+
+    numbers = 0
 
     def __init__(self, pipeline: Pipeline, recipe: Recipe, *, global_batch: int, rank: int, size: int) -> None:
         self._pipeline, self._recipe, self._rank, self._size = pipeline, recipe, rank, size
@@ -133,7 +138,7 @@ class PipelineLoader:
         """The next sample that can be delivered, its picture in `out`; those that cannot are counted."""
         for sample, chance in samples:
             try:
-                pair = self._pair(sample, random.Random(chance), out)
+                pair = self._pair(sample, chance, out)
             except (Drop, Refused) as problem:
                 self.ledger.drop(str(problem), str(sample.get("__url__") or self._pipeline.name))
                 self.ledger.check(self._recipe.drop_budget, patience=PATIENCE)
@@ -142,19 +147,21 @@ class PipelineLoader:
             return pair
         raise AssertionError("passes never end")
 
-    def _pair(self, sample: Mapping[str, Any], rng: random.Random, out: Tensor) -> Pair:
+    def _pair(self, sample: Mapping[str, Any], chance: int, out: Tensor) -> Pair:
         record, garbled = record_of(sample)
-        key, shard = str(sample.get("__key__", "")), str(sample.get("__url__") or self._pipeline.name)
-        pair = self._recipe.pair(record, key, rng, garbled=garbled, shard=shard)
+        rng, shard = random.Random(chance), str(sample.get("__url__") or self._pipeline.name)
+        pair = self._recipe.pair(
+            record, Origin(str(sample.get("__key__", "")), shard, mix(chance, 7)), rng, garbled=garbled
+        )
         picture = next((sample[name] for name in PICTURES if name in sample), None)
         if picture is None:
             raise Drop("missing picture")
         if isinstance(picture, bytes):
-            decode.fill(out, picture, self._recipe.transform, rng, self._recipe.limits)
+            self._recipe.show(out, picture, rng)
             return pair
         pixels = pixels_of(picture)
         self._recipe.limits.check(pixels.shape[1], pixels.shape[0])
-        decode.fill_from(out, pixels, self._recipe.transform, rng)
+        self._recipe.show_decoded(out, pixels, rng)
         return pair
 
     def close(self) -> None:

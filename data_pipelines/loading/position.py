@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipelines.ledger import Ledger
 from data_pipelines.loading.epoch_order import Order
+from data_pipelines.loading.planned import Planned
 from data_pipelines.shards.open_shards import OpenShards
 from vlp.errors import UserError
 
@@ -22,7 +23,9 @@ def order_facts(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
         [[u.rsplit("/", 1)[-1] for u in shards.urls], source.counts.tolist(), source.draws]
         for shards, source in zip(opened, order.sources, strict=True)
     ]
+    plan = {"plan": order.plan.sha256} if isinstance(order, Planned) else {}
     return {
+        **plan,
         "seed": order.seed,
         "global_batch": order.global_batch,
         "lanes": order.lanes,
@@ -30,6 +33,12 @@ def order_facts(order: Order, opened: Sequence[OpenShards]) -> dict[str, Any]:
         "last": order.last,
         "shards": hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
     }
+
+
+def plan_of(state: Any) -> str:
+    """The checksum of the plan that a stream followed whose state this is, or a list of them; "" without one."""
+    state = state[0] if isinstance(state, list | tuple) and state else state
+    return str(state["order"].get("plan", "")) if isinstance(state, Mapping) and "order" in state else ""
 
 
 def cannot_resume(why: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from data_pipelines import decode
+from data_pipelines.captions import concept_id, is_swapped, texts_at
 from data_pipelines.ledger import WHOLE_SHARDS, DropBudgetExceeded, Ledger
 from data_pipelines.loading.epoch_order import Order, Place, mix
+from data_pipelines.loading.numbering import Numbering
 from data_pipelines.loading.position import cannot_resume
-from data_pipelines.loading.recipe import Drop, Pair, Recipe
+from data_pipelines.loading.recipe import Drop, Origin, Pair, Recipe
 from data_pipelines.remote.patience import Changed, Replaced, Unreadable
 from data_pipelines.shards.losses import known
 from data_pipelines.shards.open_shards import OpenShards, RawSample
@@ -24,6 +26,7 @@ from vlp.batch import Batch
 from vlp.errors import UserError
 from vlp.pictures import Refused
 
+SWAPS = 64  # others that are asked for their captions, where a sample is to have those of another concept
 RECORD_BYTES = 2048  # about what a cached record and its keys take beside the pixels
 
 
@@ -92,6 +95,7 @@ class RowReader:
 
     def __init__(self, order: Order, sources: Sequence[OpenShards], rows: range, recipe: Recipe) -> None:
         self.order, self.sources, self.rows, self.recipe = order, sources, rows, recipe
+        self.numbering = Numbering.of([one.urls for one in sources], [one.counts for one in order.sources])
         self.ledger = Ledger()
         self.epoch = 0
         self.resumed = False  # a part of the run was before, so that a shard that was replaced since is an error
@@ -182,15 +186,36 @@ class RowReader:
         rng.seed(chance)
         known = (place.source, place.shard, place.sample)
         shard = self.sources[place.source].urls[place.shard]
+        number = self.numbering.number(*known)
+        drawn = mix(self.recipe.seed, 7, self.epoch, number) if self.recipe.negatives.count else 0
         cached = self._cache.get(known)
         if cached is not None:
-            pair = self.recipe.pair(cached.record, cached.key, rng, garbled=False, shard=shard)
-            decode.fill_from(out, cached.pixels, self.recipe.transform, rng)
+            origin = Origin(cached.key, shard, drawn, number)
+            pair = self.recipe.pair(cached.record, origin, rng, garbled=False)
+            self.recipe.show_decoded(out, cached.pixels, rng)
             return pair
-        raw = self._raw(place)
-        pair = self.recipe.pair(raw.record, raw.key, rng, garbled=raw.garbled, shard=shard)
+        raw = self._with_captions(place, self._raw(place), number)
+        origin = Origin(raw.key, shard, drawn, number)
+        pair = self.recipe.pair(raw.record, origin, rng, garbled=raw.garbled)
         self._picture(known, raw, rng, out)
         return pair
+
+    def _with_captions(self, place: Place, raw: RawSample, number: int) -> RawSample:
+        """The sample, or its picture with all that is known of another one of its shard, if that is its lot.
+
+        It is the same other one in every epoch, of another concept; raises Drop where there is none.
+        """
+        recipe = self.recipe
+        share = recipe.captions.swapped
+        if not share or not is_swapped(raw.key, share, recipe.seed):
+            return raw
+        own, inside = concept_id(raw.record, recipe.ids), len(self.sources[place.source][place.shard])
+        for attempt in range(SWAPS):
+            other = self._raw(replace(place, sample=mix(recipe.seed, 8, number, attempt) % inside))
+            said = any(texts_at(other.record, path) for path, weight in recipe.captions.weights.items() if weight)
+            if said and concept_id(other.record, recipe.ids) != own:
+                return replace(raw, record=other.record, garbled=other.garbled)
+        raise Drop("missing caption")
 
     def _raw(self, place: Place) -> RawSample:
         try:
@@ -209,14 +234,13 @@ class RowReader:
             raise Drop("unreadable shard") from None
 
     def _picture(self, known: tuple[int, int, int], raw: RawSample, rng: random.Random, out: Tensor) -> None:
-        limits = self.recipe.limits
         try:
             if self._cache_left <= 0:
-                decode.fill(out, raw.image, self.recipe.transform, rng, limits)
+                self.recipe.show(out, raw.image, rng)
                 return
-            full = decode.pixels(raw.image, limits)
+            full = decode.pixels(raw.image, self.recipe.limits)
         except Refused as refusal:
             raise Drop(str(refusal)) from None
         self._cache[known] = _Cached(raw.key, full, raw.record)
         self._cache_left -= full.nbytes + RECORD_BYTES
-        decode.fill_from(out, full, self.recipe.transform, rng)
+        self.recipe.show_decoded(out, full, rng)

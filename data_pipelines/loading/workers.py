@@ -49,7 +49,7 @@ class Arena:
         self._memory = mmap.mmap(self._handle, slots * self.slot_bytes)
 
     def slot(self, i: int) -> np.ndarray[Any, Any]:
-        """Slot `i` as an array [n, H, W, 3] that owns nothing."""
+        """Slot `i` as an array [n, H, W, 3], or [n, V, H, W, 3], that owns nothing."""
         n = int(np.prod(self.shape))
         return np.frombuffer(self._memory, self.dtype, n, i * self.slot_bytes).reshape(self.shape)
 
@@ -85,7 +85,7 @@ def work(pipe: connection.Connection, reader: RowReader, arena: Arena, rows: sli
                 if os.getppid() != born_to:
                     return
             epoch, batch, slot = pipe.recv()
-            pictures = torch.from_numpy(arena.slot(slot)[rows]).permute(0, 3, 1, 2)
+            pictures = torch.from_numpy(arena.slot(slot)[rows]).movedim(-1, -3)
             result: PackedRows | Exception
             try:
                 result = reader.read(epoch, batch, pictures).packed()
@@ -128,9 +128,9 @@ class Pool:
         if method == "forkserver":
             self._context.set_forkserver_preload(["data_pipelines.loading.workers"])
         n = sum(len(r.rows) for r in readers)
-        probe = readers[0].recipe.probe
-        channels, height, width = probe.shape
-        self._arena = Arena(prefetch + 2, (n, height, width, channels), probe.numpy().dtype)
+        recipe = readers[0].recipe
+        *views, channels, height, width = recipe.shape
+        self._arena = Arena(prefetch + 2, (n, *views, height, width, channels), recipe.probe.numpy().dtype)
         self._free = deque(range(prefetch + 2))
         self._prefetch, self._batches = prefetch, readers[0].order.batches
         self._next_job, self._pending = start, dict[Job, _Pending]()
@@ -236,7 +236,7 @@ class Pool:
                 self._send(new, (*job, pending.slot))
 
     def _pictures(self, slot: int) -> torch.Tensor:
-        """The pictures [B, 3, H, W] in a slot, which is free again when the tensor is gone."""
+        """The pictures [B, (V,) 3, H, W] in a slot, which is free again when the tensor is gone."""
         array = self._arena.slot(slot)
         if self._free:
             weakref.finalize(array, self._free.append, slot)
@@ -244,7 +244,7 @@ class Pool:
         else:  # whoever takes the batches keeps them: give out a copy rather than wait for ever
             image = torch.from_numpy(array.copy())
             self._free.append(slot)
-        return image.permute(0, 3, 1, 2)
+        return image.movedim(-1, -3)
 
     def died(self) -> int:
         """Workers that died since this was asked last."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from data_pipelines.attributes import SEXES, TONES
 from eval.datasets import Block, Dataset
 from eval.datasets.shards import Shards
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from data_pipelines.ledger import Ledger
     from data_pipelines.sample import Sample
 
-TONES = {
-    "light skin tone": "较浅肤色",
-    "medium-light skin tone": "中等-浅肤色",
-    "medium skin tone": "中等肤色",
-    "medium-dark skin tone": "中等-深肤色",
-    "dark skin tone": "较深肤色",
-}
-"""English -> Chinese, as CLDR's annotations have them"""
-SEXES = {"en": (("man", "woman"), ("men", "women")), "zh": (("男", "女"),)}
 VERSION = 1  # of how captions are swapped
 
 

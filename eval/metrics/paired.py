@@ -35,7 +35,7 @@ def paired(first: Floats, second: Floats, groups: Ints | None = None, *, seed: i
     higher, lower = int((apart > 0).sum()), int((apart < 0).sum())
     drawn = resampled(apart, groups, seed=seed)
     hits = groups is None and bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
-    p = mcnemar(higher, lower) if hits else _two_sided(drawn)
+    p = mcnemar(higher, lower) if hits else two_sided(drawn)
     return Paired(_mean(apart, groups), interval(drawn), p, "McNemar" if hits else "bootstrap", higher, lower)
 
 
@@ -82,8 +82,11 @@ def _mean(apart: Floats, groups: Ints | None) -> float:
     return float(np.mean([apart[groups == group].mean() for group in np.unique(groups)]))
 
 
-def _two_sided(drawn: Floats) -> float:
-    """p of a difference of 0: twice the smaller share of resamplings on either side of it, none counted as one."""
+def two_sided(drawn: Floats) -> float:
+    """p of a difference of 0 by `drawn` [R], resampled differences: twice the smaller share of them on either side.
+
+    No resampling counts as one, so that p is never 0.
+    """
     least = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return min(1.0, 2 * (least + 1) / (len(drawn) + 1))
 
@@ -100,3 +103,23 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - place) * ps[i]))
         corrected[i] = highest
     return corrected
+
+
+def holm_levels(ps: Sequence[float], level: float = 0.05) -> list[float]:
+    """For each of several tests the level at which its own interval agrees with `holm` at `level`.
+
+    An interval that holds 1 - level of the resamplings is clear of 0 just where the corrected p is below `level`: the
+    least p of m is held against level / m, the next against level / (m - 1), and from the first that fails on, all
+    against the level that it failed.
+
+    >>> holm_levels([0.04, 0.001, 0.03])
+    [0.025, 0.016666666666666666, 0.025]
+    """
+    levels = [level] * len(ps)
+    own, failed = level, False
+    for place, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        if not failed:
+            own = level / (len(ps) - place)
+            failed = ps[i] >= own
+        levels[i] = own
+    return levels

@@ -52,7 +52,7 @@ def test_every_number_has_bounds(kind: Any) -> None:
 
 def test_the_stream_has_numbers_in_every_group() -> None:
     groups = {path.partition(".")[0] for path, _ in numbers(Stream) if "." in path}
-    assert groups == {"captions", "decoding", "remote", "workers"}
+    assert groups == {"captions", "decoding", "negatives", "remote", "workers"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_pipelines.shards.shard_set import ShardSet
-from eval.plan_run import PlannedRun, main, work_of
+from eval.plan_run import PlannedRun, forward_flops, main, pairs, work_of
 from vlp.config import parse
 from vlp.errors import UserError
 
@@ -57,6 +57,19 @@ def test_activations_are_counted_at_the_precision_of_the_run(preset: str) -> Non
         for precision in ("bf16", "fp32")
     )
     assert 0.3 * full < half < 0.9 * full
+
+
+def test_views_and_wrong_captions_are_counted() -> None:
+    more = ("--data.views", "2", "--data.captions.texts", "3", "--data.negatives.name", "swap")
+    one, several = (parse(PlannedRun, ["plain", *flags], "vlp plan run", "") for flags in ((), more))
+    with torch.device("meta"):
+        encoder = one.model.build(8192, weights=False)
+    each, all_of_them = (forward_flops(encoder, pairs(run, 1, 16, "meta")) for run in (one, several))
+    text = (
+        forward_flops(encoder, pairs(parse(PlannedRun, ["plain", *more[2:4]], "vlp plan run", ""), 1, 16, "meta"))
+        - each
+    )
+    assert all_of_them == pytest.approx(2 * each + text)  # two pictures; three captions and a wrong one
 
 
 def test_the_objective_says_what_travels() -> None:

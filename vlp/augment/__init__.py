@@ -55,3 +55,16 @@ class Augment:
     def in_stream(self, crop: PictureTransform) -> PictureTransform:
         """What the stream does to a picture: the crop of the run, unless the augmentation works there."""
         return crop
+
+
+def of_rows(
+    augment: Callable[[Tensor, Draws], Tensor], image: Tensor, generator: Generator, *, first: int = 0, total: int = 0
+) -> Tensor:
+    """The rows [B, 3, H, W] of a batch of `total` (0: there are no others) that begin with `first`, changed.
+
+    Of [B, V, 3, H, W] each view is changed by itself.
+    """
+    views = image.shape[1] if image.ndim == 5 else 1
+    draws = Draws(generator, first * views, len(image) * views, (total or len(image)) * views)
+    changed = augment(image.flatten(0, -4), draws)
+    return changed.view(len(image), views, *changed.shape[1:]) if image.ndim == 5 else changed

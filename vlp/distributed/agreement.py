@@ -21,6 +21,9 @@ ASPECTS = (
     "gradient of the images wanted",
     "gradient of the captions wanted",
     "any gradient wanted",
+    "numbers a teacher says of an image",
+    "numbers a teacher says of a caption",
+    "marks of a pair",
 )
 
 
@@ -28,6 +31,7 @@ def described(e: Embeddings, features: torch.dtype) -> list[int]:
     """The ASPECTS of a batch whose embeddings travel as `features`, as numbers."""
     grads = torch.is_grad_enabled()
     tensors = (e.image, e.text, e.scale, e.bias, e.negatives)
+    beside = (e.guide_image, e.guide_text, e.marks)
     return [
         len(e.image),
         e.image.shape[-1],
@@ -39,6 +43,7 @@ def described(e: Embeddings, features: torch.dtype) -> list[int]:
         grads and e.image.requires_grad,
         grads and e.text.requires_grad,
         grads and any(t is not None and t.requires_grad for t in tensors),
+        *(0 if t is None else t.shape[-1] for t in beside),
     ]
 
 

@@ -6,14 +6,14 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.distributed.agreement import ASPECTS, agree, described
-from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, predicted, small
+from vlp.distributed.plan.cost import AGREE, AHEAD, Setup, everyone, predicted, pushed, small
 from vlp.distributed.process_groups import GroupPeers
 from vlp.distributed.strategies.grid import crossing
 from vlp.distributed.strategies.grouped import drawn
@@ -23,9 +23,10 @@ from vlp.distributed.strategies.strategy import Strategy
 from vlp.distributed.world import World
 from vlp.losses import Objective
 from vlp.losses._engine.among import Defined
-from vlp.losses._engine.contrast import Contrast, LossResult, Wanted, differentiable, evaluate
-from vlp.losses._engine.peers import Peers, Pending
-from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.contrast import Contrast, differentiable, evaluate
+from vlp.losses._engine.peers import ALONE, Peers, Pending
+from vlp.losses._engine.tile import TileForm, Way
+from vlp.losses._engine.view import LossResult, Wanted, itself
 
 
 def sharded(
@@ -69,6 +70,7 @@ class Sharded:
     met: bool = False  # the ranks have met for the next loss
     numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what the objective kept: of the run, of samples
     kept: dict[str, Tensor] = field(default_factory=dict)  # what it keeps of this step
+    times: dict[str, int] = field(default_factory=dict)  # how often it did
     received: float = 0.0  # bytes that the losses so far brought to this rank, by the plan's formulas
     waited: float = 0.0  # seconds in which this rank was at the loss and others were not yet
 
@@ -81,6 +83,24 @@ class Sharded:
     def size(self) -> int:
         """How many ranks there are."""
         return self.world.size
+
+    @property
+    def bank_in_parts(self) -> bool:
+        """Whether a rank's part of the bank is that of its grid row and column, and not the whole bank."""
+        bank = self.objective.bank
+        return self.size > 1 and self.strategy.kind == "grid" and not (bank is not None and bank.whole)
+
+    def brought(self, image: Tensor) -> None:
+        """Count the bytes of a push to the bank, of both sides of pairs like `image` [b, D]."""
+        if self.size > 1:
+            self.received += pushed(
+                self.setup(image, image.element_size()), self.strategy, parts=self.bank_in_parts
+            ).received
+
+    def setup(self, image: Tensor, element: int) -> Setup:
+        """The run as the plan sees it, for `image` [b, D] of this rank, `element` bytes a number as they travel."""
+        b, width = image.shape
+        return Setup(ranks=self.world.size, pairs=b, width=width, per_node=per_node(self.world), element=element)
 
     def __call__(self, e: Embeddings) -> Tensor:
         """The objective [], differentiable once (all ranks take part)."""
@@ -95,23 +115,38 @@ class Sharded:
         self.step += value.requires_grad
         return value
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
-        """The mean of a loss over the pairs of all ranks, differentiable once (all ranks take part)."""
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        return self.world.rank
+
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
+        """The mean of a loss over the pairs of all ranks, differentiable once (all ranks take part).
+
+        `way`: of one direction alone, that of images (rows) or of captions (columns).
+        """
         texts = None
-        if self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
+        travel = loss.meets_batch or way != "rows"
+        if travel and self.ahead is not None and self.ahead[0].data_ptr() == e.text.data_ptr():
             texts, self.ahead = self.ahead[1], None
         if self.size > 1:
-            self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met)
+            self.received += self.bytes(loss, e, ahead=texts is not None, met=self.met, way=way)
             self.met = False
-        return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts), e)
+        return differentiable(lambda own, wanted: self.evaluate(loss, own, wanted, texts, way=way), e)
 
-    def number(self, name: str) -> Tensor:
+    def begin(self, numbers: Mapping[str, Tensor]) -> None:
+        """Before a step: what the objective kept until now; nothing is kept of this one yet."""
+        self.numbers, self.kept, self.times = numbers, {}, {}
+
+    def number(self, name: str) -> Tensor | None:
         """What the objective kept under a name before this step."""
-        return self.numbers[name]
+        return self.numbers.get(name)
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep another value, if the step is taken."""
-        self.kept[name] = value.detach()
+        """Keep another value, if the step is taken: with several captions a picture the mean over them."""
+        times = self.times[name] = self.times.get(name, 0) + 1
+        before = self.kept.get(name, 0.0)
+        self.kept[name] = before + (value.detach() - before) / times
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over ranks, differentiable (all ranks take part)."""
@@ -143,44 +178,88 @@ class Sharded:
         """The dtype in which embeddings travel."""
         return self.features or embeddings.dtype
 
-    def evaluate(self, loss: TileForm, e: Embeddings, wanted: Wanted, texts: Pending | None) -> LossResult:
+    def evaluate(
+        self, loss: TileForm, e: Embeddings, wanted: Wanted, texts: Pending | None, *, way: Way | None = None
+    ) -> LossResult:
         """Value and gradients by this run's strategy (all ranks take part)."""
         if self.features is not None:
             wanted, e = replace(wanted, dtype=e.image.dtype), rounded(e, self.features)
         if self.world.size == 1:
-            return evaluate(loss, e, wanted)
+            return evaluate(loss, e, wanted, way=way)
         everyone = self.everyone
+        if self.stays(loss):
+            return evaluate(loss, e, wanted, everyone=everyone, way=way)
         if self.strategy.kind == "ring":
-            return Ring(everyone).evaluate(loss, e, wanted)
+            return Ring(everyone).evaluate(loss, self.parted(e, ALONE, everyone), wanted, way=way)
         columns = self.columns if self.strategy.kind != "grouped" else self.drawn()
-        return evaluate(loss, e, wanted, rows=self.rows, columns=columns, everyone=everyone, texts=texts)
+        peers: dict[str, Peers] = {"rows": self.rows, "columns": columns, "everyone": everyone}
+        return evaluate(loss, self.parted(e, self.rows, columns), wanted, **peers, texts=texts, way=way)
+
+    def stays(self, loss: TileForm) -> bool:
+        """Whether nothing has to travel for a loss: pairs meet the bank alone, and every rank has all of it."""
+        return not loss.meets_batch and not self.bank_in_parts
+
+    def parted(self, e: Embeddings, rows: Peers, columns: Peers) -> Embeddings:
+        """The embeddings with this rank's parts of a bank of which it has all."""
+        if self.bank_in_parts:
+            return e
+
+        def part(bank: Tensor | None, peers: Peers) -> Tensor | None:
+            return None if bank is None else bank.tensor_split(peers.size)[peers.rank]
+
+        text, taught_text = part(e.bank_text, rows), part(e.bank_guide_text, rows)
+        image, taught_image = part(e.bank_image, columns), part(e.bank_guide_image, columns)
+        e = replace(e, bank_image=image, bank_text=text)
+        return replace(e, bank_guide_image=taught_image, bank_guide_text=taught_text)
 
     def drawn(self) -> Peers:
         """This step's group."""
         group, seed = self.strategy.group, self.strategy.seed
         return drawn(size=self.world.size, rank=self.world.rank, group=group, seed=seed, step=self.step)
 
-    def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool) -> float:
+    def known(self, e: Embeddings) -> tuple[str, ...]:
+        """The sides of which a teacher says what they are themselves."""
+        if self.travelling(e.image) != e.image.dtype:
+            return ()
+        sides = (("rows", e.guide_image, e.image), ("columns", e.guide_text, e.text))
+        return tuple(side for side, guide, own in sides if itself(guide, own))
+
+    def bytes(self, loss: TileForm, e: Embeddings, *, ahead: bool, met: bool, way: Way | None = None) -> float:
         """What the loss of these embeddings and its gradient bring to this rank, as `vlp plan` has it.
 
         ahead: whether captions were sent ahead; met: whether the ranks met for this one.
         """
         ids = 0 if e.ids is None or not loss.uses_ids else e.ids.numel() // len(e.ids)
-        weights = 0 if e.weights is None else torch.promote_types(e.image.dtype, torch.float32).itemsize
-        setup = Setup(
-            ranks=self.world.size,
-            pairs=len(e.image),
-            width=e.image.shape[-1],
-            per_node=per_node(self.world),
-            element=self.travelling(e.image).itemsize,
-            statistics=len(loss.powers),
+        number = torch.promote_types(e.image.dtype, torch.float32).itemsize
+        weights = 0 if e.weights is None else number
+        marks = 0 if e.marks is None or not loss.uses_marks else e.marks.shape[1]
+        guide = e.image[:, :0] if e.guide_image is None or not loss.uses_guide else e.guide_image
+        setup = replace(
+            self.setup(e.image, self.travelling(e.image).itemsize),
+            statistics=loss.exponent_count,
+            means=loss.mean_count,
             terms=0 if loss.linear else loss.term_count,
-            beside=8 * ids + weights,
+            beside=8 * ids + weights + number * marks,
+            guide=guide.shape[1],
+            guide_element=guide.element_size(),
+            known=self.known(e),
+            way=way or gradients(e),
+            batch=loss.meets_batch,
         )
-        not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + (0 if met else AGREE)
+        not_met = 0 if met else AGREE
+        if self.stays(loss):
+            return (everyone(setup) + small(setup, weights - not_met)).received
+        not_asked = (AHEAD if self.strategy.kind == "grid" and not ahead else 0) + not_met
         return (
             predicted(setup, self.strategy).received + small(setup, weights - not_asked).received
         )  # weights are summed
+
+
+def gradients(e: Embeddings) -> Literal["both", "rows", "columns"]:
+    """Which sides' gradients travel; where no side has one, the images' do, for that of the scale."""
+    if not torch.is_grad_enabled() or (e.image.requires_grad and e.text.requires_grad):
+        return "both"
+    return "columns" if e.text.requires_grad else "rows"
 
 
 class Total(torch.autograd.Function):
@@ -200,8 +279,10 @@ class Total(torch.autograd.Function):
 
 def rounded(e: Embeddings, features: torch.dtype) -> Embeddings:
     """The embeddings as `features`."""
-    negatives = None if e.negatives is None else e.negatives.to(features)
-    return replace(e, image=e.image.to(features), text=e.text.to(features), negatives=negatives)
+    names = ("image", "text", "negatives", "bank_image", "bank_text")
+    given: dict[str, Any] = {name: getattr(e, name) for name in names}
+    given = {name: None if t is None else t.to(features) for name, t in given.items()}
+    return replace(e, **given)
 
 
 def per_node(world: World) -> int:

@@ -37,9 +37,17 @@ def mesh_of(world: World, *, hybrid: bool) -> DeviceMesh:
     return DeviceMesh(kind, torch.tensor(rows), mesh_dim_names=("replicate", "shard"))
 
 
-def shard(module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, half: torch.dtype | None) -> None:
+def shard(
+    module: nn.Module,
+    units: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    half: torch.dtype | None,
+    *,
+    exact: Iterable[nn.Module] = (),
+) -> None:
     """Share out the weights of `module` in place, gathered one of `units` (inner ones first) at a time.
 
+    Those of `exact` are units too, and travel as they are.
     Numbers without axes, such as the logit scale, stay whole on every rank; `average_numbers` is for their gradients.
     With `half` weights travel in it and blocks take their inputs in it, while gradients are summed in the weights' own
     precision; batch norms stay in theirs. All ranks take part.
@@ -50,6 +58,8 @@ def shard(module: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, half:
     if half is not None:
         for norm in [part for part in module.modules() if isinstance(part, _BatchNorm)]:
             fully_shard(norm, mesh=mesh)
+    for unit in exact:
+        fully_shard(unit, mesh=mesh, ignored_params=set(numbers(unit)))
     for unit in [*units, module]:
         fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(numbers(unit)))
 

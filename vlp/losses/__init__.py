@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,20 @@ from vlp.batch import Embeddings
 from vlp.config import COMMON
 from vlp.config.bounds import Decay, check
 from vlp.losses._engine.among import ALONE, BY_DEFINITION, Among
-from vlp.losses._engine.tile import Matrix, Side, Term, Tile, alike
+from vlp.losses._engine.exponents import raised
+from vlp.losses._engine.tile import Exponent, Matrix, Side, Term, Tile, Way
+from vlp.losses._engine.whole import whole_matrix
 
-__all__ = ["Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
+__all__ = ["Bank", "Exponent", "Loss", "Matrix", "Objective", "Side", "Softmax", "Term", "Tile"]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What is kept of earlier pairs for an objective."""
+
+    pairs: int  # of all processes
+    keys: Literal["own", "guide"] = "own"  # the model's own embeddings, or what its teacher said
+    whole: bool = False  # True: each process needs all of them, whatever the schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,9 @@ class Objective:
     start_scale: ClassVar[float] = 1 / 0.07  # logit scale of new weights (CLIP, 2103.00020, section 2.5)
     start_bias: ClassVar[float] = 0.0  # logit bias of new weights
     meets_captions: ClassVar[bool] = True  # whether captions travel as they are: they may be sent ahead of the pictures
+    takes_all: ClassVar[bool] = False  # whether it is given all captions [B, K, D] and views [B, V, D] at once
+    needs: ClassVar[tuple[str, ...]] = ()
+    """what it cannot do without: ids, numbers, weights, negatives, views, captions (several a picture), guide, bank"""
 
     def __post_init__(self) -> None:
         check(self, "loss")
@@ -40,18 +54,58 @@ class Objective:
         raise NotImplementedError
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """What it cannot do without, and what it is added to cannot either: names as in `needs`."""
+        inside = [name for base in self.bases for name in base.needed]
+        ids = ["ids"] * any(loss.uses_ids for loss in self.contrasts)
+        keys = ["guide"] * (self.bank is not None and self.bank.keys == "guide")
+        return tuple(dict.fromkeys([*self.needs, *["numbers"] * bool(self.per_sample), *inside, *ids, *keys]))
+
+    @property
+    def bases(self) -> tuple[Objective, ...]:
+        """The objectives that it adds to: what is kept of them and what they learn is its own too."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if isinstance(value, Objective))
+
+    @property
+    def bank(self) -> Bank | None:
+        """The earlier pairs that it compares the batch with, if any; `Embeddings.bank_image` has them."""
+        return next((base.bank for base in self.bases if base.bank is not None), None)
+
+    @property
     def per_sample(self) -> Mapping[str, float]:
-        """Numbers that are kept of each sample, by name, with what they begin with; `among.number` gives them [b]."""
-        return {}
+        """Numbers that are kept of each sample, by name, with what they begin with; `before` gives them [b]."""
+        return {name: first for part in self.bases for name, first in part.per_sample.items()}
 
     @property
     def per_run(self) -> Mapping[str, float]:
-        """Numbers that are kept of the run, by name, with what they begin with; `among.number` gives them []."""
-        return {}
+        """Numbers that are kept of the run, by name, with what they begin with; `before` gives them []."""
+        return {name: first for part in self.bases for name, first in part.per_run.items()}
 
     def learnt(self, width: int) -> Mapping[str, Tensor]:
-        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them."""
-        return {}
+        """First values of the objective's own weights, for embeddings of `width`; `Embeddings.learnt` has them.
+
+        Names are those of the file and of the weight (`barlip_image`); values may be drawn from torch's own generator.
+        """
+        return {name: first for part in self.bases for name, first in part.learnt(width).items()}
+
+    def before(self, among: Among, name: str, e: Embeddings) -> Tensor:
+        """What was kept under a name until this step: [] of the run, [b] of these samples; in the loss's precision.
+
+        What it begins with where nothing has been kept.
+        """
+        precision = torch.promote_types(e.image.dtype, torch.float32)
+        if (kept := among.number(name)) is not None:
+            return kept.to(precision)
+        if name in self.per_run:
+            return e.image.new_tensor(self.per_run[name], dtype=precision)
+        return e.image.new_full((len(e.image),), self.per_sample[name], dtype=precision)
+
+    def guide_width(self, width: int) -> int:
+        """The width that a teacher's vectors must have beside embeddings of `width`; 0: any."""
+        if self.bank is not None and self.bank.keys == "guide":
+            return width
+        return max((base.guide_width(width) for base in self.bases), default=0)
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective [] over everybody's pairs, differentiable once; `e` are one's own (all take part)."""
@@ -68,11 +122,15 @@ class Loss(Objective):
 
     A subclass gives the row loss twice: `definition` on the whole matrix, differentiated by autograd, which is what
     the loss *means*; and `powers`, `terms`, `denominator` and `each`, which is how the engine computes it
-    without ever having the matrix. The column loss is the same function of the transposed logits.
+    without ever having the matrix. The column loss is the same function of the transposed logits. Where powers of the
+    logits are not enough, `exponents` says which functions of them are summed.
     """
 
     uses_bias: ClassVar[bool] = False  # softmax objectives are blind to a constant added to every logit
     uses_ids: ClassVar[bool] = False  # True: `Embeddings.ids` is required
+    uses_guide: ClassVar[bool] = False  # True: `Embeddings.guide_image` and `guide_text` are required, and travel
+    uses_marks: ClassVar[bool] = False  # True: `Embeddings.marks` is required, and travels
+    meets_batch: ClassVar[bool] = True  # False: pairs meet themselves and the bank, and no other pair of the batch
     linear: ClassVar[bool] = False  # True: `each` is a plain sum of terms, so that one pass over the tiles is enough
     least_pairs: ClassVar[int] = 1  # fewer pairs than this leave the objective undefined
 
@@ -104,8 +162,27 @@ class Loss(Objective):
         """The tile's logits [r, c], -inf where a pair stays out of the log-sum-exps; may be written in place."""
         return tile.logits
 
+    @property
+    def exponent_count(self) -> int:
+        """How many exponents there are."""
+        return len(self.powers)
+
+    @property
+    def mean_count(self) -> int:
+        """How many exponents have a mean: they come first."""
+        return 0
+
+    def exponents(self, tile: Tile) -> Iterable[Exponent]:
+        """The functions of a tile's logits whose log-sum-exps are needed: each power of the denominator.
+
+        Each is used up, in its memory, before the next one is asked for.
+        """
+        kept, alone = self.denominator(tile), len(self.powers) == 1
+        for power in self.powers:
+            yield Exponent(raised(kept, power, alone=alone), power)
+
     def each(self, side: Side) -> Tensor:
-        """[n] the loss of each pair in one direction, differentiable in every field of `side`."""
+        """[n] the loss of each pair in one direction, differentiable in all that `side` knows but its marks."""
         raise NotImplementedError
 
     # The definition ----------------------------------------------------------------------------------------------
@@ -114,23 +191,12 @@ class Loss(Objective):
         """[B] the loss of each pair in one direction, from the whole matrix."""
         raise NotImplementedError
 
-    def by_definition(self, e: Embeddings) -> Tensor:
-        """The loss [] of one process's pairs from the whole matrix."""
-        logits = e.scale * e.image @ e.text.T
-        local = e.image.new_zeros(len(e.image), 0)
-        if e.negatives is not None:
-            local = e.scale * (e.image[:, None] * e.negatives).sum(-1)
-        if self.uses_bias:
-            logits, local = logits + e.bias, local + e.bias
-        if e.negatives_keep is not None:
-            local = local.masked_fill(~e.negatives_keep, -torch.inf)
-        same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        if self.uses_ids and e.ids is not None:
-            same = alike(e.ids, e.ids)
-        rows = self.definition(Matrix(logits, local, same))
-        columns = self.definition(Matrix(logits.T, local[:, :0], same.T))
-        weights = torch.ones_like(rows) if e.weights is None else e.weights.to(rows.dtype)
-        return (weights * (rows + columns)).sum() / (2 * weights.sum())
+    def by_definition(self, e: Embeddings, *, way: Way | None = None) -> Tensor:
+        """The loss [] of one process's pairs from the whole matrix, or that of one direction."""
+        ways: tuple[Way, ...] = ("rows", "columns") if way is None else (way,)
+        each = torch.stack([self.definition(whole_matrix(self, e, one)) for one in ways]).sum(0)
+        weights = torch.ones_like(each) if e.weights is None else e.weights.to(each.dtype)
+        return (weights * each).sum() / (len(ways) * weights.sum())
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The loss [] of everybody's pairs, tile by tile; its gradients are computed with it, memory is flat in B."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,19 @@ from torch.nn import functional as F
 from vlp.batch import Embeddings
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound (2103.00020, section 2.5): logits are never scaled by more than 100
+
+
+class Learnt(nn.Module):
+    """The weights of an objective, by name: trained and kept with the model's, and no part of what is released."""
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Begin with these values."""
+        for name, value in values.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self) -> dict[str, Tensor]:
+        """The weights."""
+        return {name: weight * 1.0 for name, weight in self.named_parameters()}  # copies: FSDP2 frees what it gathers
 
 
 class DualEncoder(nn.Module):
@@ -40,6 +53,7 @@ class DualEncoder(nn.Module):
         self.register_buffer("mean", torch.empty(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.empty(1, 3, 1, 1), persistent=False)
         self.normalise_by(mean, std)
+        self.learnt = Learnt()
         self.locked: tuple[nn.Module, ...] = ()
 
     @torch.no_grad()
@@ -76,8 +90,9 @@ class DualEncoder(nn.Module):
         return (pixels - self.mean) / self.std
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float."""
-        return F.normalize(single(self.image_tower(self.normalise(image))), dim=-1)
+        """Unit vectors [B, D] of pictures [B, 3, H, W], uint8 or normalised float; [B, V, D] of V views of each."""
+        features = single(self.image_tower(self.normalise(image.flatten(0, -4))))
+        return F.normalize(features, dim=-1).view(*image.shape[:-3], features.shape[-1])
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Unit vectors [B, D] of token ids [B, L]; [B, K, D] of [B, K, L], K captions a picture."""
@@ -96,7 +111,11 @@ class DualEncoder(nn.Module):
         if send is not None:
             send(texts)
         images = none if image is None else self.encode_image(image)
-        return Embeddings(images, texts, self.logit_scale.exp(), self.logit_bias * 1.0)
+        return Embeddings(images, texts, self.logit_scale.exp(), self.logit_bias * 1.0, learnt=self.learnt() or None)
+
+    def released(self) -> dict[str, Tensor]:
+        """The state of all but what belongs to the objective."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("learnt.")}
 
 
 def single(features: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def save(folder: Path, *, config: Model, encoder: DualEncoder, tokenizer: Tokeni
     import tomli_w
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.released().items()}
     config = config.resolved()
     write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
     write_whole(folder / "tokenizer.json", tokenizer.save)

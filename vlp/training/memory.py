@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch
 from vlp.errors import UserError
-from vlp.training.gradient import Buffers
+from vlp.training.gradient import Buffers, spoken
 
 SLACK = 1.2  # temporaries, fragmentation
 PICTURES = 4  # a batch of pictures: prefetched, being collated, on the device, as floats (counted apart)
@@ -41,19 +41,20 @@ def estimate(
     chunk: int,
     copies: int,
     shards: int = 1,
+    beside: int = 0,
 ) -> Memory:
     """Memory of a rank that trains on `rows` pairs per step, `chunk` of them in one graph.
 
     `example` is two or more pairs as the stream gives them; `copies` says how many numbers are kept per weight besides
-    the weight, which `shards` ranks share. The activations per pair are measured on `example`, on the
-    model's device, with the forwards that it has.
+    the weight, which `shards` ranks share; `beside` are bytes of another model. The activations per pair are measured
+    on `example`, on the model's device, with the forwards that it has.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) // shards
     one, all_ = (saved_bytes(model, example[slice(0, n)]) for n in (len(example) // 2, len(example)))
     per_pair = max(all_ - one, 0) / (len(example) - len(example) // 2)
-    pair = (example.image.nbytes + example.text.nbytes) / len(example)
+    pair = (example.image.nbytes + spoken(example).nbytes) / len(example)
     floats = example.image[0].numel() * 4 * chunk
-    return Memory(copies * weights, round(per_pair * chunk + floats), round(PICTURES * pair * rows))
+    return Memory(copies * weights + beside, round(per_pair * chunk + floats), round(PICTURES * pair * rows))
 
 
 def saved_bytes(model: nn.Module, batch: Batch) -> int:
@@ -69,7 +70,7 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
 
     buffers = Buffers(model)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        kept = model(batch.image, batch.text)
+        kept = model(batch.image, spoken(batch))
     buffers.restore()
     del kept
     return sum(size for size, _ in seen.values())

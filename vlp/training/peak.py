@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vlp.batch import Batch
-from vlp.training.gradient import Buffers
+from vlp.training.gradient import Buffers, spoken
 
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of square matrices; the fastest counts
 MEASURED_S = 0.2  # for each
@@ -75,7 +75,7 @@ def step_flops(model: nn.Module, batch: Batch) -> float:
     kept, buffers = [(p, p.grad) for p in model.parameters()], Buffers(model)
     devices = [batch.image.device] if batch.image.is_cuda else []
     with torch.random.fork_rng(devices), torch.enable_grad(), FlopCounterMode(display=False) as counted:
-        out = model(batch.image, batch.text)
+        out = model(batch.image, spoken(batch))
         (out.image.sum() + out.text.sum()).backward()
     for p, grad in kept:
         p.grad = grad

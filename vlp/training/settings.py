@@ -69,7 +69,7 @@ class Training:
     """minutes between two evaluations; 0: by steps alone"""
     checkpoint_every: Annotated[AtLeastZero, COMMON, MAY_CHANGE] = 120.0
     """seconds between two checkpoints, 0: after every step; the end and an interruption write one too"""
-    checkpoints: Annotated[str, COMMON, MAY_CHANGE] = ""
+    checkpoints: Annotated[str, MAY_CHANGE] = ""
     """folder or URL (s3://bucket/run, gs://...) of the checkpoints; empty: RUN/checkpoints"""
     keep: Annotated[Count, COMMON, MAY_CHANGE] = 2
     """last checkpoints kept"""

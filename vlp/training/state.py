@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vlp.augment import Augment, Draws
+from vlp.augment import Augment, of_rows
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.sharded import Sharded
 from vlp.training.average import averaged
+from vlp.training.choosing import Choosing, Chosen
 from vlp.training.companion import Companion
 from vlp.training.forwards import Forwards
 from vlp.training.gradient import Buffers, cached, whole_batch
@@ -26,6 +28,7 @@ from vlp.training.parallel import Parallel
 from vlp.training.parallel.precision import resolve
 from vlp.training.scaler import Scaler
 from vlp.training.settings import Training
+from vlp.training.teaching import Teaching
 
 
 @dataclass
@@ -59,14 +62,17 @@ class TrainState:
         augment: Augment | None,
         *,
         companions: Sequence[Companion] = (),
+        choosing: Choosing | None = None,
     ) -> None:
-        self.companions = companions
+        self.companions, self.choosing = companions, choosing
+        self.chosen: Chosen | None = None  # at this step
         self.settings, self.parallel, self.augment, self.objective = settings, parallel, augment, objective
         self.world = parallel.world
         precision = resolve(settings.precision, self.world.device)
         self.module = module.to(self.world.device, torch.float64 if precision == "fp64" else None).train()
         self.average = averaged(module, settings.ema) if settings.ema else None
-        parallel.place(module, self.average and self.average.module)
+        copies = [copy for one in companions if isinstance(one, Teaching) for copy in one.guide.copies]
+        parallel.place(module, *([self.average.module] if self.average else []), *copies)
         self.optimizers = settings.optimizer.build(module)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.watch: Watch = settings.guard.watch()
@@ -98,33 +104,67 @@ class TrainState:
         """The model to evaluate and to keep, whole on this rank: the average if there is one. All ranks participate."""
         return self.parallel.whole(self.average.module if self.average is not None else self.module)
 
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """A context in which `best` is in evaluation mode, with its own forwards. All ranks participate."""
+        model = self.best()
+        training = model.training
+        with self.forwards.paused():
+            model.eval()
+            yield model
+            model.train(training)
+
     def gradient(self, batch: Batch) -> float:
         """The global mean loss; the mean gradient is in the parameters. All ranks participate and sync once."""
         self.buffers = Buffers(self.module)
         self.objective.step = self.step  # what a schedule draws at random follows from it, also in a resumed run
         seed = noise(self.settings.seed, self.step, self.world.rank)
-        if self.augment is not None:
-            whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
-            generator = torch.Generator(self.world.device).manual_seed(whole)
-            draws = Draws(generator, self.world.rank * len(batch), len(batch), self.settings.batch)
-            batch = replace(batch, image=self.augment(batch.image, draws))
+        if self.choosing is None:
+            batch = self.augmented(batch)
         objective = self.scaler.over(self.objective)
         common: dict[str, Any] = {"seed": seed, "send": self.objective.send_ahead, "beside": self.beside}
+        common["takes_all"] = self.objective.objective.takes_all
         if 0 < self.settings.chunk < len(batch):
             sync: dict[str, Any] = {
                 "unsynced": partial(self.parallel.unsynced, self.model),
                 "texts_sync": self.parallel.texts_sync,
             }
-            loss = cached(self.model, objective, batch, rows=self.settings.chunk, **common, **sync)
+            loss = cached(self.model, objective, batch, rows=self.settings.chunk, known=self.known(), **common, **sync)
         else:
             loss = whole_batch(self.model, objective, batch, **common)
         self.parallel.settle(self.module)
         return self.scaler.undo(loss, self.parameters)
 
+    def augmented(self, batch: Batch) -> Batch:
+        """The batch of this rank with its pictures augmented, as those of one process with all pairs would be."""
+        if self.augment is None:
+            return batch
+        whole = noise(self.settings.seed, self.step, -1)  # every rank's rows come out of one draw
+        generator = torch.Generator(self.world.device).manual_seed(whole)
+        first, total = self.world.rank * len(batch), len(batch) * self.world.size
+        return replace(batch, image=of_rows(self.augment, batch.image, generator, first=first, total=total))
+
+    def choose(self, batch: Batch) -> Batch:
+        """The pairs that are trained on, augmented, out of those that the stream gave. All ranks participate."""
+        if self.choosing is None:
+            return batch
+        self.chosen = self.choosing(self.module, self.augmented(batch), (self.settings.seed, self.step))
+        return self.chosen.batch
+
+    def known(self) -> Embeddings | None:
+        """The embeddings of this step's batch without a graph, where a choice has made them. All ranks participate."""
+        if self.choosing is None or self.chosen is None:
+            return None
+        return self.choosing.reusable(self.module, self.chosen, lambda flag: self.parallel.any_rank(flag)[0])
+
     def beside(self, batch: Batch, e: Embeddings) -> Embeddings:
         """The embeddings with what the companions of the run have to say of them (all ranks take part)."""
         for companion in self.companions:
-            e = companion.beside(batch, e)
+            if self.chosen is not None and isinstance(companion, Teaching) and e.image.ndim == e.text.ndim == 2:
+                said = self.chosen.features  # the teacher was asked for the choice, and says the same
+                e = replace(e, guide_image=said.guide_image, guide_text=said.guide_text)
+            else:
+                e = companion.beside(batch, e)
         return e
 
     def clip(self) -> float:
@@ -194,6 +234,7 @@ class TrainState:
         row = {
             "step": self.step,
             "samples": self.samples,
+            **({} if self.choosing is None else {"samples_looked_at": self.step * self.choosing.candidates}),
             "seconds": round(tally.seconds, 3),
             "loss": tally.loss / steps if tally.steps else math.nan,
             "gradient_norm": tally.norm / steps if tally.steps else math.nan,

@@ -11,14 +11,20 @@ from vlp.batch import Batch
 
 
 def in_bucket(batch: Batch, multiple: int, context: int) -> Batch:
-    """`batch` with texts of a multiple of `multiple` tokens, at most `context`: the least that their longest needs.
+    """`batch` with texts of a multiple of `multiple` tokens, at most `context`: the least that the longest needs.
 
     It is for towers that do not see padding (0), and best called before a batch goes to its device: it looks at ids.
     """
-    longest = length(batch.text)
+    longest = max(length(batch.text), 0 if batch.negatives is None else length(batch.negatives))
     wanted = min(-(-max(longest, 1) // multiple) * multiple, max(context, longest))
-    text = batch.text[..., :wanted]
-    return replace(batch, text=F.pad(text, (0, wanted - text.shape[-1])))
+    negatives = None if batch.negatives is None else padded(batch.negatives, wanted)
+    return replace(batch, text=padded(batch.text, wanted), negatives=negatives)
+
+
+def padded(text: Tensor, tokens: int) -> Tensor:
+    """Texts [..., L] as [..., tokens], padding at the end left out or added."""
+    text = text[..., :tokens]
+    return F.pad(text, (0, tokens - text.shape[-1]))
 
 
 def length(text: Tensor) -> int:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
+from vlp.models.dual_encoder import Learnt
+
 
 def towers(model: nn.Module) -> list[nn.Module]:
-    """The children of `model` that have weights."""
-    return [child for child in model.children() if has_weights(child)]
+    """The children of `model` that have weights, those of its objective left out."""
+    return [child for child in model.children() if has_weights(child) and not isinstance(child, Learnt)]
+
+
+def learnt(model: nn.Module) -> list[nn.Module]:
+    """The part of `model` that has the weights of its objective, if any."""
+    return [child for child in model.children() if has_weights(child) and isinstance(child, Learnt)]
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,17 +16,23 @@ from torch import nn
 
 from vlp.augment import Augment
 from vlp.batch import Batch
+from vlp.choosers import Chooser
+from vlp.choosers.none import Everything
 from vlp.config import identity, to_tree
 from vlp.distributed.background import BackgroundGroup
 from vlp.distributed.sharded import Sharded, sharded
 from vlp.distributed.world import World
 from vlp.errors import UserError
 from vlp.losses import Objective
+from vlp.losses._engine.peers import ALONE
 from vlp.training import memory
 from vlp.training.announcement import batch_norms, chunk_warning, first_line
+from vlp.training.bank import PairBank
 from vlp.training.checkpoints.folder import Checkpoints, Keep
 from vlp.training.checkpoints.identity import flat
 from vlp.training.checkpoints.store import place_of
+from vlp.training.choosing import Choosing
+from vlp.training.clock import Clock
 from vlp.training.companion import Companion
 from vlp.training.extension import extension
 from vlp.training.forwards import Forwards
@@ -36,6 +41,7 @@ from vlp.training.interruption import Interrupted, Interruption
 from vlp.training.parallel import Parallel, parallel
 from vlp.training.parallel.precision import HALF, feature_dtype, resolve
 from vlp.training.peak import Utilisation
+from vlp.training.planning import Planner
 from vlp.training.refused import Refusals
 from vlp.training.saving import Positions, Saving
 from vlp.training.settings import Training
@@ -45,6 +51,8 @@ from vlp.training.sinks.json_lines import JsonLines
 from vlp.training.sinks.tensorboard import Tensorboard
 from vlp.training.sinks.wandb import Wandb
 from vlp.training.state import TrainState
+from vlp.training.table import Kept
+from vlp.training.teaching import Guide, Setting, Teaching, width_of
 from vlp.training.texts import in_bucket
 from vlp.training.watching import Watching
 
@@ -108,12 +116,20 @@ class Trainer:
     """given the pairs seen so far, a context in which the gradient of layers that are locked till later is left out"""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """settings outside of `training` that a resumed run must share: the model's, the data's"""
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    """what a version did that did not have some of these settings yet"""
     saving: Callable[[Positions], None] | None = None
     """called with the positions of all ranks in the data, on rank 0, before each checkpoint"""
     context: int = 0
     """most tokens of a text, where they come trimmed to the longest of a batch; 0: all come with one length"""
+    choose: Chooser = field(default_factory=Everything)
+    """which pairs of a larger batch are trained on; the stream gives all that it looks at"""
+    planner: Planner | None = None
+    """who orders epochs by what the model finds alike"""
     example: Batch | None = None
     """a few pairs as the stream would give them; with it, memory is estimated before anything starts"""
+    guide: Guide | None = None
+    """the teacher of the run"""
 
     def fit(self) -> Fitted:
         """The trained model. All ranks participate; a checkpoint in the folder is continued, to the same result.
@@ -128,7 +144,8 @@ class Trainer:
         asked = False  # whether the minutes between two evaluations are over
         with sinks, saving.checkpoints, Interruption() as interruption, self.trace() as trace:
             while state.step < training.steps:
-                batch = self.fitting(watching.next()).to(self.world.device)
+                self.plan(state, watching.stream)
+                batch = state.choose(self.fitting(watching.next()).to(self.world.device))
                 with self.unlocking(state.samples):
                     loss = state.gradient(batch)  # encode, sharded objective, its gradients, replay; one sync
                 norm = state.clip()
@@ -167,6 +184,7 @@ class Trainer:
                 f"training.batch is {training.batch}, which {world.size} processes cannot share evenly; "
                 f"make it {training.batch // world.size * world.size or world.size} or another multiple of {world.size}"
             )
+        self.choose.refuse(training.batch, world.size)
         if training.threads:
             torch.set_num_threads(training.threads)
         half = HALF.get(resolve(training.precision, world.device))
@@ -177,7 +195,7 @@ class Trainer:
         utilisation = self.utilisation(ranks)
         keep = Keep(training.keep, training.keep_every, training.keep_best)
         group = BackgroundGroup.open(world)
-        defaults = flat({"training": identity(Training())})
+        defaults = flat({**self.earlier, "training": identity(Training())})
         checkpoints = Checkpoints(place_of(training.checkpoints, self.folder), keep, group, defaults)
         if not training.resume:
             if world.rank == 0:
@@ -186,7 +204,11 @@ class Trainer:
             group.everyones(None)  # nobody looks for a checkpoint before rank 0 has removed them
         features = feature_dtype(training.features, training.precision, world.device)
         objective = sharded(self.loss, world, training.negatives, features=features)
-        state = TrainState(training, self.model, objective, ranks, self.augment, companions=self.companions(objective))
+        companions = self.companions(objective, ranks)
+        choosing = self.choosing(objective)
+        state = TrainState(
+            training, self.model, objective, ranks, self.augment, companions=companions, choosing=choosing
+        )
         saving = Saving(state, checkpoints, self.signature(), self.folder, self.saving)
         begun = saving.begin(training.resume_from)
         if world.rank == 0:
@@ -196,9 +218,33 @@ class Trainer:
         watching = Watching(self.open_stream(begun.positions), world.device, utilisation)
         return state, watching, self.sinks(state, begun.row), saving
 
-    def companions(self, objective: Sharded) -> tuple[Companion, ...]:
-        """What goes along with the run for its objective."""
-        return ()
+    def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
+        """What goes along with the run for its objective; the teacher first, as others keep what it says."""
+        width = 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
+        bank = PairBank.of(objective, batch=self.training.batch, width=width)
+        return (*self.teaching(ranks, width), *bank, *Kept.of(objective, self.precise))
+
+    @property
+    def precise(self) -> torch.dtype:
+        """What companions compute and keep in."""
+        fp64 = resolve(self.training.precision, self.world.device) == "fp64"
+        return torch.float64 if fp64 else torch.float32
+
+    def teaching(self, ranks: Parallel, width: int) -> list[Teaching]:
+        """The teacher, if there is one, at work on this rank."""
+        if self.guide is None:
+            return []
+        training, device = self.training, self.world.device
+        setting = Setting(device, self.precise, ranks.half, training.chunk, width)
+        return [Teaching.begin(self.guide, self.model, setting, wanted=self.loss.guide_width(width))]
+
+    def choosing(self, objective: Sharded) -> Choosing | None:
+        """How the pairs of a step are chosen; None where all are trained on."""
+        if isinstance(self.choose, Everything):
+            return None
+        everyone = objective.everyone if self.world.size > 1 else ALONE
+        chooser = self.choose.taught(self.guide.scale if self.guide else 0.0)
+        return Choosing(chooser, self.guide, everyone, self.training.batch, self.training.chunk)
 
     def fitting(self, batch: Batch) -> Batch:
         """The batch with texts of one of a few lengths, where each length is compiled."""
@@ -232,6 +278,7 @@ class Trainer:
             chunk=chunk,
             copies=1 + training.optimizer.state_per_weight + bool(training.ema),
             shards=ranks.shards,
+            beside=self.guide.memory(self.model, ranks.shards) if self.guide else 0,
         )
         forwards.put_back()
         free = memory.available(world.device, world.local_size)
@@ -264,13 +311,15 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The numbers of all evaluations, as name/number. All ranks participate."""
-        model = state.best()
-        training = model.training
-        with state.forwards.paused():
-            model.eval()
-            numbers = {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
-            model.train(training)
-        return numbers
+        with state.evaluated() as model:
+            return {f"{name}/{k}": float(v) for name, call in self.evals.items() for k, v in call(model).items()}
+
+    @torch.no_grad()
+    def plan(self, state: TrainState, stream: Any) -> None:
+        """Order the next epochs where that is due. All ranks participate."""
+        if self.planner is not None and self.planner.due(stream):
+            with state.evaluated() as model:
+                self.planner.plan(model, stream)
 
     def interrupted(self, state: TrainState, signum: int) -> Interrupted:
         """What to raise after a signal; rank 0 prints how to go on."""
@@ -289,36 +338,3 @@ class Trainer:
         state.release()
         model = state.best().eval().float()
         return Fitted(model, state.step, state.samples, state.tally.seconds, state.watch.refused, metrics)
-
-
-class Clock:
-    """The time of a state, which goes on where its last part ended."""
-
-    def __init__(self, state: TrainState) -> None:
-        self.state, self.before, self.samples = state, state.tally.seconds, state.samples
-        self.started = self.saved_at = self.evaluated_at = time.monotonic()
-
-    def tick(self, loss: float) -> dict[str, float]:
-        """Bring the run's seconds up to date; loss and rate for the progress bar."""
-        here = time.monotonic() - self.started
-        self.state.tally.seconds = self.before + here
-        return {"loss": loss, "samples_per_second": (self.state.samples - self.samples) / max(here, 1e-9)}
-
-    @property
-    def since_saved(self) -> float:
-        """Seconds since the last checkpoint was begun."""
-        return time.monotonic() - self.saved_at
-
-    def saved(self) -> None:
-        """A checkpoint has just been begun."""
-        self.saved_at = time.monotonic()
-
-    @property
-    def evaluation_due(self) -> bool:
-        """Whether the minutes between two evaluations are over."""
-        minutes = self.state.settings.eval_minutes
-        return bool(minutes) and time.monotonic() - self.evaluated_at >= 60 * minutes
-
-    def evaluated(self) -> None:
-        """An evaluation has just been made."""
-        self.evaluated_at = time.monotonic()

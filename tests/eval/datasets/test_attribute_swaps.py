@@ -6,10 +6,11 @@ import doctest
 
 import pytest
 
+from data_pipelines.attributes import TONES
 from data_pipelines.ledger import Ledger
 from data_pipelines.sample import Sample
 from eval.datasets import attribute_swaps as module
-from eval.datasets.attribute_swaps import TONES, AttributeSwaps, other_sex, other_tones
+from eval.datasets.attribute_swaps import AttributeSwaps, other_sex, other_tones
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_equal_models_are_called_different_no_more_often_than_promised(kind: str
             low += paired.mcnemar(int((second > first).sum()), int((second < first).sum())) < 0.05
         else:
             means = resampled(second - first, rounds=1000, seed=seed)
-            low += paired._two_sided(means) < 0.05
+            low += paired.two_sided(means) < 0.05
     assert low / 400 < 0.085
     assert low / 400 > 0.01
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vlp.augment as package
-from vlp.augment import Augment, Draws
+from vlp.augment import Augment, Draws, of_rows
 from vlp.augment.affine import Affine
 from vlp.config import component
 
@@ -58,3 +58,17 @@ def test_ranks_that_share_a_batch_change_it_as_one_process_does() -> None:
         for first in (0, 2, 4)
     ]
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_views_are_changed_one_by_one_and_alike_on_ranks_that_share_the_batch() -> None:
+    views = pictures(4)[:, None].expand(4, 3, 3, 64, 64)
+    whole = of_rows(Affine(size=32), views, torch.Generator().manual_seed(0))
+    assert whole.shape == (4, 3, 3, 32, 32)
+    assert not torch.equal(whole[:, 0], whole[:, 1])
+    parts = [
+        of_rows(Affine(size=32), views[first : first + 2], torch.Generator().manual_seed(0), first=first, total=4)
+        for first in (0, 2)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    one = of_rows(Affine(), pictures(), torch.Generator().manual_seed(0))
+    assert torch.equal(one, Affine()(pictures(), Draws.alone(4)))

@@ -12,14 +12,14 @@ from vlp.errors import UserError
 from vlp.losses.infonce import InfoNCE
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8))])
+@pytest.mark.parametrize("size", [1, 2, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 6, 8))])
 def test_any_number_of_ranks_is_one_process(size, tmp_path):
     for wrong, worst_under_ddp in gloo_ranks.run(size, cases.everything, folder=tmp_path):
         assert not wrong, wrong
         assert worst_under_ddp < 1e-12
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 8))])
+@pytest.mark.parametrize("size", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 6, 8))])
 def test_every_objective_schedule_step_and_precision_gives_the_gradient_of_one_process(size, tmp_path):
     for wrong in gloo_ranks.run(size, step_cases.every_step, folder=tmp_path, timeout=280):
         assert not wrong, wrong

@@ -1,6 +1,5 @@
 """Every loss found in the folder: its tile form against its definition, in value and gradient, with every option."""
 
-import importlib
 import math
 from dataclasses import replace
 
@@ -8,37 +7,51 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import embeddings, errors, gradients, in_double
+from made_up import components, embeddings, errors, gradients, in_double, made
+from marked import Marked
 
-from vlp.config.components import component_names
 from vlp.errors import UserError
 from vlp.losses import Loss, Objective
 from vlp.losses._engine import tile_engine as tiles
+from vlp.losses.albef import ALBEF
+from vlp.losses.cacr import CACR
+from vlp.losses.ccl_k import CCLK
+from vlp.losses.cwcl import CWCL
 from vlp.losses.dcl import DCL
+from vlp.losses.distill import Distill
 from vlp.losses.hn_nce import HNNCE
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.kernel import Kernel
+from vlp.losses.m3col import M3CoL
 from vlp.losses.macl import MACL
+from vlp.losses.mochi import MoCHi
+from vlp.losses.moco import MoCo
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
 
-VARIANTS = {MultiPositive: ({"duplicates": "mask"},), HNNCE: ({"alpha": 0.7, "beta": 0.5}, {"beta": 0.0})}
-
-
-def components() -> list[type[Objective]]:
-    """Each objective that is defined in a file of vlp/losses."""
-    modules = [importlib.import_module(f"vlp.losses.{name}") for name in component_names(Objective)]
-    return [
-        c
-        for module in modules
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Objective) and c.__module__ == module.__name__
-    ]
+VARIANTS = {
+    MultiPositive: ({"duplicates": "mask"},),
+    HNNCE: ({"alpha": 0.7, "beta": 0.5}, {"beta": 0.0}),
+    CWCL: ({"locked": "text"}, {"anchors": "locked"}),
+    Distill: ({"difficulty": 2.0, "teacher_scale": 5.0},),
+    CACR: ({"repel": 20.0},),
+    Kernel: ({"square": 2.0},),
+    CCLK: ({"condition": "text", "ridge": 2.0},),
+    MoCo: ({"keys": "own"},),
+    ALBEF: ({"alpha": 0.9, "queue": 0},),
+}
 
 
 WORST = {MACL: 0.1}  # float32 knows 1 - P of pairs that are certain to a few digits only, and divides by it
 
-LOSSES = [component(**options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
+LOSSES = [made(component, **options) for component in components() for options in ({}, *VARIANTS.get(component, ()))]
+LOSSES.append(Marked())  # what the engine can and no objective asks for
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
+
+
+def bank_of(loss, pairs):
+    """So many earlier pairs for what is a loss of one matrix; those pairs have no marks."""
+    return pairs if isinstance(loss, Loss) and not isinstance(loss, Marked) else 0
 
 
 def smoothed(objective: Objective, share: float) -> Objective:
@@ -66,13 +79,13 @@ def test_the_folder_holds_the_five_objectives():
 @pytest.mark.parametrize("weights", [False, True])
 def test_tiles_equal_the_definition(loss, k, smoothing, weights):
     loss = smoothed(loss, smoothing)
-    e = embeddings(13, k=k, weights=weights)
+    e = embeddings(13, k=k, weights=weights, bank=bank_of(loss, 6))
     assert max(errors(gradients(loss, e), gradients(loss.reference, e))) < 1e-12
 
 
 @each_loss
 def test_float32_is_no_worse_than_the_plain_float32_matrix(loss):
-    e = embeddings(64, 32, dtype=torch.float32, scale=50.0)
+    e = embeddings(64, 32, dtype=torch.float32, scale=50.0, bank=bank_of(loss, 9))
     oracle = gradients(loss.reference, in_double(e))
     fast, plain = errors(gradients(loss, e), oracle), errors(gradients(loss.reference, e), oracle)
     assert all(f <= 2 * p + 3e-7 for f, p in zip(fast, plain, strict=True)), (fast, plain)
@@ -80,18 +93,18 @@ def test_float32_is_no_worse_than_the_plain_float32_matrix(loss):
 
 @each_loss
 def test_bfloat16_features_are_no_worse_than_the_plain_bfloat16_matrix(loss):
-    e = embeddings(12, dtype=torch.bfloat16, scale=10.0, weights=False)
+    e = embeddings(12, dtype=torch.bfloat16, scale=10.0, weights=False, bank=bank_of(loss, 3))
     oracle = gradients(loss.reference, in_double(e))
     fast, plain = errors(gradients(loss, e), oracle), errors(gradients(loss.reference, e), oracle)
     assert fast[0] < 1e-5  # the value is computed in float32 from the rounded features
     assert max(fast) < 4e-3  # the gradient is rounded once, to bfloat16
-    assert sum(fast) <= sum(plain)
+    assert sum(fast) <= sum(plain) + 1e-6
 
 
 @each_loss
 @pytest.mark.parametrize("scale", [0.01, 100.0, 500.0])
 def test_extreme_scales_and_duplicated_rows_stay_finite_and_right(loss, scale):
-    e = embeddings(13, scale=scale, dtype=torch.float32)
+    e = embeddings(13, scale=scale, dtype=torch.float32, bank=bank_of(loss, 3))
     with torch.no_grad():
         e.image[3:7] = e.image[3]
         e.text[9:] = -e.image[:4]
@@ -111,7 +124,7 @@ def test_extreme_scales_and_duplicated_rows_stay_finite_and_right(loss, scale):
     shared=st.booleans(),
 )
 def test_any_shape(*, b, d, k, scale, which, seed, shared):
-    e = embeddings(b, d, k=k, scale=scale, seed=seed)
+    e = embeddings(b, d, k=k, scale=scale, seed=seed, bank=bank_of(which, b // 2))
     if shared:
         with torch.no_grad():
             e.text[:] = e.text[0]
@@ -121,14 +134,19 @@ def test_any_shape(*, b, d, k, scale, which, seed, shared):
         torch.testing.assert_close(a, o, rtol=1e-9, atol=1e-11)
 
 
-@each_loss
+ORDERED = (M3CoL,)  # that the place of a pair in the batch matters to
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if not isinstance(loss, ORDERED)], ids=str)
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_permuting_pairs_permutes_gradients(loss, seed):
-    e = embeddings(11, k=1, seed=seed)
+    e = embeddings(11, k=1, seed=seed, bank=bank_of(loss, 2))
+    loss = replace(loss, mixed=0, own_mixed=0) if isinstance(loss, MoCHi) else loss  # a pair's place draws its mixes
     order = torch.randperm(11, generator=torch.Generator().manual_seed(seed))
     pick = lambda t: t.detach()[order].requires_grad_(t.requires_grad)  # noqa: E731
-    shuffled = replace(e, **{n: pick(getattr(e, n)) for n in ("image", "text", "ids", "weights", "negatives")})
+    names = ("image", "text", "ids", "weights", "negatives", "guide_image", "guide_text", "marks")
+    shuffled = replace(e, **{n: pick(getattr(e, n)) for n in names})
     shuffled = replace(shuffled, negatives_keep=e.negatives_keep[order])
     before, after = gradients(loss, e), gradients(loss, shuffled)
     torch.testing.assert_close(after[0], before[0])
@@ -196,8 +214,8 @@ def test_a_locked_tower_gets_no_gradient_and_costs_no_matmul():
 
 
 def test_without_gradient_the_value_is_the_same():
-    e = embeddings(13, k=2)
     for loss in LOSSES:
+        e = embeddings(13, k=2, bank=bank_of(loss, 4))
         with torch.no_grad():
             assert not loss(e).requires_grad
             torch.testing.assert_close(loss(e), loss.reference(e))

@@ -17,10 +17,13 @@ import tomli_w
 import torch
 from PIL import Image
 
+import train
 import vlp
 from vlp.config import to_tree
 from vlp.errors import UserError
 from vlp.files import sha256
+from vlp.losses.barlip import BarLIP
+from vlp.losses.cyclip import CyCLIP
 from vlp.models import release
 from vlp.models.image_transform import ImageTransform
 from vlp.models.kinds.open_clip import OpenClip
@@ -296,3 +299,25 @@ def test_a_tokenizer_writes_nothing_outside_its_folder(folder: Path, tmp_path: P
     with pytest.raises(UserError, match="no name inside a folder"):
         release.load(folder)
     assert not (tmp_path / "evil.json").exists()
+
+
+def test_a_folder_has_no_weights_of_the_objective(tmp_path: Path) -> None:
+    tokenizer = SMALL.tokenizer(CAPTIONS)
+    kept = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        encoder = SMALL.build(tokenizer.vocab)
+        train.learn(CyCLIP(base=BarLIP(dims=3)), encoder, tokenizer)
+        assert encoder.training
+        kept.append({name: weight.detach().clone() for name, weight in encoder.learnt.named_parameters()})
+    assert {name: tuple(weight.shape) for name, weight in kept[0].items()} == {
+        "barlip_image": (16, 3),
+        "barlip_text": (16, 3),
+    }
+    assert all(torch.equal(weight, kept[1][name]) for name, weight in kept[0].items())  # what the seed says
+    release.save(tmp_path / "model", config=SMALL, encoder=encoder.eval(), tokenizer=tokenizer, notes={})
+    model = release.load(tmp_path / "model")
+    assert not list(model.encoder.learnt.parameters())
+    torch.testing.assert_close(model.embed_texts(CAPTIONS), encoder.encode_text(tokenizer(CAPTIONS)))
+    train.learn(CyCLIP(), model.encoder, tokenizer)
+    assert not list(model.encoder.learnt.parameters())

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from follows import Follows
 from tiny_run import TinyStream, pairs
 
 from vlp.distributed.sharded import sharded
 from vlp.distributed.sharding import whole as gathered
+from vlp.losses.alip import ALIP
+from vlp.losses.barlip import BarLIP
+from vlp.losses.history import History
 from vlp.losses.infonce import InfoNCE
 from vlp.models.adapt.lora import Lora
 from vlp.models.adapt.towers import ImageSide, TextSide, Towers
@@ -21,12 +25,16 @@ from vlp.models.image_transform import CLIP_MEAN, CLIP_STD
 from vlp.models.kinds.two_towers import TwoTowers
 from vlp.models.text.huggingface import HuggingFace
 from vlp.models.text.transformer import Transformer
+from vlp.teachers.momentum import Following
 from vlp.training.parallel import parallel
 from vlp.training.settings import Training
 from vlp.training.state import TrainState
 from vlp.training.trainer import Trainer
 
 STEPS, BATCH = 5, 16
+
+
+KEEPING = BarLIP(dims=5, weight=0.1, base=ALIP(base=History()))  # weights of its own, numbers of samples and of the run
 
 
 def model(*, norm="layer", dropout=0.0, lock=False):
@@ -72,16 +80,21 @@ MODELS = {"ours": model, "open_clip": open_clip_model, "libraries": library_mode
 def curve(world, folder, *, towers="ours", steps=STEPS, stop=None, **changes):
     """Loss and then gradient norm of each step of a run, None where it was skipped, and what its average embeds.
 
-    `stop`: of its first steps alone.
+    `stop`: of its first steps alone; `teacher`: the decay of its momentum teacher, if it has one.
     """
+    keeping, decay = changes.pop("keeping", False), changes.pop("teacher", None)
+    guide = None if decay is None else Following(decay)
     encoder = MODELS[towers](**{key: changes.pop(key) for key in ("norm", "lock") if key in changes})
+    objective = KEEPING if keeping else InfoNCE()
+    objective = objective if decay is None else Follows(base=objective)
+    encoder.learnt.add(objective.learnt(14))
     base = {"samples": steps * BATCH, "batch": BATCH, "log_every": 1, "tensorboard": False, "checkpoint_every": 1e9}
     training = Training(**{**base, "precision": "fp64", "loss_scale": 16.0, "ema": 0.9, "threads": 1, **changes})
 
     def stream(state):
         return Ending(state, batch=BATCH, rank=world.rank, size=world.size, stop=stop)
 
-    run = Trainer(training, encoder, InfoNCE(), open_stream=stream, folder=Path(folder), world=world)
+    run = Trainer(training, encoder, objective, open_stream=stream, folder=Path(folder), world=world, guide=guide)
     if stop is not None:
         run = replace(run, training=replace(training, checkpoint_every=0.0))
     average = []

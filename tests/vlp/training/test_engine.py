@@ -32,6 +32,8 @@ QUICK: Cases = {
         "norm": "batch",
         "optimizer": Muon(),
     },
+    "ddp, cached, momentum teacher": {"parallel": "ddp", "chunk": 3, "teacher": 0.9},
+    "fsdp2, momentum teacher": {"parallel": "fsdp2", "teacher": 0.9},
     "fsdp2, cached, locked pictures, fp16, bf16 features": {
         "parallel": "fsdp2",
         "chunk": 3,
@@ -39,6 +41,7 @@ QUICK: Cases = {
         "precision": "fp16",
         "features": "bf16",
     },
+    "fsdp2, cached, bf16, own weights": {"parallel": "fsdp2", "chunk": 3, "precision": "bf16", "keeping": True},
 }
 
 
@@ -60,6 +63,8 @@ def every(kinds: tuple[str, ...]) -> Cases:
         table[f"{kind}, batch norms, bf16"] = {"parallel": kind, "norm": "batch", "precision": "bf16"}
         table[f"{kind}, locked pictures"] = {"parallel": kind, "lock": True}
         table[f"{kind}, locked pictures, cached"] = {"parallel": kind, "lock": True, "chunk": 3}
+        table[f"{kind}, own weights"] = {"parallel": kind, "keeping": True}
+        table[f"{kind}, own weights, cached"] = {"parallel": kind, "keeping": True, "chunk": 3}
         table[f"{kind}, ring"] = {"parallel": kind, "negatives": "ring"}
         table[f"{kind}, no average, no clip"] = {"parallel": kind, "ema": 0.0, "clip": 0.0}
     return table
@@ -88,7 +93,9 @@ def wrong(folder: Path, cases: Cases, curves: dict[str, Any]) -> list[str]:
     return lines
 
 
-CHAIN = [(2, {"parallel": "ddp"}), (3, {"parallel": "fsdp2", "chunk": 3}), (4, {"parallel": "ddp"})]
+KEEPING = {"keeping": True, "teacher": 0.9}  # and taught by the mean of its own weights, which goes on too
+PARTS = ((2, "ddp", 0), (3, "fsdp2", 3), (4, "ddp", 0))
+CHAIN = [(last, {**KEEPING, "parallel": kind, "chunk": chunk}) for last, kind, chunk in PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +114,13 @@ def test_two_ranks_have_the_curve_of_one_process(two: Two) -> None:
 
 
 def test_a_run_goes_on_under_another_parallel_and_on_another_number_of_ranks(two: Two) -> None:
-    """DDP on two ranks, FSDP2, DDP, and one process: one curve, that of a run which nothing interrupted."""
+    """DDP on two ranks, FSDP2, DDP, and one process: one curve, that of a run which nothing interrupted.
+
+    Its objective has weights of its own, and keeps numbers of samples and of the run.
+    """
     folder, _ = two
-    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted")
-    ended = engine_cases.curve(World.alone("cpu"), folder / "parts")
+    whole = engine_cases.curve(World.alone("cpu"), folder / "uninterrupted", **KEEPING)
+    ended = engine_cases.curve(World.alone("cpu"), folder / "parts", **KEEPING)
     assert ended[:-1] == pytest.approx(whole[:-1], rel=1e-12)
     assert ended[-1] == pytest.approx(whole[-1], rel=1e-6)  # what the average embeds, in float32
 

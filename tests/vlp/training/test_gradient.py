@@ -13,7 +13,7 @@ from vlp.batch import Batch, Embeddings
 from vlp.losses.infonce import InfoNCE
 from vlp.losses.multi_positive import MultiPositive
 from vlp.losses.siglip import SigLIP
-from vlp.training.gradient import Objective, cached, shared_ids, whole_batch
+from vlp.training.gradient import Objective, cached, parted, shared_ids, spoken, whole_batch
 from vlp.training.memory import estimate, saved_bytes
 
 
@@ -151,3 +151,49 @@ def test_a_pair_that_says_the_same_in_one_of_its_captions_is_a_positive_there_al
         first = MultiPositive().reference(replace(model(batch.image, batch.text), ids=batch.ids))
         second = MultiPositive().reference(replace(model(batch.image, same), ids=twins))
     torch.testing.assert_close(loss, (first + second) / 2)
+
+
+@pytest.mark.parametrize("captions", [1, 2])
+def test_wrong_captions_are_encoded_with_the_others_in_the_whole_and_the_cached_step(captions: int) -> None:
+    """Their gradient reaches the text tower; those that are not there count nothing."""
+    model, batch = Tiny(dropout=0.0, norm=False).double(), pairs(0, 10)
+    texts = [batch.text, batch.text.roll(2, 0)][:captions]
+    wrong = torch.stack([batch.text.flip(0), batch.text.roll(1, 0), batch.text.roll(3, 0)], 1)
+    keep = torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) > 0.4
+    given = replace(
+        batch,
+        text=torch.stack(texts, 1) if captions > 1 else batch.text,
+        negatives=wrong,
+        negatives_keep=keep,
+    )
+
+    def expected(m: nn.Module) -> Tensor:
+        losses = []
+        for text in texts:
+            e = m(batch.image, text)
+            losses.append(InfoNCE().reference(replace(e, negatives=m(None, wrong).text, negatives_keep=keep)))
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        return loss.detach()
+
+    want, by_hand = gradients(model, expected)
+    plain, _ = gradients(model, lambda m: whole_batch(m, InfoNCE(), replace(given, negatives=None), seed=0))
+    assert plain < want
+    for step, rows in ((whole_batch, 0), (whole_batch, 4), (cached, 4)):
+        loss, actual = gradients(model, lambda m, s=step, r=rows: s(m, InfoNCE(), given, seed=0, rows=r))
+        torch.testing.assert_close(loss, want)
+        for name, gradient in actual.items():
+            torch.testing.assert_close(gradient, torch.zeros_like(gradient) if by_hand[name] is None else by_hand[name])
+
+
+def test_captions_and_wrong_ones_go_through_the_tower_as_long_as_the_longest() -> None:
+    batch = pairs(0, 3)
+    for text, count in ((batch.text, 1), (torch.stack([batch.text] * 2, 1), 2)):
+        both = replace(batch, text=text, negatives=torch.ones(3, 2, 5, dtype=torch.int64))
+        assert spoken(both).shape == (3, count + 2, 5)
+        assert torch.equal(spoken(both)[:, :count, :3], text.view(3, count, 3))
+        assert not spoken(both)[:, :count, 3:].any()
+        out = parted(Embeddings(*[spoken(both).double()] * 2, torch.tensor(1.0), torch.tensor(0.0)), both)
+        assert torch.equal(out.text[..., :3], text.double())
+        assert out.negatives is not None
+        assert bool((out.negatives == 1).all())

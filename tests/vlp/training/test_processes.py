@@ -106,9 +106,13 @@ def test_sigterm_to_one_rank_ends_both_with_one_checkpoint(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", ["0", "4"], ids=["whole", "cached"])
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path, chunk: str) -> None:
-    flags = ["--steps", "60", "--chunk", chunk]
+@pytest.mark.parametrize(
+    "chunk, more", [("0", ()), ("4", ()), ("4", ("--teacher", "0.9"))], ids=["whole", "cached", "taught"]
+)
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
+    tmp_path: Path, chunk: str, more: tuple[str, ...]
+) -> None:
+    flags = ["--steps", "60", "--chunk", chunk, *more]
     finish(start(tmp_path / "whole", *flags))
     for step in (5, 17, 41):
         process = start(tmp_path / "killed", "--pause", "0.02", *flags)

@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from follows import Follows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Embeddings
 from vlp.distributed.world import World, connect
+from vlp.losses.albef import ALBEF
 from vlp.losses.infonce import InfoNCE
+from vlp.losses.mochi import MoCHi
+from vlp.losses.moco import MoCo
+from vlp.teachers.momentum import Following
 from vlp.training.guard import Guard
 from vlp.training.trainer import Trainer, Training
+
+LOSSES = {
+    "moco": MoCo(queue=64),
+    "mochi": MoCHi(queue=64, hardest=16, mixed=6, own_mixed=4),
+    "albef": ALBEF(queue=64),
+}
 
 
 class Tiny(nn.Module):
@@ -61,7 +72,7 @@ def pairs(start: int, stop: int) -> Batch:
     text = torch.stack([rows % 37 + 1, rows * 7 % 37 + 1, rows * 3 % 5 + 1], 1)
     generator = torch.Generator().manual_seed(start)
     image = text.float().mul(6)[:, :, None, None] + torch.rand(len(rows), 3, 8, 8, generator=generator) * 20
-    return Batch(image.to(torch.uint8), text, tuple(map(str, rows.tolist())))
+    return Batch(image.to(torch.uint8), text, tuple(map(str, rows.tolist())), numbers=rows % 23)
 
 
 class TinyStream:
@@ -113,6 +124,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--poison", type=int, nargs=2, help="first poisoned batch, and the first after")
     parser.add_argument("--plain", action="store_true", help="what ranks share exactly: no dropout, no norm of chunks")
+    parser.add_argument("--teacher", type=float, help="decay of a momentum teacher")
+    parser.add_argument("--loss", choices=LOSSES, help="of the teacher")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     training = Training(
@@ -129,6 +142,9 @@ def main(argv: list[str]) -> int:
             model = Tiny(dropout=0.0, norm=chunk == 0) if options.plain else Tiny()
             folder = options.folder / str(chunk)
             run = trainer(folder, replace(training, chunk=chunk), world, options.pause, model=model)
+            if options.teacher is not None:
+                loss = LOSSES[options.loss] if options.loss else Follows()
+                run = replace(run, loss=loss, guide=Following(options.teacher))
             if options.poison:
                 bad, place = range(*options.poison), {"rank": world.rank, "size": world.size}
                 guard = Guard(patience=3, settle=5)

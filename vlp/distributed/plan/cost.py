@@ -8,12 +8,13 @@ node, as NCCL's do: a block enters each node once, and the ranks of the node sha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vlp.distributed.strategies.strategy import Strategy, grids
 from vlp.losses._engine.tile_engine import EDGE
 
 GRADIENT = 4  # bytes per element of the gradients that travel and add up: float32, or float64 for float64 features
-AGREE = 176  # bytes of the all-reduce that asks whether the batches agree
+AGREE = 224  # bytes of the all-reduce that asks whether the batches agree
 CHECK = AGREE + 4  # bytes of the two all-reduces in which everyone takes part: that one, and the value
 AHEAD = 48  # bytes of one more, for a grid, which sends captions ahead: do they agree
 
@@ -41,17 +42,33 @@ class Setup:
     """Operations per second one rank sustains in matmuls."""
     statistics: int = 1
     """Log-sum-exps per row of the objective: 1 for InfoNCE, DCL and multi-positive, 3 for HN-NCE, 0 for SigLIP."""
+    means: int = 0
+    """Means per row under one of those: 1 for distillation, 2 for attraction and repulsion."""
     terms: int = 0
     """Further sums per row: 2 for multi-positive (spread), 1 or 2 for label smoothing."""
     edge: int = EDGE["cuda"]
     """Rows and columns of a tile of logits."""
     beside: int = 0
-    """Bytes that travel beside the features of a pair: 8 for each id, 4 for a weight."""
+    """Bytes that travel beside the features of a pair: 8 for each id, 4 for a weight and for each mark."""
+    guide: int = 0
+    """G, width of a teacher's embeddings, which travel as features do and have no gradient; 0 without a teacher."""
+    guide_element: int = 4
+    """Bytes per element of a teacher's embeddings."""
+    known: tuple[str, ...] = ()
+    """Sides (rows, columns) of which a teacher says what they are themselves, which does not travel twice."""
+    way: Literal["both", "rows", "columns"] = "both"
+    """Who learns: images and captions, or images (rows) or captions (columns) alone from keys without gradient."""
+    batch: bool = True
+    """Whether pairs of the batch meet, and not only the bank, for which those that learn travel alone."""
 
     @property
     def two_passes(self) -> bool:
         """Whether logits are seen once for statistics and once for gradients; SigLIP needs the second pass alone."""
         return self.statistics > 0 or self.terms > 0
+
+    def learns(self, side: str) -> bool:
+        """Whether a side has a gradient."""
+        return self.way in ("both", side)
 
     @property
     def block(self) -> int:
@@ -66,7 +83,16 @@ class Setup:
     @property
     def vectors(self) -> int:
         """Bytes of one rank's rows in an all-reduce of their statistics: each number passes twice."""
-        return 2 * (2 * self.statistics + 1 + self.terms) * self.pairs * self.gradient
+        return 2 * (2 * self.statistics + self.means + 1 + self.terms) * self.pairs * self.gradient
+
+    @property
+    def taught(self) -> int:
+        """Bytes of what a teacher says of one rank's images, or captions."""
+        return self.pairs * self.guide * self.guide_element
+
+    def told(self, side: str) -> int:
+        """Those of them that travel for a side."""
+        return 0 if side in self.known else self.taught
 
 
 @dataclass(frozen=True)
@@ -131,20 +157,23 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
     """The R x C grid, one-sided and all else that gathers images along rows and captions along columns."""
     s, feature, gradient = setup, setup.block * setup.element, setup.block * setup.gradient
 
-    def along_row(block: float) -> Load:
-        return collective(s, columns, 1, block)
+    def along(side: str, *blocks: float) -> Load:
+        if not s.batch and not s.learns(side):
+            return Load()
+        size, stride = (columns, 1) if side == "rows" else (rows, columns)
+        return sum((collective(s, size, stride, block) for block in blocks), Load())
 
-    def along_column(block: float) -> Load:
-        return collective(s, rows, columns, block)
-
-    load = along_row(feature) + along_column(feature) + along_row(gradient) + along_column(gradient)
-    if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
-        load = load + along_row(s.vectors) + along_column(s.vectors)
-    load = load + along_row(s.beside * s.pairs) + along_column(s.beside * s.pairs) + everyone(s) + small(s, AHEAD)
+    load = everyone(s) + small(s, AHEAD)
+    for side in ("rows", "columns"):
+        load = load + along(side, feature, s.told(side), s.beside * s.pairs)
+        if s.learns(side):
+            load = load + along(side, gradient)
+        if s.two_passes:  # an all-reduce of the maxima, one of the sums and the pairs' own logits: each passes twice
+            load = load + along(side, s.vectors)
     gathered = (rows if rows > 1 else 0) + (columns if columns > 1 else 0)
     scattered = ((rows > 1) + (columns > 1)) * gradient
     # tiles and features are freed before the gradients are sent
-    peak = max(scattered, gathered * feature + tiles(s, rows * s.pairs, columns * s.pairs))
+    peak = max(scattered, gathered * (feature + s.taught) + tiles(s, rows * s.pairs, columns * s.pairs))
     memory = (rows + columns) * gradient + peak
     scalars = 6 * (rows + columns) * s.pairs * s.gradient
     matmuls = 4 if s.two_passes else 3
@@ -156,13 +185,14 @@ def grid(setup: Setup, rows: int, columns: int) -> Cost:
 def ring(setup: Setup) -> Cost:
     """Captions travel around all ranks; a rank at a node's border fetches every block alone, but computes meanwhile."""
     s, passes = setup, int(setup.two_passes)
-    load = Load(0.0, (s.ranks - 1) * s.block * ((passes + 1) * s.element + s.gradient), (passes + 1) * (s.ranks - 1))
+    block = (passes + 1) * (s.block * s.element + s.told("columns")) + s.learns("columns") * s.block * s.gradient
+    load = Load(0.0, (s.ranks - 1) * block, (passes + 1) * (s.ranks - 1))
     if s.two_passes:
         load = load + collective(s, s.ranks, 1, s.vectors)
     load = load + collective(s, s.ranks, 1, s.beside * s.pairs) + everyone(s)
     if s.ranks <= s.per_node:
         load = Load(load.inside + load.between, 0.0, load.hops)
-    memory = 3 * s.block * s.element + 6 * s.block * s.gradient + 6 * s.ranks * s.pairs * s.gradient
+    memory = 3 * (s.block * s.element + s.taught) + 6 * s.block * s.gradient + 6 * s.ranks * s.pairs * s.gradient
     memory += tiles(s, s.pairs, s.pairs)
     return cost(s, "ring", load, memory, matmuls=3 + passes, overlap=True, note="least memory; computes while it waits")
 
@@ -170,12 +200,25 @@ def ring(setup: Setup) -> Cost:
 def grouped(setup: Setup, group: int) -> Cost:
     """One-sided inside drawn groups of G ranks, most of them on other nodes: an approximation."""
     s = setup
-    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, s.block * (s.element + s.gradient))
+    block = s.block * (s.element + s.learns("columns") * s.gradient) + s.told("columns")
+    load = collective(s, group, s.per_node if s.ranks > s.per_node else 1, block)
     if s.two_passes:
         load = load + collective(s, group, 1, s.vectors)
     load = load + collective(s, group, 1, s.beside * s.pairs) + everyone(s)
-    memory = group * s.block * s.element + (2 * group + 1) * s.block * s.gradient
+    memory = group * (s.block * s.element + s.taught) + (2 * group + 1) * s.block * s.gradient
     return cost(s, f"grouped:{group}", load, memory, matmuls=4 * group / s.ranks, exact=False)
+
+
+def pushed(setup: Setup, strategy: Strategy, *, parts: bool) -> Load:
+    """What a step's pairs cost on their way into the bank: both sides of them, to whoever keeps them.
+
+    `parts`: a rank of the grid keeps the captions of its column and the images of its row; else all keep everything.
+    """
+    feature = setup.block * setup.element
+    if not parts:
+        return collective(setup, setup.ranks, 1, 2 * feature)
+    columns = strategy.columns
+    return collective(setup, columns, 1, feature) + collective(setup, strategy.rows, columns, feature)
 
 
 def open_clip(setup: Setup) -> list[Cost]:
@@ -198,10 +241,14 @@ def open_clip(setup: Setup) -> list[Cost]:
 
 
 def tiles(s: Setup, n: int, m: int) -> int:
-    """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both."""
+    """Bytes of tiles of logits of an n x m block: two beside a copy of bfloat16 features, or one beside both.
+
+    A teacher has a tile of its own, and so has what is averaged.
+    """
     n, m = min(n, s.edge), min(m, s.edge)
     copies = s.width * (s.element < GRADIENT)
-    return max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) * GRADIENT
+    taught = n * m * (bool(s.guide) + bool(s.means))
+    return (max(2 * n * m + max(n, m) * copies, n * m + (n + m) * copies) + taught) * GRADIENT
 
 
 def cost(
@@ -216,7 +263,8 @@ def cost(
     note: str = "",
 ) -> Cost:
     """The row of a plan: `matmuls` products [b, D] @ [D, B] after `load` has arrived, or meanwhile (`overlap`)."""
-    flops = matmuls * 2 * s.pairs * s.pairs * s.ranks * s.width
+    taught = (1 + s.two_passes) * s.guide
+    flops = 2 * s.pairs * s.pairs * s.ranks * (matmuls * s.width + taught)
     wires = load.inside / s.inside + load.between / s.between + load.hops * s.hop
     computing = flops / s.flops
     seconds = max(wires, computing) if overlap else wires + computing

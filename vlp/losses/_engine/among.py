@@ -11,14 +11,14 @@ from torch import Tensor
 
 from vlp.batch import Embeddings
 from vlp.losses._engine.contrast import Contrast, contrast
-from vlp.losses._engine.tile import TileForm
+from vlp.losses._engine.tile import TileForm, Way
 
 
 class Defined(TileForm, Protocol):
     """A tile form that can also say what it means."""
 
-    def by_definition(self, e: Embeddings) -> Tensor:
-        """The loss [] from the whole matrix."""
+    def by_definition(self, e: Embeddings, *, way: Way | None = None) -> Tensor:
+        """The loss [] from the whole matrix, or that of one direction."""
         ...
 
 
@@ -33,20 +33,36 @@ class Among(Protocol):
         """How many they are."""
         ...
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
-        """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once."""
+    @property
+    def rank(self) -> int:
+        """Which of them this is: its pairs come after those of lower ones."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The number of this evaluation, from which random draws follow; the same in a run that was resumed."""
+        ...
+
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
+        """The mean [] of `loss` over everybody's pairs, each compared with everybody's; differentiable once.
+
+        `way`: of one direction alone, that of images (rows) or of captions (columns).
+        """
         ...
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over processes of `own`, of any shape; differentiable."""
         ...
 
-    def number(self, name: str) -> Tensor:
-        """What was kept under a name: [] of the run, or [b] of these pairs' samples."""
+    def number(self, name: str) -> Tensor | None:
+        """What was kept under a name: [] of the run, or [b] of these pairs' samples; None where nothing is kept."""
         ...
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep another value, [] or [b], of the same kind; it counts once the step is taken."""
+        """Keep another value, [] or [b], of the same kind; it counts once the step is taken.
+
+        A value of the run has to be the same on all of them. Of several values in one step their mean is kept.
+        """
         ...
 
 
@@ -56,23 +72,29 @@ class Alone:
 
     numbers: Mapping[str, Tensor] = field(default_factory=dict)  # what was kept before
     kept: dict[str, Tensor] = field(default_factory=dict)  # what is kept now
+    step: int = 0
 
     @property
     def size(self) -> int:
         """One."""
         return 1
 
-    def number(self, name: str) -> Tensor:
+    @property
+    def rank(self) -> int:
+        """The first."""
+        return 0
+
+    def number(self, name: str) -> Tensor | None:
         """What was kept before."""
-        return self.numbers[name]
+        return self.numbers.get(name)
 
     def keep(self, name: str, value: Tensor) -> None:
         """Keep another value."""
         self.kept[name] = value.detach()
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
         """Tile by tile: memory is flat in the number of pairs."""
-        return contrast(loss, e)
+        return contrast(loss, e, way=way)
 
     def total(self, own: Tensor) -> Tensor:
         """Its own."""
@@ -82,9 +104,11 @@ class Alone:
 class ByDefinition(Alone):
     """The same by what losses mean, through autograd: the oracle."""
 
-    def contrast(self, loss: Defined, e: Embeddings) -> Contrast:
-        """From the whole matrix of logits."""
-        return Contrast(loss.by_definition(e))
+    def contrast(self, loss: Defined, e: Embeddings, *, way: Way | None = None) -> Contrast:
+        """The value from the whole matrix of logits; what pairs know of it is the engine's."""
+        with torch.no_grad():
+            seen = contrast(loss, e, way=way)
+        return Contrast(loss.by_definition(e, way=way), seen.rows, seen.columns)
 
 
 ALONE = Alone()

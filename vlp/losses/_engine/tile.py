@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+Way: TypeAlias = Literal["rows", "columns"]
+"""From images to captions (each row of the matrix is one pair's), or from captions to images"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Tile:
     row_ids: Tensor | None = None  # [r] int64
     column_ids: Tensor | None = None  # [c] int64
     local: bool = False  # True: columns are negative captions of their own row only, [r, K]
+    bank: bool = False  # True: columns are earlier items of the other side, negatives of every row; `local` too
+    guide: Tensor | None = None  # [r, c] guide_image @ guide_text.T, may be written in place; None of local tiles
+    row_marks: Tensor | None = None  # [r, M]
+    column_marks: Tensor | None = None  # [c, M], None of local tiles
 
     def own(self, matrix: Tensor) -> Tensor:
         """A view [length] of `matrix` [r, c] where the pairs' own logits lie (empty if none lies here)."""
@@ -50,14 +58,33 @@ class Term(NamedTuple):
     slope: Tensor | None  # [r, c] its derivative with respect to the logit; None where it is 0
 
 
+class Exponent(NamedTuple):
+    """A function of the logits whose log-sum-exp along rows and columns is needed, and a mean under its softmax."""
+
+    value: Tensor  # [r, c], -inf where a pair stays out; used up by the engine, and may be the tile's logits themselves
+    slope: float | Tensor = 1.0  # [r, c] or one number: the derivative of `value` with respect to the logit
+    mean: Tensor | None = None  # [r, c] finite numbers whose mean with weights exp(value) is needed
+    mean_slope: float | Tensor = 0.0  # [r, c] or one number: the derivative of `mean` with respect to the logit
+    way: Literal["both", "rows", "columns"] = "both"  # the directions that need it; a Side of the other has -inf
+
+
 @dataclass(frozen=True)
 class Side:
     """All that one direction (image to text, or text to image) knows of n pairs once every tile has been seen."""
 
-    lse: tuple[Tensor, ...]  # one [n] for each of the loss's powers: log sum exp(power * logit) over the denominator
+    lse: tuple[Tensor, ...]  # one [n] for each of the loss's exponents
     total: tuple[Tensor, ...]  # one [n] for each of the loss's terms
     positive: Tensor  # [n] the logit of the pair itself
     size: int  # number of pairs each of the n was compared with, itself included
+    mean: tuple[Tensor, ...] = ()  # one [n] for each exponent that has a mean, 0 where there is nothing to average
+    marks: Tensor | None = None  # [n, M] without gradient
+    way: Way = "rows"  # which direction this is
+
+    def cut(self, where: slice) -> Side:
+        """The same for some of the pairs."""
+        parts = [tuple(numbers[where] for numbers in group) for group in (self.lse, self.total, self.mean)]
+        marks = None if self.marks is None else self.marks[where]
+        return Side(parts[0], parts[1], self.positive[where], self.size, parts[2], marks, self.way)
 
 
 class TileForm(Protocol):
@@ -65,12 +92,20 @@ class TileForm(Protocol):
 
     uses_bias: ClassVar[bool]
     uses_ids: ClassVar[bool]
+    uses_guide: ClassVar[bool]
+    uses_marks: ClassVar[bool]
+    meets_batch: ClassVar[bool]
     linear: ClassVar[bool]
     least_pairs: ClassVar[int]
 
     @property
-    def powers(self) -> tuple[float, ...]:
-        """Each p for which the objective needs log sum exp(p * logit)."""
+    def exponent_count(self) -> int:
+        """How many `exponents` gives."""
+        ...
+
+    @property
+    def mean_count(self) -> int:
+        """How many of them have a mean: the first ones."""
         ...
 
     @property
@@ -82,8 +117,8 @@ class TileForm(Protocol):
         """Functions of the logits that are summed along rows and columns."""
         ...
 
-    def denominator(self, tile: Tile) -> Tensor:
-        """The logits [r, c] of the log-sum-exps, -inf where a pair stays out."""
+    def exponents(self, tile: Tile) -> Iterable[Exponent]:
+        """Functions of the logits whose log-sum-exps are needed; each is used up before the next one is asked for."""
         ...
 
     def each(self, side: Side) -> Tensor:
@@ -96,8 +131,18 @@ class Matrix:
     """The whole matrix of logits seen from one side; what a reference is written on."""
 
     logits: Tensor  # [B, B], rows are the side's own items
-    local: Tensor  # [B, K] logits of each row's own negative captions, -inf where there is none; K = 0 if not used
+    local: Tensor  # [B, K + Q] logits of each row's own negative captions, -inf where there is none, then of the bank
     same: Tensor  # [B, B] bool, True where ids are equal (the identity where there are no ids)
+    guide: Tensor | None = None  # [B, B] what a teacher says of the same pairs
+    marks: Tensor | None = None  # [B, M] of the rows, which are those of the columns too
+    way: Way = "rows"  # rows: the side's own items are images; columns: captions
+    earlier: int = 0  # Q: the last so many of `local` are the bank's
+    bank_guide: Tensor | None = None  # [B, Q] what a teacher says of them
+
+    @property
+    def bank(self) -> Tensor:
+        """[B, Q] the logits of the bank."""
+        return self.local[:, self.local.shape[1] - self.earlier :]
 
     def positive(self) -> Tensor:
         """[B] the logit of each pair itself."""

@@ -8,20 +8,20 @@ float64 for float64 features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
+from vlp.losses._engine.exponents import absorb, absorb_rows, finite, left_out, readable, softmaxes
 from vlp.losses._engine.statistics import Running
-from vlp.losses._engine.tile import Side, Tile, TileForm
+from vlp.losses._engine.tile import Exponent, Side, Tile, TileForm, Way
 
 EDGE = {"cpu": 512, "cuda": 2048}
 """Side of a tile by kind of device; two tiles are the whole of the logits memory."""
-SPREAD = 60.0
-"""Logits this far apart still share one exponential: exp(-60) is far above the least normal float32, exp(-87)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Block:
     diagonal: tuple[int, int, int] | None  # (row, column, length) of the run of pairs' own logits
     row_ids: Tensor | None = None  # [n]
     column_ids: Tensor | None = None  # [m]
+    row_marks: Tensor | None = None  # [n, M]
+    column_marks: Tensor | None = None  # [m, M]
+    row_guide: Tensor | None = None  # [n, G]
+    column_guide: Tensor | None = None  # [m, G]
 
     @property
     def precision(self) -> torch.dtype:
@@ -46,6 +50,7 @@ class Block:
         edge = EDGE.get(self.image.device.type, 512)
         n, m = len(self.image), len(self.text)
         buffer = self.image.new_empty(min(edge, n) * min(edge, m), dtype=self.precision)
+        guides = None if self.row_guide is None else torch.empty_like(buffer)
         alpha = float(self.scale) if readable(self.image) and self.image.dtype == self.precision else None
         for top in range(0, n, edge):
             rows = slice(top, min(top + edge, n))
@@ -60,9 +65,58 @@ class Block:
                     torch.addmm(logits, image, self.text[columns].T, beta=0, alpha=alpha, out=logits)
                 if self.bias is not None:
                     logits.add_(self.bias)
-                ids = None if self.row_ids is None else self.row_ids[rows]
-                others = None if self.column_ids is None else self.column_ids[columns]
-                yield rows, columns, Tile(logits, self.within(rows, columns), ids, others)
+                yield rows, columns, self.tile(rows, columns, logits, guides)
+
+    def cut(self, rows: slice, columns: slice) -> Block:
+        """Some of its rows and columns, which are all of them or the run of pairs' own logits."""
+        if (rows, columns) == (slice(None), slice(None)):
+            return self
+
+        def part(values: Tensor | None, where: slice) -> Tensor | None:
+            return None if values is None else values[where]
+
+        return replace(
+            self,
+            image=self.image[rows],
+            text=self.text[columns],
+            diagonal=(0, 0, len(self.image[rows])),
+            row_ids=part(self.row_ids, rows),
+            column_ids=part(self.column_ids, columns),
+            row_marks=part(self.row_marks, rows),
+            column_marks=part(self.column_marks, columns),
+            row_guide=part(self.row_guide, rows),
+            column_guide=part(self.column_guide, columns),
+        )
+
+    def tile(self, rows: slice, columns: slice, logits: Tensor, guides: Tensor | None) -> Tile:
+        """A tile whose logits are there, with what travels beside them; `guides` is memory for the teacher's."""
+        guide: Tensor | None = None
+        if guides is not None and self.row_guide is not None and self.column_guide is not None:
+            guide = guides[: logits.numel()].view_as(logits)
+            product(self.row_guide[rows], self.column_guide[columns].T, out=guide)
+
+        def cut(values: Tensor | None, where: slice) -> Tensor | None:
+            return None if values is None else values[where]
+
+        return Tile(
+            logits,
+            self.within(rows, columns),
+            cut(self.row_ids, rows),
+            cut(self.column_ids, columns),
+            guide=guide,
+            row_marks=cut(self.row_marks, rows),
+            column_marks=cut(self.column_marks, columns),
+        )
+
+    def of_others(self, where: slice, *, own: bool) -> Block:
+        """The same where only the captions `where` of all columns are here; `own`: they are those of my images."""
+
+        def cut(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[where]
+
+        diagonal = (0, 0, len(self.text)) if own else None
+        ids, marks = cut(self.column_ids), cut(self.column_marks)
+        return replace(self, diagonal=diagonal, column_ids=ids, column_marks=marks)
 
     def within(self, rows: slice, columns: slice) -> tuple[int, int, int] | None:
         """The part of the diagonal that crosses a tile, in the tile's own coordinates."""
@@ -105,55 +159,21 @@ def observe(loss: TileForm, block: Block, rows: Running, columns: Running) -> No
         for t, (value, _) in enumerate(loss.terms(tile)):
             rows.total[t, r] += value.sum(1)
             columns.total[t, c] += value.sum(0)
-        kept = loss.denominator(tile)
-        for p, power in enumerate(loss.powers):
-            absorb(raised(kept, power, alone=len(loss.powers) == 1), p, rows.cut(r), columns.cut(c))
+        for p, exponent in enumerate(loss.exponents(tile)):
+            absorb(exponent, p, rows.cut(r), columns.cut(c))
 
 
-def observe_local(loss: TileForm, logits: Tensor, keep: Tensor | None, rows: Running, where: slice) -> None:
-    """Adds the logits [b, K] of each row's own negative captions to the statistics of those rows."""
-    tile = Tile(logits.clone(), local=True)
+def observe_local(loss: TileForm, tile: Tile, keep: Tensor | None, rows: Running, *, way: Way = "rows") -> None:
+    """Adds the logits of negatives of rows alone, a local tile [b, K], to the statistics of b rows.
+
+    `way` is the direction whose statistics these are.
+    """
+    tile = replace(tile, logits=tile.logits.clone())
     for t, (value, _) in enumerate(loss.terms(tile)):
-        rows.total[t, where] += (value if keep is None else value * keep).sum(1)
-    kept = loss.denominator(tile)
-    kept = kept if keep is None else kept.masked_fill(~keep, -torch.inf)
-    for p, power in enumerate(loss.powers):
-        powered = raised(kept, power, alone=False)
-        peak = finite(powered.amax(1))
-        rows.cut(where).add(p, peak, (powered - peak[:, None]).exp_().sum(1))
-
-
-def raised(kept: Tensor, power: float, *, alone: bool) -> Tensor:
-    """power * logit, -inf where it was -inf; `kept` itself may be given back if it is not needed again (`alone`)."""
-    if power == 0:
-        return torch.where(kept == -torch.inf, -torch.inf, 0.0).to(kept.dtype)
-    if power == 1:
-        return kept if alone else kept.clone()
-    return kept * power
-
-
-def absorb(z: Tensor, power: int, rows: Running, columns: Running) -> None:
-    """Adds the sums of exp(z) along both directions; z is used up. One exponential serves both if it can."""
-    row_peak, column_peak = finite(z.amax(1)), finite(z.amax(0))
-    if readable(z):
-        top = row_peak.max()
-        if float(top - torch.minimum(row_peak.min(), column_peak.min())) < SPREAD:
-            z.sub_(top).exp_()
-            rows.add(power, top, z.sum(1))
-            columns.add(power, top, z.sum(0))
-            return
-    rows.add(power, row_peak, (z - row_peak[:, None]).exp_().sum(1))
-    columns.add(power, column_peak, z.sub_(column_peak[None, :]).exp_().sum(0))
-
-
-def finite(peak: Tensor) -> Tensor:
-    """`peak`, with the most negative finite number in place of -inf: -inf minus -inf has no value."""
-    return peak.clamp_min(torch.finfo(peak.dtype).min)
-
-
-def readable(values: Tensor) -> bool:
-    """True where looking at a value costs nothing: not on an accelerator (it would wait), not on simulated tensors."""
-    return values.device.type == "cpu" and type(values) is Tensor
+        rows.total[t] += (value if keep is None else value * keep).sum(1)
+    for p, exponent in enumerate(loss.exponents(tile)):
+        if exponent.way in ("both", way):
+            absorb_rows(left_out(exponent, keep)._replace(way="rows"), p, rows)
 
 
 # Between the passes: the derivative with respect to the statistics ---------------------------------------------------
@@ -164,30 +184,38 @@ class Pull:
     """How the loss moves with each statistic of n rows (or columns)."""
 
     lse: Tensor  # [P, n] the statistic itself, finite
+    mean: Tensor  # [M, n] the statistic itself
     on_lse: Tensor  # [P, n] dL/dlse
+    on_mean: Tensor  # [M, n] dL/dmean
     on_total: Tensor  # [T, n] dL/dtotal
     on_positive: Tensor  # [n] dL/dpositive
 
     def cut(self, where: slice) -> Pull:
         """The same for some of the rows."""
-        return Pull(self.lse[:, where], self.on_lse[:, where], self.on_total[:, where], self.on_positive[where])
+        parts = self.lse[:, where], self.mean[:, where], self.on_lse[:, where], self.on_mean[:, where]
+        return Pull(*parts, self.on_total[:, where], self.on_positive[where])
 
 
 def pull(loss: TileForm, side: Side, weights: Tensor) -> tuple[Tensor, Pull]:
     """([n] the loss of each pair in one direction, its derivatives under the sum with `weights` [n])."""
+    counts = [len(side.lse), len(side.mean), len(side.total)]
+
+    def parts(numbers: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        ends = list(accumulate(counts))
+        return [tuple(numbers[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+
     with torch.enable_grad():
-        powers, terms = len(side.lse), len(side.total)
-        leaves = [t.detach().requires_grad_() for t in (*side.lse, *side.total, side.positive)]
-        each = loss.each(Side(tuple(leaves[:powers]), tuple(leaves[powers:-1]), leaves[-1], side.size))
+        leaves = [t.detach().requires_grad_() for t in (*side.lse, *side.mean, *side.total, side.positive)]
+        lse, mean, total = parts(leaves)
+        each = loss.each(replace(side, lse=lse, mean=mean, total=total, positive=leaves[-1]))
         slopes = torch.autograd.grad((weights * each).sum(), leaves, allow_unused=True, materialize_grads=True)
     empty = side.positive.new_zeros(0, len(side.positive))
 
     def stack(parts: tuple[Tensor, ...]) -> Tensor:
         return torch.stack(parts) if parts else empty
 
-    return each.detach(), Pull(
-        finite(stack(side.lse)), stack(slopes[:powers]), stack(slopes[powers : powers + terms]), slopes[-1]
-    )
+    on_lse, on_mean, on_total = map(stack, parts(slopes))
+    return each.detach(), Pull(finite(stack(side.lse)), stack(side.mean), on_lse, on_mean, on_total, slopes[-1])
 
 
 # Pass 2: gradients ---------------------------------------------------------------------------------------------------
@@ -200,7 +228,14 @@ class Sums:
     image: Tensor | None  # [n, D] G @ text, None where nobody wants it
     text: Tensor | None  # [m, D] G.T @ image
     bias: Tensor  # [] float64, sum of G
+    scale: Tensor  # [] float64, what neither `image` nor `text` brings to the gradient of the scale
     value: Tensor  # [] float64, the loss, for linear objectives
+
+    def cut(self, rows: slice, columns: slice) -> Sums:
+        """Those of some rows and columns: what is added to them is added here."""
+        image = None if self.image is None else self.image[rows]
+        text = None if self.text is None else self.text[columns]
+        return Sums(image, text, self.bias, self.scale, self.value)
 
 
 def differentiate(loss: TileForm, block: Block, rows: Pull, columns: Pull, sums: Sums) -> None:
@@ -228,13 +263,10 @@ def tile_slope(loss: TileForm, tile: Tile, rows: Pull, columns: Pull, *, spare: 
             sums.value += (weight * value).sum(1).double().sum()
         if derivative is not None:
             slope = weight * derivative if slope is None else slope.addcmul_(weight, derivative)
-    kept = loss.denominator(tile)
-    for p, power in enumerate(loss.powers):
-        if power == 0:
-            continue
-        z = raised(kept, power, alone=len(loss.powers) == 1)
-        part = softmaxes(z, rows.lse[p], power * rows.on_lse[p], columns.lse[p], power * columns.on_lse[p], spare=spare)
-        slope = part if slope is None else slope.add_(part)
+    for p, exponent in enumerate(loss.exponents(tile)):
+        part = exponent_slope(exponent, p, rows, columns, spare=spare)
+        if part is not None:
+            slope = part if slope is None else slope.add_(part)
     assert slope is not None, "an objective needs at least one power or term"
     if tile.diagonal:
         row, column, length = tile.diagonal
@@ -242,34 +274,60 @@ def tile_slope(loss: TileForm, tile: Tile, rows: Pull, columns: Pull, *, spare: 
     return slope
 
 
-def softmaxes(z: Tensor, row: Tensor, on_row: Tensor, column: Tensor, on_column: Tensor, *, spare: Tensor) -> Tensor:
-    """on_row exp(z - row) + on_column exp(z - column) [r, c], in z's memory; uses up `spare`."""
-    if readable(z):
-        top = torch.minimum(row.max(), column.max())  # no logit lies above the log-sum-exp it is part of
-        if float(top - torch.minimum(row.min(), column.min())) < SPREAD:
-            z.sub_(top).exp_()
-            by_row, by_column = on_row * (top - row).exp_(), on_column * (top - column).exp_()
-            return z.mul_(torch.add(by_row[:, None], by_column[None, :], out=spare))
-    torch.sub(z, row[:, None], out=spare)
-    spare.exp_().mul_(on_row[:, None])
-    return z.sub_(column[None, :]).exp_().mul_(on_column[None, :]).add_(spare)
+def exponent_slope(exponent: Exponent, p: int, rows: Pull, columns: Pull, *, spare: Tensor) -> Tensor | None:
+    """What the p-th exponent adds to dL/dlogits [r, c], or None if that is nothing; uses up its value and `spare`."""
+    z, slope, mean, mean_slope, way = exponent
+    fixed = not isinstance(slope, Tensor) and slope == 0
+    if way == "both" and fixed and not isinstance(mean_slope, Tensor):  # only the mean moves, if anything does
+        if mean is None or mean_slope == 0:
+            return None
+        on_row, on_column = mean_slope * rows.on_mean[p], mean_slope * columns.on_mean[p]
+        return softmaxes(z, rows.lse[p], on_row, columns.lse[p], on_column, spare=spare)
+    if way == "both" and mean is None:
+        if isinstance(slope, Tensor):
+            both = softmaxes(z, rows.lse[p], rows.on_lse[p], columns.lse[p], columns.on_lse[p], spare=spare)
+            return both.mul_(slope)
+        on_row, on_column = slope * rows.on_lse[p], slope * columns.on_lse[p]
+        return softmaxes(z, rows.lse[p], on_row, columns.lse[p], on_column, spare=spare)
+    found: Tensor | None = None
+    for name, side in (("columns", columns), ("rows", rows)):
+        if way in ("both", name):
+            part = pulled(exponent, p, side, across=name == "columns")
+            found = part if found is None else found.add_(part)
+    return found
 
 
-def local_slope(loss: TileForm, logits: Tensor, keep: Tensor | None, rows: Pull, sums: Sums) -> Tensor:
-    """dL/dlogits [b, K] of each row's own negative captions."""
-    tile = Tile(logits.clone(), local=True)
-    slope = torch.zeros_like(logits)
+def pulled(exponent: Exponent, p: int, side: Pull, *, across: bool) -> Tensor:
+    """The p-th exponent's part of dL/dlogits [r, c] through one direction's statistics (`across`: the columns')."""
+
+    def spread(numbers: Tensor) -> Tensor:
+        return numbers[None, :] if across else numbers[:, None]
+
+    value, slope, mean, mean_slope, _ = exponent
+    probability = (value - spread(side.lse[p])).exp_()
+    on_value = spread(side.on_lse[p])
+    if mean is None:
+        return probability.mul_(on_value).mul_(slope)
+    on_mean = spread(side.on_mean[p])
+    on_value = (mean - spread(side.mean[p])).mul_(on_mean).add_(on_value)
+    return probability.mul_(on_value.mul_(slope).add_(on_mean * mean_slope))
+
+
+def local_slope(
+    loss: TileForm, tile: Tile, keep: Tensor | None, rows: Pull, sums: Sums, *, way: Way = "rows"
+) -> Tensor:
+    """dL/dlogits [b, K] of negatives of rows alone, a local tile, in the direction `way`."""
+    tile = replace(tile, logits=tile.logits.clone())
+    slope = torch.zeros_like(tile.logits)
     for t, (value, derivative) in enumerate(loss.terms(tile)):
         weight = rows.on_total[t][:, None] if keep is None else rows.on_total[t][:, None] * keep
         if loss.linear:
             sums.value += (weight * value).double().sum()
         if derivative is not None:
             slope += weight * derivative
-    kept = loss.denominator(tile)
-    kept = kept if keep is None else kept.masked_fill(~keep, -torch.inf)
-    for p, power in enumerate(loss.powers):
-        if power:
-            slope += power * rows.on_lse[p][:, None] * (power * kept - rows.lse[p][:, None]).exp()
+    for p, exponent in enumerate(loss.exponents(tile)):
+        if exponent.way in ("both", way):
+            slope += pulled(left_out(exponent, keep), p, rows, across=False)
     return slope
 
 

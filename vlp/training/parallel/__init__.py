@@ -53,8 +53,11 @@ class Parallel:
         """How many ranks share one copy of weights, gradients and optimizer state."""
         return 1
 
-    def place(self, module: nn.Module, average: nn.Module | None) -> None:
-        """Lay the weights out on the ranks, in place, before the optimizer takes them (all ranks participate)."""
+    def place(self, module: nn.Module, *copies: nn.Module) -> None:
+        """Lay the weights out on the ranks, in place, before the optimizer takes them (all ranks participate).
+
+        `copies` of the model, such as its average, are laid out alike.
+        """
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """What a step calls in place of `module`, once optimizer and average have been built (all participate)."""

@@ -13,7 +13,7 @@ from vlp.training.parallel import Parallel
 class Chosen(Parallel):
     """accelerate's DDP, which gives every rank the weights of rank 0."""
 
-    def place(self, module: nn.Module, average: nn.Module | None) -> None:
+    def place(self, module: nn.Module, *copies: nn.Module) -> None:
         """Batch norms see the pictures of all ranks; weights stay whole."""
         share_statistics(module, self.world.device)
 

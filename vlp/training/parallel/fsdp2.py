@@ -15,7 +15,7 @@ from vlp.distributed import sharding
 from vlp.distributed.batch_norm import share_statistics
 from vlp.distributed.world import World
 from vlp.training.parallel import Parallel
-from vlp.training.towers import units
+from vlp.training.towers import learnt, units
 
 
 class Chosen(Parallel):
@@ -39,8 +39,8 @@ class Chosen(Parallel):
         """The ranks of the last axis of the mesh."""
         return int(self.mesh.size(-1))
 
-    def place(self, module: nn.Module, average: nn.Module | None) -> None:
-        """Share out `module` and its average alike."""
+    def place(self, module: nn.Module, *copies: nn.Module) -> None:
+        """Share out `module` and its copies alike."""
         self.skeleton = deepcopy(module).to("meta")
         # torch warns of embeddings that are views, which an operation in place would part from its hooks: there is none
         warnings.filterwarnings(
@@ -48,9 +48,8 @@ class Chosen(Parallel):
         )
         share_statistics(module, self.world.device)
         sharding.start_alike(module)
-        for each in (module, average):
-            if each is not None:
-                sharding.shard(each, units(each), self.mesh, self.half)
+        for each in (module, *copies):
+            sharding.shard(each, units(each), self.mesh, self.half, exact=learnt(each))
 
     def unsynced(self, model: nn.Module) -> AbstractContextManager[object]:
         """Whole gradients add up on each rank until the backward that syncs."""

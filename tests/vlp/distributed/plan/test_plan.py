@@ -1,6 +1,8 @@
 """The cost model against counted collectives and simulated memory, and the plan it makes."""
 
+import dataclasses
 import json
+from dataclasses import replace
 
 import gloo_ranks
 import pytest
@@ -14,16 +16,29 @@ from vlp.distributed.strategies.parse import read
 from vlp.errors import UserError
 from vlp.losses._engine.tile_engine import EDGE
 
-SLOW = [pytest.param(n, 4, True, marks=pytest.mark.slow) for n in (8, 12, 16)]
+CASES = ((6, 3, False), (8, 4, True), (12, 4, True), (16, 4, True))
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
-@pytest.mark.parametrize("size,per_node,peers", [(4, 2, False), (6, 3, False), *SLOW])
+@pytest.mark.parametrize("size,per_node,peers", [(4, 2, False), *SLOW])
 def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
     answers = gloo_ranks.run(size, sharded_cases.counted_bytes, peers, folder=tmp_path, per_node=per_node, timeout=280)
     for measured in answers:
         for name, counted, predicted in measured:
             # all-reduces of a few bytes are counted in whole bytes
             assert counted == pytest.approx(predicted, abs=8), name
+
+
+def test_earlier_pairs_cost_what_their_keys_do():
+    """In units of F D, F = (R + C - 2) b: InfoNCE 2, MoCo 2 and its keys, ALBEF 4 and its keys; the bank itself 0."""
+    grid = read("grid:3x4", size=12, per_node=12)
+    for batch, units in ((False, 2), (True, 4)):
+        setup = cost.Setup(ranks=12, pairs=16, width=24, per_node=12, batch=batch, guide=24 * batch, statistics=0)
+        ways = [replace(setup, way="rows", known=("columns",)), replace(setup, way="columns", known=("rows",))]
+        small = 2 * (cost.everyone(setup) + cost.small(setup, cost.AHEAD)).received
+        unit = (3 + 4 - 2) * 16 * 24 * 4
+        assert sum(cost.predicted(way, grid).received for way in ways) - small == units * unit
+        assert cost.pushed(setup, grid, parts=True).received == unit
 
 
 def peak(negatives, size, **shape):
@@ -75,6 +90,16 @@ def test_the_square_grid_moves_the_bytes_of_the_formula():
     setup = cost.Setup(ranks=64, pairs=256, width=512, statistics=0)
     assert cost.grid(setup, 8, 8).received == pytest.approx(2 * 14 * setup.block * 4, rel=1e-4)
     assert cost.open_clip(setup)[0].received == 4 * 63 * setup.block * 4
+
+
+def test_what_a_teacher_says_and_marks_add_the_bytes_of_the_formula():
+    plain = cost.Setup(ranks=64, pairs=256, width=512, statistics=2)
+    rich = dataclasses.replace(plain, means=1, guide=768, guide_element=2, beside=4 * 3)
+    per_pair = 768 * 2 + 4 * 3  # FG and FM: one gather along each axis
+    added = cost.grid(rich, 8, 8).received - cost.grid(plain, 8, 8).received
+    assert added == pytest.approx(2 * 7 * 256 * (per_pair + 2 * 4))  # a mean is in an all-reduce, which passes twice
+    ring = cost.ring(rich).received - cost.ring(plain).received
+    assert ring == pytest.approx(63 * 256 * (2 * 768 * 2 + 4 * 3 + 2 * 4))
 
 
 def test_the_plan_recommends_an_exact_strategy_and_says_why(capsys):

@@ -1,0 +1,1 @@
+"""Which objectives, samplers and teachers pay: `python -m benchmarks.objectives`."""

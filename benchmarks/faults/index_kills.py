@@ -119,8 +119,8 @@ def first_index(world: World) -> tuple[Path, Content]:
     return index, content
 
 
-def at_every_step(world: World) -> tuple[int, list[str]]:
-    """How many kills there were, and what was wrong after them."""
+def at_every_step(world: World, every: int = 1, first: int = 1) -> tuple[int, list[str]]:
+    """How many kills there were, and what was wrong after them; at each `every`-th step from the `first` on."""
     start, before = first_index(world)
     kills, wrong, index = 0, [], world.folder / "killed" / "index"
     for pick in CHANGES:
@@ -129,7 +129,7 @@ def at_every_step(world: World) -> tuple[int, list[str]]:
         steps = run(world, change, index)
         different = world.difference(index, change.after)
         wrong += [f"{change.name}: {different}"] if different else []
-        for at in range(1, steps + 1):
+        for at in range(first, steps + 1, every):
             begin(start, index)
             process = started(world, change, index, at)
             process.join(300)

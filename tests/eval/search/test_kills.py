@@ -14,10 +14,13 @@ from benchmarks.faults.index_kills import at_every_step, at_random
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_kill_at_each_step_of_each_command_leaves_a_whole_index(model_folder: Path, tmp_path: Path) -> None:
-    kills, wrong = at_every_step(World.made(tmp_path / "world", model_folder))
-    assert wrong == []
-    assert kills > 100
+def test_a_kill_at_a_third_of_the_steps_of_each_command_leaves_a_whole_index(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    first = 1 + secrets.randbelow(3)  # `benchmarks.faults` kills at each step
+    kills, wrong = at_every_step(World.made(tmp_path / "world", model_folder), every=3, first=first)
+    assert wrong == [], f"from step {first} on"
+    assert kills > 33
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from sharded_cases import COMPOSED, LOSSES, TOLERANCE, banked, cut, own_weights, past, share, strategies
+from sharded_cases import COMPOSED, LOSSES, TOLERANCE, banked, cut, own_weights, past, schedules, share, strategies
 from sharded_cases import whole_batch as earlier
 from torch import nn
 from torch.nn.functional import normalize
@@ -118,7 +118,7 @@ def every_step(world):
             expected, kept = oracle(loss, world, features, negatives=True)
             dtype = torch.promote_types(features, torch.float32)
             batch = batch_of(PAIRS * world.size, dtype)[mine]
-            for negatives in strategies(world.size):
+            for negatives in schedules(loss, world.size):
                 for name, step, rows in STEPS if loss in LOSSES or negatives == "ring" else STEPS[2:]:
                     towers, objective = Towers(dtype, features, negatives=True), sharded(loss, world, negatives)
                     before = past(loss, PAIRS * world.size)

@@ -174,7 +174,9 @@ def strategies(size):
 def schedules(loss, size):
     """Those that an objective is tried by: on many ranks one of each kind, for what only composes losses."""
     every = strategies(size)
-    return every if size <= 4 or loss in (*LOSSES, *SMOOTHED) else [every[0], every[1], every[4]]
+    if size <= 4 or loss in (*LOSSES, *SMOOTHED):
+        return every
+    return [*every[:2], every[4]] if size <= 6 else [every[1], every[4]]
 
 
 def compare(loss, negatives, world, *, dtype=torch.float64, extras=True, several=False, ahead=False):

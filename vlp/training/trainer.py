@@ -220,7 +220,8 @@ class Trainer:
 
     def companions(self, objective: Sharded, ranks: Parallel) -> tuple[Companion, ...]:
         """What goes along with the run for its objective; the teacher first, as others keep what it says."""
-        width = 0 if self.example is None else width_of(self.model, self.example.to(self.world.device))
+        example = self.example if self.guide is not None or self.loss.bank is not None else None
+        width = 0 if example is None else width_of(self.model, example.to(self.world.device))
         bank = PairBank.of(objective, batch=self.training.batch, width=width)
         return (*self.teaching(ranks, width), *bank, *Kept.of(objective, self.precise))
 

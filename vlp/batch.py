@@ -84,3 +84,8 @@ class Embeddings:
     bank_guide_image: Tensor | None = None  # [Q, G] what a teacher said of them
     bank_guide_text: Tensor | None = None  # [Q, G]
     learnt: Mapping[str, Tensor] | None = None  # the objective's own weights, which the model owns
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In what losses compute cosines: float32 at least."""
+        return torch.promote_types(self.image.dtype, torch.float32)

@@ -230,7 +230,7 @@ class Sharded:
         ahead: whether captions were sent ahead; met: whether the ranks met for this one.
         """
         ids = 0 if e.ids is None or not loss.uses_ids else e.ids.numel() // len(e.ids)
-        number = torch.promote_types(e.image.dtype, torch.float32).itemsize
+        number = e.precision.itemsize
         weights = 0 if e.weights is None else number
         marks = 0 if e.marks is None or not loss.uses_marks else e.marks.shape[1]
         guide = e.image[:, :0] if e.guide_image is None or not loss.uses_guide else e.guide_image

@@ -94,12 +94,11 @@ class Objective:
 
         What it begins with where nothing has been kept.
         """
-        precision = torch.promote_types(e.image.dtype, torch.float32)
         if (kept := among.number(name)) is not None:
-            return kept.to(precision)
+            return kept.to(e.precision)
         if name in self.per_run:
-            return e.image.new_tensor(self.per_run[name], dtype=precision)
-        return e.image.new_full((len(e.image),), self.per_sample[name], dtype=precision)
+            return e.image.new_tensor(self.per_run[name], dtype=e.precision)
+        return e.image.new_full((len(e.image),), self.per_sample[name], dtype=e.precision)
 
     def guide_width(self, width: int) -> int:
         """The width that a teacher's vectors must have beside embeddings of `width`; 0: any."""

@@ -48,8 +48,7 @@ class ALIP(Objective):
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []."""
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        cosines = torch.linalg.vecdot(e.image.detach().to(precision), e.text.detach().to(precision))
+        cosines = torch.linalg.vecdot(e.image.detach().to(e.precision), e.text.detach().to(e.precision))
         at = mean(among, cosines)
         total, mass = (
             self.momentum * self.before(among, name, e) + (1 - self.momentum) * now

@@ -53,8 +53,7 @@ class BarLIP(Objective):
         """The objective []."""
         assert e.learnt is not None
         value = self.base(e, among)
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        x, y = (side.to(precision) @ e.learnt[f"barlip_{n}"].to(precision) for n, side in sides(e))
+        x, y = (side.to(e.precision) @ e.learnt[f"barlip_{n}"].to(e.precision) for n, side in sides(e))
         c = correlation(among, x, y, e.weights)
         own = c.diagonal()
         others = c.square().sum() - own.square().sum()

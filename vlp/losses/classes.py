@@ -64,9 +64,8 @@ class Classes(Objective):
             )
         ids = e.ids if e.ids.ndim == 1 else e.ids[:, 0]  # the captions' own ids follow the pair's
         own = (ids % self.classes)[:, None]
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        heads = self.sharpness * normalize(e.learnt["classes"].to(precision), dim=-1)
-        both = [self.each(side.to(precision) @ heads.T, own) for side in (e.image, e.text)]
+        heads = self.sharpness * normalize(e.learnt["classes"].to(e.precision), dim=-1)
+        both = [self.each(side.to(e.precision) @ heads.T, own) for side in (e.image, e.text)]
         return self.base(e, among) + self.weight * mean(among, (both[0] + both[1]) / 2, e.weights)
 
     def each(self, logits: Tensor, own: Tensor) -> Tensor:

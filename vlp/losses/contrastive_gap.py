@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from vlp.batch import Embeddings
@@ -40,8 +39,7 @@ class ContrastiveGap(Objective):
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []."""
         value = self.base(e, among)
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        apart = (e.image.to(precision) - e.text.to(precision)).square().sum(1)
+        apart = (e.image.to(e.precision) - e.text.to(e.precision)).square().sum(1)
         value = value + self.align * mean(among, apart, e.weights)
         if self.cross:
             value = value + self.cross * uniformity(among, e.image, e.text, e)

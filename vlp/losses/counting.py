@@ -46,12 +46,11 @@ class Counting(Objective):
         value = self.base(replace(e, negatives=None, negatives_keep=None), among)
         if e.negatives is None:
             return value
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        image, text, wrong = (side.to(precision) for side in (e.image, e.text, e.negatives))
+        image, text, wrong = (side.to(e.precision) for side in (e.image, e.text, e.negatives))
         right = torch.linalg.vecdot(image, text)[:, None]
         each = F.softplus(self.sharpness * (torch.einsum("bd,bkd->bk", image, wrong) - right))  # [b, K]
-        counts = torch.ones_like(each) if e.weights is None else e.weights.to(precision)[:, None].expand_as(each)
+        counts = torch.ones_like(each) if e.weights is None else e.weights.to(e.precision)[:, None].expand_as(each)
         if e.negatives_keep is not None:
             counts = counts * e.negatives_keep
         sums = among.total(torch.stack([(counts * each).sum(), counts.sum()]))
-        return value + self.share * sums[0] / sums[1].clamp_min(torch.finfo(precision).tiny)
+        return value + self.share * sums[0] / sums[1].clamp_min(torch.finfo(e.precision).tiny)

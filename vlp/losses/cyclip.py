@@ -36,8 +36,7 @@ class CyCLIP(Objective):
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []."""
         value = self.base(e, among)
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        x, y = e.image.to(precision), e.text.to(precision)
+        x, y = e.image.to(e.precision), e.text.to(e.precision)
         xx, yy, xy = among.total(torch.stack([x.T @ x, y.T @ y, x.T @ y]))
         across = 2 * (xx * yy).sum() - 2 * (xy * xy.T).sum()
         inside = (xx * xx).sum() + (yy * yy).sum() - 2 * (xy * xy).sum()

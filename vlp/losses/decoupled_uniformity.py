@@ -35,8 +35,7 @@ class DecoupledUniformity(Objective):
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []."""
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        centre = (e.image.to(precision) + e.text.to(precision)) / 2
+        centre = (e.image.to(e.precision) + e.text.to(e.precision)) / 2
         square, one = centre.square().sum(1, keepdim=True), torch.ones_like(centre[:, :1])
         left = torch.cat([2**0.5 * centre, -square, one], 1)  # left_i . right_j = -|m_i - m_j|^2
         right = torch.cat([2**0.5 * centre, one, -square], 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,9 +38,8 @@ class GCL(Objective):
         """The objective []; `e.text` is [b, D], or [b, K, D], and so may the pictures be."""
         if e.image.ndim == e.text.ndim == 2:
             return self.base(e, among)
-        precision = torch.promote_types(e.image.dtype, torch.float32)
-        negatives = None if e.negatives is None else e.negatives.to(precision)
-        image, text = averaged(e.image.to(precision)), averaged(e.text.to(precision))
+        negatives = None if e.negatives is None else e.negatives.to(e.precision)
+        image, text = averaged(e.image.to(e.precision)), averaged(e.text.to(e.precision))
         return self.base(replace(e, image=image, text=text, negatives=negatives), among)
 
 

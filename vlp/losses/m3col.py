@@ -62,21 +62,16 @@ class M3CoL(Objective):
     def own_shares(self, count: int, first: int, e: Embeddings) -> Tensor:
         """[b] the share of each sample in its own mixture, the same for the two of a mixture; `first` is even."""
         place = (torch.arange(first, first + count, device=e.image.device) // 2).to(torch.float64)
-        return (self.least + (1 - self.least) * (place * GOLDEN).frac()).to(precision(e))
+        return (self.least + (1 - self.least) * (place * GOLDEN).frac()).to(e.precision)
 
     def mixed(self, e: Embeddings, own: Tensor, among: Among) -> Tensor:
         """M [] of `e.image`, mixed two by two, and `e.text` as it is."""
-        x, y = e.image.to(precision(e)), e.text.to(precision(e))
+        x, y = e.image.to(e.precision), e.text.to(e.precision)
         mixture = F.normalize(own[:, None] * x + (1 - own)[:, None] * turned(x), dim=-1)
         value = among.contrast(InfoNCE(), replace(e, image=mixture, text=y)).value
         right = torch.linalg.vecdot(mixture, y)
         others = torch.linalg.vecdot(mixture, turned(y)) + torch.linalg.vecdot(turned(mixture), y)
         return value + mean(among, (1 - own) * e.scale * (right - others / 2), e.weights)
-
-
-def precision(e: Embeddings) -> torch.dtype:
-    """In what cosines are computed here."""
-    return torch.promote_types(e.image.dtype, torch.float32)
 
 
 def turned(rows: Tensor) -> Tensor:

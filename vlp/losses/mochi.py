@@ -62,7 +62,7 @@ class MoCHi(MoCo):
         count = self.mixed + self.own_mixed
         if queue is None or not len(queue) or not count:
             return e
-        query, b = e.image.detach().to(torch.promote_types(e.image.dtype, torch.float32)), len(e.image)
+        query, b = e.image.detach().to(e.precision), len(e.image)
         first, second, share = (part[among.rank * b :][:b] for part in self.draws(b * among.size, among.step, which))
         mixes = query.new_empty(b, count, query.shape[1])
         for top in range(0, b, ROWS):

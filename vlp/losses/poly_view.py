@@ -47,9 +47,8 @@ class PolyView(Objective):
 
     def __call__(self, e: Embeddings, among: Among = ALONE) -> Tensor:
         """The objective []; `e.image` is [b, D] or [b, V, D], `e.text` [b, D] or [b, K, D]."""
-        precision = torch.promote_types(e.image.dtype, torch.float32)
         bare = replace(e, negatives=None, negatives_keep=None, bank_image=None, bank_text=None)
-        sides = (side.to(precision) for side in (e.image, e.text))
+        sides = (side.to(e.precision) for side in (e.image, e.text))
         views = [view for side in sides for view in (side.unbind(1) if side.ndim == 3 else (side,))]
         values = []
         for own, view in enumerate(views):

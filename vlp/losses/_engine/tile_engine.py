@@ -335,7 +335,7 @@ def local_cosines(e: Embeddings) -> Tensor | None:
     """[b, K] cosines of each image with its own negative captions, or None."""
     if e.negatives is None:
         return None
-    precision = torch.promote_types(e.image.dtype, torch.float32)
+    precision = e.precision
     return torch.einsum("bd,bkd->bk", e.image.to(precision), e.negatives.to(precision))
 
 

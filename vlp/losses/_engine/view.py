@@ -88,7 +88,7 @@ class View:
             refuse_without(name, loss, e)
         if b * rows.size * columns.size < loss.least_pairs:
             raise UserError(f"loss {type(loss).__name__} of {b} pair has no negatives; set training.batch higher")
-        ones = torch.ones(b, dtype=torch.promote_types(e.image.dtype, torch.float32), device=e.image.device)
+        ones = torch.ones(b, dtype=e.precision, device=e.image.device)
 
         def gathered(own: Tensor) -> tuple[Tensor, Tensor]:
             pending = columns.gather(own), rows.gather(own)

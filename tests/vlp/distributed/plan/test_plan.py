@@ -4,9 +4,9 @@ import dataclasses
 import json
 from dataclasses import replace
 
+import counting_cases
 import gloo_ranks
 import pytest
-import sharded_cases
 import torch
 
 from vlp.distributed.mesh import Mesh
@@ -22,7 +22,7 @@ SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 @pytest.mark.parametrize("size,per_node,peers", [(4, 2, False), *SLOW])
 def test_bytes_are_what_the_collectives_move(size, per_node, peers, tmp_path):
-    answers = gloo_ranks.run(size, sharded_cases.counted_bytes, peers, folder=tmp_path, per_node=per_node, timeout=280)
+    answers = gloo_ranks.run(size, counting_cases.counted_bytes, peers, folder=tmp_path, per_node=per_node, timeout=280)
     for measured in answers:
         for name, counted, predicted in measured:
             # all-reduces of a few bytes are counted in whole bytes
@@ -45,7 +45,7 @@ def peak(negatives, size, **shape):
     """The simulated peak in a process of its own, which has a process group of its own."""
     here, there = gloo_ranks.CONTEXT.Pipe(duplex=False)
     arguments = (there, negatives, size)
-    process = gloo_ranks.CONTEXT.Process(target=sharded_cases.simulate, args=arguments, kwargs=shape, daemon=True)
+    process = gloo_ranks.CONTEXT.Process(target=counting_cases.simulate, args=arguments, kwargs=shape, daemon=True)
     process.start()
     there.close()
     assert here.poll(timeout=280)

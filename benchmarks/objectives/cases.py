@@ -15,7 +15,7 @@ from benchmarks import record
 from benchmarks.objectives import faults, judging
 from benchmarks.objectives.judging import mean_scored
 from benchmarks.objectives.measuring import LANGUAGES
-from benchmarks.objectives.recipes import CONDITIONS, DEMO, PIXELS, RECIPES, Condition
+from benchmarks.objectives.recipes import CONDITIONS, DEMO, PIXELS, RECIPES, Condition, together
 from benchmarks.objectives.runs import Done, Failed, Run, finished
 from benchmarks.objectives.stages import Bench, Results, scores
 from eval.datasets.word_order import WordOrder
@@ -27,6 +27,8 @@ from vlp.models import release as releases
 Row = dict[str, Any]
 AGAINST_NOISE = ("history", "alip", "jest")
 HALF = ("--model.width", "128", "--model.image.widths", "16", "32", "64", "128", "--model.text.hidden", "128")
+TAUGHT = ("features", "distill")
+"""recipes with a teacher that a tower of half the width is trained by, each alone and both together"""
 SHARES = (0.4, 0.7, 1.0)
 """of the pairs of the race: budgets with which JEST is trained, each with a schedule of its own"""
 
@@ -78,23 +80,34 @@ def why(some: Sequence[Done | Failed]) -> str:
     return next((one.reason for one in some if isinstance(one, Failed)), "")
 
 
-def distill(bench: Bench) -> list[Row]:
+def half_width(bench: Bench) -> list[Row]:
     """A tower of half the width, alone and with a teacher, at equal pairs."""
-    if "distill" not in bench.recipes:
-        return [lacking("distill", "the recipe distill is not there")]
-    words = {"alone": RECIPES[DEMO].words, "taught": bench.recipes["distill"].words}
+    taught = {name: bench.recipes[name].words for name in TAUGHT if name in bench.recipes}
+    if not taught:
+        return [lacking("half_width", "no recipe with a teacher is there")]
+    if len(taught) > 1 and (both := together(*(bench.recipes[name] for name in TAUGHT))):
+        taught[" + ".join(TAUGHT)] = (*RECIPES[DEMO].words, *both)
     runs = {
         name: [
-            bench.with_words(Run("case", f"half, {name}", "as is", seed, bench.sizes.race, ()), (*own, *HALF))
+            bench.with_words(Run("case", f"half, {name}", "as is", seed, bench.sizes.race, ()), (*words, *HALF))
             for seed in bench.seeds(10)
         ]
-        for name, own in words.items()
+        for name, words in {"alone": RECIPES[DEMO].words, **taught}.items()
     }
     results = bench.train(run for some in runs.values() for run in some)
-    alone, taught = ([results[run] for run in runs[name]] for name in words)
-    pairs = [(b, a) for a, b in zip(alone, taught, strict=True) if isinstance(a, Done) and isinstance(b, Done)]
-    if not pairs:
-        return [lacking("distill", why([*taught, *alone]))]
+    alone = [done for run in runs["alone"] if isinstance(done := results[run], Done)]
+    if not alone:
+        return [lacking("half_width", why(list(results.values())))]
+    rows = [case("half_width/alone", "MRR of a tower of half the width", "MRR", [done.mrr for done in alone])]
+    for name in taught:
+        own = [done for run in runs[name] if isinstance(done := results[run], Done)]
+        pairs = [(one, peer) for one in own for peer in alone if one.run.seed == peer.run.seed]
+        rows += gained(name, pairs) if pairs else [lacking(f"half_width/{name}", why(list(results.values())))]
+    return rows
+
+
+def gained(name: str, pairs: Sequence[tuple[Done, Done]]) -> list[Row]:
+    """MRR of a taught tower, and what it gains on the same tower alone as a share of that one's; pairs by seed."""
     own, peers = ([pair[side].scored["val"] for pair in pairs] for side in (0, 1))
     gains = judging.gains(own, peers)
     drawn = judging.resampled(mean_scored(own), mean_scored(peers), judging.noise([gains]), len(pairs))
@@ -102,9 +115,14 @@ def distill(bench: Bench) -> list[Row]:
     bounds = [bound / base for bound in judging.interval(drawn)]
     values = [one.mrr for one in own], [one.mrr for one in peers]
     return [
-        case("distill/alone", "MRR of a tower of half the width", "MRR", values[1]),
-        case("distill/taught", "MRR of the same tower with its teacher", "MRR", *values),
-        case("distill/gain", "gain as a share of its own MRR", "share", [gains.mean() / base], interval=bounds),
+        case(f"half_width/{name}", "MRR of the same tower with its teacher", "MRR", *values),
+        case(
+            f"half_width/{name}/gain",
+            "gain as a share of its MRR alone",
+            "share",
+            [gains.mean() / base],
+            interval=bounds,
+        ),
     ]
 
 
@@ -219,7 +237,7 @@ def planted(bench: Bench) -> list[Row]:
 
 CASES: Mapping[str, Callable[[Bench], list[Row]]] = {
     "noise": noise,
-    "half_width": distill,
+    "half_width": half_width,
     "samples_to_score": jest,
     "word_order": word_order,
     "faults": planted,

@@ -33,7 +33,7 @@ def screen(rows: Sequence[Row]) -> str:
     for row in ordered(rows):
         head = f"| `{row['recipe']}` | {row['condition']} |"
         if row.get("failed"):
-            lines.append(f"{head} {row['failed']} | | | | |")
+            lines.append(f"{head} {brief(row['failed'])} | | | | |")
         elif row["recipe"] == DEMO:
             lines.append(f"{head} {share(row['ours'])} | | | 1.00 | |")
         else:
@@ -51,7 +51,7 @@ def judged(rows: Sequence[Row]) -> str:
     for row in ordered(rows):
         head = f"| {named(row['recipe'])} |"
         if row.get("failed"):
-            lines.append(f"{head} {row['failed']} |" + " |" * (len(heads) - 2))
+            lines.append(f"{head} {brief(row['failed'])} |" + " |" * (len(heads) - 2))
         elif row["recipe"] == DEMO:
             lines.append(f"{head} {share(row['ours'])} |" + " |" * (5 if timed else 4) + " 1.00 | | |")
         else:
@@ -90,6 +90,15 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     key = lambda row: (conditions.index(row["condition"]), bool(row.get("failed")), row["recipe"] != DEMO)  # noqa: E731
     return sorted(rows, key=lambda row: (*key(row), -row.get("gain", 0.0)))
+
+
+def brief(reason: str) -> str:
+    """The first clause of a reason; the record has the whole.
+
+    >>> brief("error: training stopped: the loss rose from 4.7 to 5.5, and did not come down again")
+    'error: training stopped: the loss rose from 4.7 to 5.5'
+    """
+    return re.split(r"[,;] ", reason)[0]
 
 
 def cost(row: Row) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import torch
 
 import train
 from vlp.config import PRESETS, build, merge, parse, read_preset
+from vlp.losses.features import Features
 from vlp.models import release
 from vlp.models.image.resnet import ResNet
 from vlp.models.kinds.open_clip import OpenClip
@@ -120,6 +121,8 @@ def test_it_trains_three_steps_when_it_is_small(preset: str, tmp_path: Path) -> 
     tree = overlay(preset)
     if isinstance(config(preset).teacher, Frozen):
         tree["teacher"] = {"model": str(save_teacher(tmp_path / "teacher"))}
+    if isinstance(config(preset).loss, Features):
+        tree["loss"] = {"teacher_width": 12}
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(tree))
     out = tmp_path / "run"
     assert train.main([preset, str(tmp_path / "tiny.toml"), "--out", str(out)]) == 0

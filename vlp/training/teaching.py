@@ -89,8 +89,8 @@ class Teaching:
         guide.begin(model, setting)
         if guide.width not in (0, wanted or guide.width):
             raise UserError(
-                f"the teacher's vectors have width {guide.width}, but this objective wants {wanted}, as it compares "
-                f"them with the model's; take a teacher of that width, or set model.width to {guide.width}"
+                f"the teacher's vectors have width {guide.width}, but this objective wants {wanted}; take a teacher of "
+                f"that width, or set loss.teacher_width (of features) or else model.width to {guide.width}"
             )
         return Teaching(guide)
 

@@ -15,7 +15,7 @@ from benchmarks import record
 from benchmarks.objectives import faults, judging
 from benchmarks.objectives.judging import mean_scored
 from benchmarks.objectives.measuring import LANGUAGES
-from benchmarks.objectives.recipes import CONDITIONS, DEMO, PIXELS, RECIPES, Condition, together
+from benchmarks.objectives.recipes import CONDITIONS, DEMO, LOOKED_UP, PIXELS, RECIPES, Condition, together
 from benchmarks.objectives.runs import Done, Failed, Run, finished
 from benchmarks.objectives.stages import Bench, Results, scores
 from eval.datasets.word_order import WordOrder
@@ -102,27 +102,42 @@ def half_width(bench: Bench) -> list[Row]:
     for name in taught:
         own = [done for run in runs[name] if isinstance(done := results[run], Done)]
         pairs = [(one, peer) for one in own for peer in alone if one.run.seed == peer.run.seed]
-        rows += gained(name, pairs) if pairs else [lacking(f"half_width/{name}", why(list(results.values())))]
+        lack = lacking(f"half_width/{name}", why(list(results.values())))
+        rows += gained(f"half_width/{name}", "MRR of the same tower with its teacher", pairs) if pairs else [lack]
     return rows
 
 
-def gained(name: str, pairs: Sequence[tuple[Done, Done]]) -> list[Row]:
-    """MRR of a taught tower, and what it gains on the same tower alone as a share of that one's; pairs by seed."""
+def looked_up(bench: Bench) -> list[Row]:
+    """Features of a teacher that has seen each picture once, before the run: what they gain, and what a pair costs."""
+    if "features" not in bench.recipes:
+        return [lacking("looked_up", "the recipe features is not there")]
+    seeds = bench.seeds(10)
+    demo = [bench.run("case", DEMO, seed, bench.sizes.race) for seed in seeds]
+    stored = [Run("case", "features, stored", "as is", seed, bench.sizes.race, ()) for seed in seeds]
+    stored = [bench.with_words(run, (*RECIPES[DEMO].words, *LOOKED_UP)) for run in stored]
+    results = bench.train([*demo, *stored])
+    both = [(results[own], results[peer]) for own, peer in zip(stored, demo, strict=True)]
+    pairs = [(own, peer) for own, peer in both if isinstance(own, Done) and isinstance(peer, Done)]
+    if not pairs:
+        return [lacking("looked_up", why(list(results.values())))]
+    seconds = [own.seconds / peer.seconds for own, peer in pairs]
+    return [
+        *gained("looked_up/features", "MRR of `demo` with a teacher's stored features", pairs),
+        case("looked_up/seconds", "seconds a trained pair, as a multiple of `demo`'s", "ratio", seconds),
+    ]
+
+
+def gained(name: str, what: str, pairs: Sequence[tuple[Done, Done]]) -> list[Row]:
+    """The MRR of taught runs, and what they gain as a share of that of their peers; pairs by seed."""
     own, peers = ([pair[side].scored["val"] for pair in pairs] for side in (0, 1))
     gains = judging.gains(own, peers)
     drawn = judging.resampled(mean_scored(own), mean_scored(peers), judging.noise([gains]), len(pairs))
     base = mean(peer.mrr for peer in peers)
     bounds = [bound / base for bound in judging.interval(drawn)]
-    values = [one.mrr for one in own], [one.mrr for one in peers]
+    share = [gains.mean() / base]
     return [
-        case(f"half_width/{name}", "MRR of the same tower with its teacher", "MRR", *values),
-        case(
-            f"half_width/{name}/gain",
-            "gain as a share of its MRR alone",
-            "share",
-            [gains.mean() / base],
-            interval=bounds,
-        ),
+        case(name, what, "MRR", [one.mrr for one in own], [one.mrr for one in peers]),
+        case(f"{name}/gain", "gain as a share of the MRR without it", "share", share, interval=bounds),
     ]
 
 
@@ -238,6 +253,7 @@ def planted(bench: Bench) -> list[Row]:
 CASES: Mapping[str, Callable[[Bench], list[Row]]] = {
     "noise": noise,
     "half_width": half_width,
+    "looked_up": looked_up,
     "samples_to_score": jest,
     "word_order": word_order,
     "faults": planted,

@@ -55,6 +55,9 @@ FROZEN = ("--teacher.name", "frozen", "--teacher.model", TEACHER)
 VECTORS = ("--teacher.name", "stored", "--teacher.folder", STORED)
 BESIDE = "base.name=multi_positive"  # what adds to another objective adds to that of `demo`
 MOMENTUM = ("--teacher.name", "momentum")
+FEATURES = loss("features", BESIDE, "teacher-width=256")
+LOOKED_UP = (*FEATURES, *VECTORS)
+"""the recipe `features` with vectors that were written once, before the run"""
 RECIPES: Mapping[str, Recipe] = {
     DEMO: Recipe(kind="demo", paper="2004.11362"),
     PLAIN: Recipe(flags=loss("infonce"), paper="2103.00020"),
@@ -78,9 +81,7 @@ RECIPES: Mapping[str, Recipe] = {
     "attributes": Recipe(flags=("--data.negatives.name", "attribute"), kind="sampler", paper="2210.01936"),
     "poly_view": Recipe(flags=(*loss("poly_view"), "--data.views", "2"), claims="small", paper="2403.05490"),
     "m3col": Recipe(flags=loss("m3col", BESIDE), paper="2409.17777"),
-    "features": Recipe(
-        flags=(*loss("features", BESIDE, "teacher-width=256"), *FROZEN), kind="teacher", paper="2307.12732"
-    ),
+    "features": Recipe(flags=(*FEATURES, *FROZEN), kind="teacher", paper="2307.12732"),
     "cwcl": Recipe(flags=(*loss("cwcl"), *FROZEN), kind="teacher", paper="2309.14580"),
     "distill": Recipe(
         flags=(*loss("distill", "share=1", "teacher-scale=14"), *FROZEN),

@@ -49,7 +49,8 @@ def unlike(run: train.RunConfig, folder: Path, teacher: str) -> Floats:
 def unlearnable(run: train.RunConfig, folder: Path, teacher: str) -> Floats:
     """[S] the least of JEST's scores among the samples that they come with: the teacher's loss less the model's."""
     assert isinstance(run.choose, Jest)
-    some = [(numbers, -run.choose.learnability(e)) for numbers, e in seen(run, folder, teacher)]
+    how = run.choose.taught(float(releases.load(teacher).encoder.logit_scale.detach().exp()))  # as the run scored
+    some = [(numbers, -how.learnability(e)) for numbers, e in seen(run, folder, teacher)]
     return by_number(some)
 
 

@@ -77,7 +77,7 @@ def costs(stages: Mapping[str, Sequence[Row]], path: Path) -> Path:
     import matplotlib.pyplot as plt
 
     last = {row["recipe"]: row for some in stages.values() for row in some}
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 8), layout="constrained")
     shown = {name: row for name, row in last.items() if row["gain"] >= FLOOR}
     for row in shown.values():
         colour = QUIET if row["stage"] == "screen" else colour_of(row)
@@ -86,6 +86,10 @@ def costs(stages: Mapping[str, Sequence[Row]], path: Path) -> Path:
     below = ", ".join(f"{name} {row['gain']:.3f}" for name, row in last.items() if name not in shown)
     if below:
         axes.set_title(f"below the picture: {below}", fontsize=8, loc="left", wrap=True)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks := (0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5), [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(0.7, 1.2 * max(row["slower"] for row in shown.values()))
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_xlabel("seconds a pair, as a multiple of demo's (a larger dot: more memory, 1 MiB a unit of area)")
@@ -104,8 +108,8 @@ def name_dots(figure: Any, axes: Any, dots: Mapping[str, tuple[float, float]]) -
     taken: list[Any] = []
     near = [
         (x, y)
-        for radius in (1, 2, 3, 4.5, 6)
-        for x, y in ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 11), (0, -17))
+        for radius in (1, 1.5, 2, 3, 4.5, 6, 8)
+        for x, y in ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 11), (0, -17), (9, 14), (9, -20))
         for x, y in [(x * radius, y * radius)]
     ]
     for name, dot in sorted(dots.items(), key=lambda item: -item[1][1]):

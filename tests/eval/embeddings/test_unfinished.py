@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,13 +167,16 @@ def test_killed_9_at_random_moments_it_ends_in_the_same_bytes(
         process = begun(tmp_path / "cut")
         try:
             assert process.wait(rng.uniform(0, seconds / 2)) == 0
-            break
+            if kills >= 2:
+                break
+            shutil.rmtree(tmp_path / "cut")  # the machine has become faster: once more, with earlier kills
+            seconds, kills = seconds / 4, 0
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
+            seconds *= 1.1  # and slower
         assert kills < 30
-    assert kills >= 2
     whole = contents(tmp_path / "whole")
     assert {n: data for n, data in contents(tmp_path / "cut").items() if not n.endswith(".lock")} == whole
     made = EmbeddingStore.open(tmp_path / "cut")

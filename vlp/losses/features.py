@@ -68,7 +68,7 @@ class Features(Objective):
                     f"the run's teacher gives vectors of {guide.shape[-1]} numbers, but loss Features expects "
                     f"{matrix.shape[1]}; set loss.teacher_width to {guide.shape[-1]}"
                 )
-            projected = normalize(own.to(torch.promote_types(own.dtype, torch.float32)) @ matrix)
+            projected = normalize(own.to(e.precision) @ matrix)
             value = value + self.weight / 2 * self.towards(among, projected, guide, e)
         return value
 
